@@ -1,0 +1,190 @@
+// Package container is the seam between the agent and whatever runs containers: the Runtime interface, its values and
+// its errors. agent/container/process is the embedded runtime; agent/container/containertest has a fake and the
+// conformance suite that every runtime passes.
+//
+// A runtime knows pods by (uid, epoch) and containers by an id that is new for every instance. It decides nothing: what
+// should run is agent/pod's to say, and agent/runner's to ask for.
+package container
+
+import (
+	"context"
+	"errors"
+	"io"
+	"time"
+)
+
+// The errors of a runtime. They are wrapped with the operation and its object.
+var (
+	// ErrNotFound means that no such pod or container is known.
+	ErrNotFound = errors.New("not found")
+	// ErrNotRunning means that the container has ended, so nothing can be run in it.
+	ErrNotRunning = errors.New("container is not running")
+	// ErrCannotStart means that a command could not be started at all: missing file, no permission, bad directory.
+	ErrCannotStart = errors.New("cannot start")
+	// ErrTimeout means that an exec did not end within its time and was killed with all its children.
+	ErrTimeout = errors.New("timed out")
+	// ErrFenced means that the pod's lease is over, or too short to start anything under it.
+	ErrFenced = errors.New("lease expired")
+	// ErrUnsupported means that the runtime can not do this on this machine; the text says what.
+	ErrUnsupported = errors.New("not supported by this runtime")
+)
+
+// Runtime runs pods. All methods may be called from any goroutine and honour ctx; none starts anything that outlives
+// it but pods.
+type Runtime interface {
+	// Info says what this runtime can do on this machine.
+	Info(ctx context.Context) (Info, error)
+	// EnsurePod makes the pod's sandbox (for process: its supervisor) unless it exists, and returns it. It is
+	// idempotent by UID and Epoch. A sandbox of the same UID with an older epoch is an error: remove it first. For a
+	// fenced pod it fails with ErrFenced when the page has no time for it.
+	EnsurePod(ctx context.Context, pod PodConfig) (Pod, error)
+	// StartContainer starts a new instance of a container in an existing sandbox and returns its state. It fails with
+	// ErrNotFound without a sandbox, with ErrFenced under 1 s before the deadline, with ErrCannotStart when the command
+	// can't be executed (then no instance exists).
+	StartContainer(ctx context.Context, pod PodRef, c ContainerConfig) (Container, error)
+	// StopContainer sends SIGTERM, waits for grace, then kills every process of the container. It returns once none is
+	// left; on a container that has ended it returns at once. A second call with a shorter grace shortens the first.
+	StopContainer(ctx context.Context, id ContainerID, grace time.Duration) error
+	// RemovePod kills whatever is left of the pod at once and forgets it, logs included. It returns when no process of
+	// it lives. Unknown pods are no error.
+	RemovePod(ctx context.Context, pod PodRef) error
+	// Exec runs a command inside a running container and waits for it.
+	Exec(ctx context.Context, id ContainerID, cmd ExecConfig) (ExecResult, error)
+	// List has every pod that exists, ended containers included until they are removed or replaced twice. Complete
+	// is false when a pod may exist that could not be asked (a stopped supervisor): absence then means nothing.
+	List(ctx context.Context) (List, error)
+	// Changes delivers a hint whenever something about a pod may have changed: look with List. Hints are folded, so a
+	// slow reader loses nothing; the channel is never closed and is the same at each call.
+	Changes() <-chan struct{}
+	// Logs writes what a container wrote to w, oldest first, in the order it was written, decoded from the CRI format:
+	// each line with its newline. With Follow it goes on until ctx ends or the instance is gone.
+	Logs(ctx context.Context, id ContainerID, opts LogOptions, w io.Writer) error
+	// Close lets go of everything without stopping any pod.
+	Close() error
+}
+
+// Info is what a runtime can do.
+type Info struct {
+	// Name is "process".
+	Name string
+	// Version is the runtime's own version.
+	Version string
+	// Isolation is full (root's namespaces), user (user namespaces), none (plain processes).
+	Isolation string
+	// Fence is kernel where the kernel kills a fenced pod at its deadline whatever happens, else best-effort.
+	Fence string
+	// Note is one sentence for people when something is less than it could be; empty otherwise.
+	Note string
+}
+
+// PodRef names one binding of one pod.
+type PodRef struct {
+	UID   string
+	Epoch int64
+}
+
+// PodConfig is what a sandbox is made from.
+type PodConfig struct {
+	PodRef
+	Namespace, Name string
+	Hostname        string
+	// IP is the pod's address.
+	IP string
+	// FenceSlot is the pod's slot in the fence page, 1 to 1023; 0 when the pod is not fenced.
+	FenceSlot int
+}
+
+// ContainerID names one instance of one container: "process://POD_UID/NAME/ATTEMPT-RANDOM".
+type ContainerID string
+
+// ContainerConfig is what an instance is made from, with every expansion done.
+type ContainerConfig struct {
+	Name string
+	// Attempt is the number of restarts before this instance.
+	Attempt int32
+	Argv    []string
+	// Env is the whole environment, "NAME=value".
+	Env []string
+	// WorkingDir is absolute.
+	WorkingDir string
+	// UID and GID are whom it runs as; both -1 for the agent's own user.
+	UID, GID int
+}
+
+// Pod is a sandbox and its containers.
+type Pod struct {
+	PodRef
+	Namespace, Name string
+	IP              string
+	FenceSlot       int
+	CreatedAt       time.Time
+	// Fence is kernel or best-effort for fenced pods, empty otherwise.
+	Fence string
+	// Dead is set when the supervisor is gone: everything in it has been killed, and only RemovePod is possible.
+	Dead bool
+	// DeadReason says what ended the supervisor: LeaseExpired, or SupervisorDied.
+	DeadReason string
+	// Containers has the newest instance of each container.
+	Containers []Container
+}
+
+// Container is one instance of a container.
+type Container struct {
+	ID      ContainerID
+	Name    string
+	Attempt int32
+	// Running is false once no process of the instance lives.
+	Running    bool
+	StartedAt  time.Time
+	FinishedAt time.Time
+	// ExitCode is 128 + Signal for a death by signal; both mean nothing while running.
+	ExitCode, Signal int32
+	// Reason is Completed, Error, OOMKilled, LeaseExpired or SupervisorDied.
+	Reason string
+}
+
+// ExecConfig is a command to run in a container.
+type ExecConfig struct {
+	Argv []string
+	// Env is added to the container's own environment.
+	Env []string
+	// Timeout kills the command with its children; 0 means no limit but ctx.
+	Timeout time.Duration
+	// OutputLimit cuts each of stdout and stderr; default 10240 bytes.
+	OutputLimit int
+}
+
+// ExecResult is how a command ended. Output of children that still hold the pipes is not waited for.
+type ExecResult struct {
+	// ExitCode is 128 + signal for a death by signal.
+	ExitCode       int32
+	Stdout, Stderr []byte
+	Duration       time.Duration
+	// CPU is the user and system time of the command and the children it waited for; -1 where unknown.
+	CPU time.Duration
+}
+
+// List is what exists.
+type List struct {
+	Pods     []Pod
+	Complete bool
+}
+
+// LogOptions choose what Logs writes.
+type LogOptions struct {
+	// Follow goes on with what comes.
+	Follow bool
+	// Tail is how many of the last lines; negative means all.
+	Tail int
+	// Since drops lines older than this; zero means none.
+	Since time.Time
+	// Timestamps puts the line's RFC 3339 time in front.
+	Timestamps bool
+}
+
+const (
+	// MaxPods bounds the pods of a node.
+	MaxPods = 1000
+	// MaxContainers bounds the containers of a pod.
+	MaxContainers = 64
+)

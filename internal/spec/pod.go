@@ -1,0 +1,182 @@
+package spec
+
+import "time"
+
+// Annotations that muster reads.
+const (
+	// AnnotationFailover chooses the failover class of a pod: fast, fenced or stay.
+	AnnotationFailover = "muster.dev/failover"
+	// AnnotationProbeOverride gives probes sub-second times: "web.liveness: period=200ms timeout=100ms; …".
+	AnnotationProbeOverride = "probe.muster.dev/override"
+)
+
+// Pod is a group of containers that are placed, run and moved together.
+type Pod struct {
+	Meta
+	Spec PodSpec
+}
+
+// PodSpec is what the user wants of a pod.
+type PodSpec struct {
+	Containers []Container
+	Volumes    []Volume
+	// RestartPolicy is Always by default.
+	RestartPolicy RestartPolicy
+	// TerminationGrace is the time between SIGTERM and SIGKILL; default 30 s, at least 0.
+	TerminationGrace time.Duration
+	// NodeSelector has labels that the node must carry.
+	NodeSelector map[string]string
+	// ReadinessGates are condition types that must be True besides ContainersReady for the pod to be Ready.
+	ReadinessGates []string
+	// Hostname is the pod's name unless set.
+	Hostname string
+}
+
+// RestartPolicy says which exits lead to a restart.
+type RestartPolicy string
+
+// The restart policies.
+const (
+	RestartAlways    RestartPolicy = "Always"
+	RestartOnFailure RestartPolicy = "OnFailure"
+	RestartNever     RestartPolicy = "Never"
+)
+
+// Container is one process of a pod, with the processes it starts.
+type Container struct {
+	// Name is a DNS-1123 label, unique in the pod.
+	Name string
+	// Image may be absent: the process runtime has no use for it.
+	Image string
+	// Command and Args form the argv; $(NAME) is expanded from Env.
+	Command, Args []string
+	// WorkingDir is "/" when empty.
+	WorkingDir string
+	Env        []EnvVar
+	Ports      []Port
+	Resources  Resources
+	Mounts     []Mount
+	// Liveness, Readiness and Startup are nil where the container has no such probe.
+	Liveness, Readiness, Startup *Probe
+	// RestartPolicy overrides the pod's; empty means the pod's.
+	RestartPolicy RestartPolicy
+	// RestartRules are looked at before RestartPolicy, which must then be set. At most 20.
+	RestartRules []RestartRule
+}
+
+// Probe returns the container's probe of that kind, nil where it has none.
+func (c *Container) Probe(k ProbeKind) *Probe {
+	switch k {
+	case Liveness:
+		return c.Liveness
+	case Readiness:
+		return c.Readiness
+	case Startup:
+		return c.Startup
+	}
+	return nil
+}
+
+// RestartRule restarts after certain exit codes.
+type RestartRule struct {
+	// Action is Restart. RestartAllContainers is refused by name for now.
+	Action string
+	// In is true for the operator In, false for NotIn.
+	In bool
+	// ExitCodes has at most 255 values.
+	ExitCodes []int32
+}
+
+// EnvVar is one environment variable: Value, or where FieldPath is set, that field of the pod.
+type EnvVar struct {
+	Name  string
+	Value string
+	// FieldPath is one of metadata.{name,namespace,uid,labels['…'],annotations['…']}, spec.nodeName,
+	// status.{podIP,hostIP}.
+	FieldPath string
+}
+
+// Port is a declared port of a container.
+type Port struct {
+	Name string
+	// Number is 1 to 65535.
+	Number int32
+	// Protocol is TCP (the default) or UDP.
+	Protocol string
+	// HostPort is refused for now, 0 otherwise.
+	HostPort int32
+}
+
+// Resources are requests; placement counts them against the node's allocatable. Limits are kept, and warned about.
+type Resources struct {
+	Requests, Limits ResourceList
+}
+
+// ResourceList has the amounts of what a node gives. Zero means none asked for.
+type ResourceList struct {
+	// MilliCPU is in thousandths of a core.
+	MilliCPU int64
+	// MemoryBytes is in bytes.
+	MemoryBytes int64
+}
+
+// Volume is a source of files. HostPath is the only source for now.
+type Volume struct {
+	Name     string
+	HostPath string
+	// HostPathType is one of "", Directory, DirectoryOrCreate, File, FileOrCreate.
+	HostPathType string
+}
+
+// Mount puts a volume at a path. In the process runtime without mount namespaces Path must equal the volume's path.
+type Mount struct {
+	Volume, Path string
+	ReadOnly     bool
+}
+
+// FailoverClass says what happens to a pod whose node is lost.
+type FailoverClass string
+
+// The failover classes.
+const (
+	// Fast moves at once and may run twice for a moment; the default of Deployments.
+	Fast FailoverClass = "fast"
+	// Fenced moves when the old instance is certainly dead; the default of bare pods.
+	Fenced FailoverClass = "fenced"
+	// Stay waits for a person.
+	Stay FailoverClass = "stay"
+)
+
+// FailoverClass is the class that the pod's next binding gets: the annotation's, else fenced for a bare pod and fast
+// for a Deployment's.
+func (p *Pod) FailoverClass() FailoverClass {
+	switch c := FailoverClass(p.Annotations[AnnotationFailover]); c {
+	case Fast, Fenced, Stay:
+		return c
+	}
+	if p.Owner != nil {
+		return Fast
+	}
+	return Fenced
+}
+
+// Requests is the sum of the containers' requests.
+func (s *PodSpec) Requests() ResourceList {
+	var sum ResourceList
+	for i := range s.Containers {
+		r := s.Containers[i].Resources.Requests
+		sum.MilliCPU += r.MilliCPU
+		sum.MemoryBytes += r.MemoryBytes
+	}
+	return sum
+}
+
+// NamesImage tells whether any container names an image.
+func (s *PodSpec) NamesImage() bool {
+	for i := range s.Containers {
+		if s.Containers[i].Image != "" {
+			return true
+		}
+	}
+	return false
+}
