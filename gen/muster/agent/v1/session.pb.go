@@ -393,16 +393,12 @@ type Hello struct {
 	BootId string `protobuf:"bytes,3,opt,name=boot_id,json=bootId,proto3" json:"boot_id,omitempty"`
 	// Higher than every number this instance has used before.
 	Session int64 `protobuf:"varint,4,opt,name=session,proto3" json:"session,omitempty"`
-	// The revision of the assignments that the agent holds; 0: none.
-	Revision int64 `protobuf:"varint,5,opt,name=revision,proto3" json:"revision,omitempty"`
-	// The digest of what it holds, as in Assignments.
-	Digest []byte `protobuf:"bytes,6,opt,name=digest,proto3" json:"digest,omitempty"`
 	// muster's version.
-	Version string `protobuf:"bytes,7,opt,name=version,proto3" json:"version,omitempty"`
+	Version string `protobuf:"bytes,5,opt,name=version,proto3" json:"version,omitempty"`
 	// The node's facts.
-	Facts *v1.NodeFacts `protobuf:"bytes,8,opt,name=facts,proto3" json:"facts,omitempty"`
+	Facts *v1.NodeFacts `protobuf:"bytes,6,opt,name=facts,proto3" json:"facts,omitempty"`
 	// The cluster's generation that the agent last saw; 0: none.
-	Generation    int64 `protobuf:"varint,9,opt,name=generation,proto3" json:"generation,omitempty"`
+	Generation    int64 `protobuf:"varint,7,opt,name=generation,proto3" json:"generation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -463,20 +459,6 @@ func (x *Hello) GetSession() int64 {
 		return x.Session
 	}
 	return 0
-}
-
-func (x *Hello) GetRevision() int64 {
-	if x != nil {
-		return x.Revision
-	}
-	return 0
-}
-
-func (x *Hello) GetDigest() []byte {
-	if x != nil {
-		return x.Digest
-	}
-	return nil
 }
 
 func (x *Hello) GetVersion() string {
@@ -1093,14 +1075,12 @@ type Assignments struct {
 	Revision int64 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
 	// These are all: whatever else runs is to be stopped. Otherwise a change to what came before.
 	Full bool `protobuf:"varint,2,opt,name=full,proto3" json:"full,omitempty"`
-	// What the agent holds is right, by its digest.
-	Same bool `protobuf:"varint,3,opt,name=same,proto3" json:"same,omitempty"`
 	// New or changed ones.
-	Assignments []*Assignment `protobuf:"bytes,4,rep,name=assignments,proto3" json:"assignments,omitempty"`
+	Assignments []*Assignment `protobuf:"bytes,3,rep,name=assignments,proto3" json:"assignments,omitempty"`
 	// Ones that are gone.
-	Removed []*HeldKey `protobuf:"bytes,5,rep,name=removed,proto3" json:"removed,omitempty"`
-	// More of the same set follow; only the last one has the revision's whole.
-	More          bool `protobuf:"varint,6,opt,name=more,proto3" json:"more,omitempty"`
+	Removed []*HeldKey `protobuf:"bytes,4,rep,name=removed,proto3" json:"removed,omitempty"`
+	// More of the same set follow; only with the last one is it whole.
+	More          bool `protobuf:"varint,5,opt,name=more,proto3" json:"more,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1145,13 +1125,6 @@ func (x *Assignments) GetRevision() int64 {
 func (x *Assignments) GetFull() bool {
 	if x != nil {
 		return x.Full
-	}
-	return false
-}
-
-func (x *Assignments) GetSame() bool {
-	if x != nil {
-		return x.Same
 	}
 	return false
 }
@@ -2059,18 +2032,16 @@ const file_muster_agent_v1_session_proto_rawDesc = "" +
 	"\aresults\x18\x03 \x01(\v2\x1c.muster.agent.v1.ResultBatchH\x00R\aresults\x125\n" +
 	"\x06events\x18\x04 \x01(\v2\x1b.muster.agent.v1.EventBatchH\x00R\x06events\x12(\n" +
 	"\x03bye\x18\x05 \x01(\v2\x14.muster.agent.v1.ByeH\x00R\x03byeB\t\n" +
-	"\amessage\"\x84\x02\n" +
+	"\amessage\"\xd0\x01\n" +
 	"\x05Hello\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1a\n" +
 	"\binstance\x18\x02 \x01(\tR\binstance\x12\x17\n" +
 	"\aboot_id\x18\x03 \x01(\tR\x06bootId\x12\x18\n" +
-	"\asession\x18\x04 \x01(\x03R\asession\x12\x1a\n" +
-	"\brevision\x18\x05 \x01(\x03R\brevision\x12\x16\n" +
-	"\x06digest\x18\x06 \x01(\fR\x06digest\x12\x18\n" +
-	"\aversion\x18\a \x01(\tR\aversion\x12*\n" +
-	"\x05facts\x18\b \x01(\v2\x14.muster.v1.NodeFactsR\x05facts\x12\x1e\n" +
+	"\asession\x18\x04 \x01(\x03R\asession\x12\x18\n" +
+	"\aversion\x18\x05 \x01(\tR\aversion\x12*\n" +
+	"\x05facts\x18\x06 \x01(\v2\x14.muster.v1.NodeFactsR\x05facts\x12\x1e\n" +
 	"\n" +
-	"generation\x18\t \x01(\x03R\n" +
+	"generation\x18\a \x01(\x03R\n" +
 	"generation\"\\\n" +
 	"\vStatusBatch\x121\n" +
 	"\bstatuses\x18\x01 \x03(\v2\x15.muster.v1.HeldStatusR\bstatuses\x12\x1a\n" +
@@ -2119,14 +2090,13 @@ const file_muster_agent_v1_session_proto_rawDesc = "" +
 	"\n" +
 	"gossip_key\x18\x06 \x01(\fR\tgossipKey\x12!\n" +
 	"\fgossip_seeds\x18\a \x03(\tR\vgossipSeeds\x12\x18\n" +
-	"\aversion\x18\b \x01(\tR\aversion\"\xd8\x01\n" +
+	"\aversion\x18\b \x01(\tR\aversion\"\xc4\x01\n" +
 	"\vAssignments\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x03R\brevision\x12\x12\n" +
-	"\x04full\x18\x02 \x01(\bR\x04full\x12\x12\n" +
-	"\x04same\x18\x03 \x01(\bR\x04same\x12=\n" +
-	"\vassignments\x18\x04 \x03(\v2\x1b.muster.agent.v1.AssignmentR\vassignments\x122\n" +
-	"\aremoved\x18\x05 \x03(\v2\x18.muster.agent.v1.HeldKeyR\aremoved\x12\x12\n" +
-	"\x04more\x18\x06 \x01(\bR\x04more\"\xd7\x01\n" +
+	"\x04full\x18\x02 \x01(\bR\x04full\x12=\n" +
+	"\vassignments\x18\x03 \x03(\v2\x1b.muster.agent.v1.AssignmentR\vassignments\x122\n" +
+	"\aremoved\x18\x04 \x03(\v2\x18.muster.agent.v1.HeldKeyR\aremoved\x12\x12\n" +
+	"\x04more\x18\x05 \x01(\bR\x04more\"\xd7\x01\n" +
 	"\n" +
 	"Assignment\x12 \n" +
 	"\x03pod\x18\x01 \x01(\v2\x0e.muster.v1.PodR\x03pod\x12\x14\n" +
