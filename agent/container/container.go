@@ -92,6 +92,8 @@ type PodConfig struct {
 	IP string
 	// FenceSlot is the pod's slot in the fence page, 1 to 1023; 0 when the pod is not fenced.
 	FenceSlot int
+	// Grace is the pod's termination grace period, of which the fence gives at most 500 ms before it kills.
+	Grace time.Duration
 }
 
 // ContainerID names one instance of one container: "process://POD_UID/NAME/ATTEMPT-RANDOM".
@@ -109,6 +111,15 @@ type ContainerConfig struct {
 	WorkingDir string
 	// UID and GID are whom it runs as; both -1 for the agent's own user.
 	UID, GID int
+	// Mounts are files and directories of the host that the container sees. Where there are no mount namespaces Source
+	// must equal Target, and ReadOnly has no effect; where there are, /tmp is private but for what is mounted below it.
+	Mounts []Mount
+}
+
+// Mount puts a file or directory of the host at a path of the container. Both paths are absolute.
+type Mount struct {
+	Source, Target string
+	ReadOnly       bool
 }
 
 // Pod is a sandbox and its containers.

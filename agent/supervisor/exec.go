@@ -1,0 +1,250 @@
+package supervisor
+
+import (
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// maxExecs bounds the execs of a container at any moment; more are refused.
+const maxExecs = 64
+
+// envExec marks the processes of one exec.
+const envExec = "MUSTER_EXEC"
+
+// serve answers ExecRequests on a connection from the agent, one after another, until it ends. The end of the
+// connection kills a command that still runs.
+func (p *initProcess) serve(fd int) {
+	unix.SetNonblock(fd, true)
+	conn := os.NewFile(uintptr(fd), "exec")
+	defer conn.Close()
+	p.mu.Lock()
+	busy := p.execs >= maxExecs
+	if !busy {
+		p.execs++
+	}
+	p.mu.Unlock()
+	if busy {
+		writeFrame(conn, msgError, errorBody(refusal(CodeOther, "more than "+strconv.Itoa(maxExecs)+" execs at a time")))
+		return
+	}
+	defer func() {
+		p.mu.Lock()
+		p.execs--
+		p.mu.Unlock()
+	}()
+	if writeFrame(conn, msgOK, nil) != nil {
+		return
+	}
+	for {
+		f, err := readFrame(conn)
+		if err != nil {
+			return
+		}
+		var req ExecRequest
+		switch {
+		case f.kind != reqExec:
+			err = refusal(CodeUnsupported, "unknown request "+strconv.Itoa(int(f.kind)))
+		default:
+			err = req.decode(f.body)
+		}
+		var w body
+		if err == nil {
+			var reply ExecReply
+			if reply, err = p.exec(&req, conn); err == nil {
+				reply.encode(&w)
+				err = writeFrame(conn, msgOK, w.b)
+				if err != nil {
+					return
+				}
+				continue
+			}
+		}
+		if writeFrame(conn, msgError, errorBody(err)) != nil {
+			return
+		}
+	}
+}
+
+// exec runs one command and returns as soon as it has ended, whoever still holds its pipes.
+func (p *initProcess) exec(req *ExecRequest, conn *os.File) (ExecReply, error) {
+	start := time.Now()
+	var out, errs capture
+	if err := out.open(req.OutputLimit); err != nil {
+		return ExecReply{}, err
+	}
+	defer out.close()
+	if err := errs.open(req.OutputLimit); err != nil {
+		return ExecReply{}, err
+	}
+	defer errs.close()
+	p.mu.Lock()
+	p.execSeq++
+	marker := envExec + "=" + strconv.Itoa(os.Getpid()) + "-" + strconv.Itoa(p.execSeq)
+	p.mu.Unlock()
+	done := make(chan exitStatus, 1)
+	env := mergeEnv(p.conf.Env, append(req.Env[:len(req.Env):len(req.Env)], marker))
+	pid, err := p.fork(req.Argv, env, [3]uintptr{0, uintptr(out.w), uintptr(errs.w)}, &syscall.SysProcAttr{Setsid: true}, done)
+	if err == errEnded {
+		return ExecReply{}, refusal(CodeNotRunning, "container has ended")
+	}
+	if err != nil {
+		return ExecReply{}, refusal(CodeCannotStart, err.Error())
+	}
+	out.closeWriter()
+	errs.closeWriter()
+
+	// Pipes are looked at now and then only, so that a quick command costs no wake-up besides its end. The pace follows
+	// how much comes.
+	const slowest = 50 * time.Millisecond
+	pause := 5 * time.Millisecond
+	timer := time.NewTimer(pause)
+	defer timer.Stop()
+	for {
+		select {
+		case s := <-done:
+			out.drain()
+			errs.drain()
+			return ExecReply{
+				ExitCode: s.code, Stdout: out.kept, Stderr: errs.kept, Duration: time.Since(start), CPU: s.cpu,
+			}, nil
+		case <-timer.C:
+		}
+		late := req.Timeout > 0 && time.Since(start) >= req.Timeout
+		if late || hungUp(conn) {
+			p.killExec(pid, marker)
+			select {
+			case <-done:
+			case <-time.After(time.Second): // in uninterruptible I/O: the kill waits there for it
+			}
+			return ExecReply{}, refusal(CodeTimeout, "command did not end within "+req.Timeout.String())
+		}
+		if n := out.drain() + errs.drain(); n > 0 {
+			pause = time.Millisecond
+		} else {
+			pause = min(2*pause, slowest)
+		}
+		if req.Timeout > 0 {
+			pause = max(min(pause, req.Timeout-time.Since(start)), 0)
+		}
+		timer.Reset(pause)
+	}
+}
+
+// hungUp tells whether the agent has closed the connection.
+func hungUp(conn *os.File) bool {
+	rc, err := conn.SyscallConn()
+	if err != nil {
+		return true
+	}
+	gone := false
+	cerr := rc.Control(func(fd uintptr) {
+		var b [1]byte
+		n, _, err := unix.Recvfrom(int(fd), b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
+		gone = n == 0 && err == nil || err != nil && err != unix.EAGAIN && err != unix.EINTR
+	})
+	return gone || cerr != nil
+}
+
+// killExec kills a command and what came from it: its descendants, its session, and whatever carries its marker in its
+// environment. Only a process that left all three (a daemon that also replaced its environment by an exec) goes on; it
+// ends with the container.
+func (p *initProcess) killExec(pid int, marker string) {
+	unix.Kill(-pid, unix.SIGKILL)
+	killUntilNone(killTimeout, func() []int {
+		all := stats()
+		in := map[int]bool{pid: true}
+		for _, m := range WithEnv(marker) {
+			in[m] = true
+		}
+		for grown := true; grown; {
+			grown = false
+			for _, s := range all {
+				if !in[s.PID] && (in[s.PPID] || s.Session == pid) {
+					in[s.PID], grown = true, true
+				}
+			}
+		}
+		var out []int
+		for _, s := range all {
+			if in[s.PID] && !s.Dead() {
+				out = append(out, s.PID)
+			}
+		}
+		return out
+	})
+}
+
+// mergeEnv is base with extra on top: a name stands once, with its last value.
+func mergeEnv(base, extra []string) []string {
+	out := make([]string, 0, len(base)+len(extra))
+	at := make(map[string]int, len(base)+len(extra))
+	for _, list := range [2][]string{base, extra} {
+		for _, e := range list {
+			name, _, _ := strings.Cut(e, "=")
+			if i, ok := at[name]; ok {
+				out[i] = e
+				continue
+			}
+			at[name] = len(out)
+			out = append(out, e)
+		}
+	}
+	return out
+}
+
+// capture is a pipe of which the first bytes are kept.
+type capture struct {
+	r, w  int
+	limit int
+	kept  []byte
+}
+
+func (c *capture) open(limit int) error {
+	var fds [2]int
+	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC); err != nil {
+		return os.NewSyscallError("pipe", err)
+	}
+	c.r, c.w, c.limit = fds[0], fds[1], limit
+	unix.SetNonblock(c.r, true) // the reading end alone: ends have their own flags
+	return nil
+}
+
+func (c *capture) closeWriter() {
+	if c.w >= 0 {
+		unix.Close(c.w)
+		c.w = -1
+	}
+}
+
+func (c *capture) close() {
+	c.closeWriter()
+	unix.Close(c.r)
+}
+
+// drain takes what is in the pipe, at most its capacity at a time, and returns how much that was.
+func (c *capture) drain() int {
+	var buf [4096]byte
+	total := 0
+	for total < 64<<10 {
+		n, err := unix.Read(c.r, buf[:])
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil || n <= 0 {
+			break
+		}
+		total += n
+		if room := c.limit - len(c.kept); room > 0 {
+			c.kept = append(c.kept, buf[:min(n, room)]...)
+		}
+		if n < len(buf) {
+			break
+		}
+	}
+	return total
+}

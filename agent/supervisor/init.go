@@ -1,0 +1,394 @@
+package supervisor
+
+import (
+	"errors"
+	"io"
+	"net"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// The packets between a supervisor and its container's init: a letter, then fields.
+const (
+	ctlGo       = 'G' // start the container: whoever sends it has seen the init's PDEATHSIG set
+	ctlConn     = 'C' // serve execs on the connection that comes along
+	ctlKill     = 'K' // kill every process of the container, without namespaces
+	ctlStarted  = 'S'
+	ctlRefused  = 'R' // 1: why the container cannot start
+	ctlExited   = 'X' // 1: exit code, 2: signal
+	maxCtl      = 8 << 10
+	initCtlFD   = 3
+	initConfFD  = 4
+	killTimeout = 5 * time.Second
+)
+
+// initConfig is what an init is told, in a memory file.
+type initConfig struct {
+	StartConfig
+	isolation     Isolation
+	hostname      string
+	workDir, temp string
+}
+
+func (c *initConfig) encode() []byte {
+	var w body
+	w.nested(1, c.StartConfig.encode)
+	w.str(2, string(c.isolation))
+	w.str(3, c.hostname)
+	w.str(4, c.workDir)
+	w.str(5, c.temp)
+	return w.b
+}
+
+func (c *initConfig) decode(b []byte) error {
+	f := fields{rest: b}
+	for f.next() {
+		switch f.tag {
+		case 1:
+			if err := c.StartConfig.decode(f.val); err != nil {
+				return err
+			}
+		case 2:
+			c.isolation = Isolation(f.str())
+		case 3:
+			c.hostname = f.str()
+		case 4:
+			c.workDir = f.str()
+		case 5:
+			c.temp = f.str()
+		}
+	}
+	return f.err
+}
+
+// initProcess is the init of one container instance.
+type initProcess struct {
+	conf    initConfig
+	ctl     *net.UnixConn
+	chld    chan os.Signal
+	forward chan os.Signal
+	main    int
+
+	mu sync.Mutex
+	// children are the processes that someone waits for, by pid. A fork and its entry are one critical section, and so
+	// are a reap and its look-up.
+	children map[int]chan exitStatus
+	execs    int
+	execSeq  int
+	ended    bool
+}
+
+type exitStatus struct {
+	code, signal int32
+	cpu          time.Duration
+}
+
+func statusOf(ws syscall.WaitStatus, ru *syscall.Rusage) exitStatus {
+	s := exitStatus{cpu: time.Duration(ru.Utime.Nano() + ru.Stime.Nano())}
+	if ws.Signaled() {
+		s.signal = int32(ws.Signal())
+		s.code = 128 + s.signal
+	} else {
+		s.code = int32(ws.ExitStatus())
+	}
+	return s
+}
+
+func runInit() int {
+	unix.CloseOnExec(initCtlFD)
+	unix.CloseOnExec(initConfFD)
+	f := os.NewFile(initCtlFD, "control")
+	c, err := net.FileConn(f)
+	f.Close()
+	if err != nil {
+		return 1
+	}
+	ctl, ok := c.(*net.UnixConn)
+	if !ok {
+		return 1
+	}
+	p := &initProcess{
+		ctl: ctl, chld: make(chan os.Signal, 1), forward: make(chan os.Signal, 16), children: map[int]chan exitStatus{},
+	}
+	signal.Notify(p.chld, unix.SIGCHLD)
+	signal.Notify(p.forward, unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2)
+	if err := p.prepare(); err != nil {
+		p.send(ctlRefused, func(w *body) { w.str(1, err.Error()) })
+		return 1
+	}
+	if kind, _, err := p.receive(); err != nil || kind != ctlGo {
+		return 1
+	}
+	if err := p.startMain(); err != nil {
+		p.send(ctlRefused, func(w *body) { w.str(1, err.Error()) })
+		return 1
+	}
+	p.send(ctlStarted, nil)
+	go p.control()
+	return p.loop()
+}
+
+// prepare makes the container's world.
+func (p *initProcess) prepare() error {
+	conf := os.NewFile(initConfFD, "config")
+	b, err := io.ReadAll(io.LimitReader(conf, MaxFrame))
+	conf.Close()
+	if err != nil {
+		return errors.New("read config: " + err.Error())
+	}
+	if err := p.conf.decode(b); err != nil {
+		return err
+	}
+	if err := os.Chdir("/"); err != nil {
+		return err
+	}
+	if p.conf.isolation == IsolationNone {
+		for _, m := range p.conf.Mounts {
+			if m.Source != m.Target {
+				return errors.New("mount " + m.Target + ": needs a mount namespace")
+			}
+		}
+		return os.NewSyscallError("become subreaper", unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))
+	}
+	if h := p.conf.hostname; h != "" {
+		if err := unix.Sethostname([]byte(h)); err != nil {
+			return errors.New("set host name " + h + ": " + err.Error())
+		}
+	}
+	if err := mounts(&p.conf); err != nil {
+		return err
+	}
+	if p.conf.isolation == IsolationUser {
+		return dropCapabilities()
+	}
+	return nil
+}
+
+// dropCapabilities lets go, on every thread, of what was kept over exec for the mounts.
+func dropCapabilities() error {
+	if _, _, e := syscall.AllThreadsSyscall6(unix.SYS_PRCTL, unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0, 0); e != 0 {
+		return os.NewSyscallError("drop ambient capabilities", e)
+	}
+	return nil
+}
+
+// startMain starts the container's main process from this goroutine's thread, which never ends.
+func (p *initProcess) startMain() error {
+	c := &p.conf
+	sys := &syscall.SysProcAttr{Setsid: true}
+	if c.isolation == IsolationNone {
+		sys.Pdeathsig = syscall.SIGKILL
+	}
+	pid, err := p.fork(c.Argv, c.Env, [3]uintptr{0, 1, 2}, sys, nil)
+	if err != nil {
+		return err
+	}
+	p.main = pid
+	// The pipes belong to the container alone from here on.
+	unix.Dup3(0, 1, 0)
+	unix.Dup3(0, 2, 0)
+	return nil
+}
+
+// fork starts a command with the container's directory and user; whoever waits for it gets its status on done.
+func (p *initProcess) fork(argv, env []string, files [3]uintptr, sys *syscall.SysProcAttr, done chan exitStatus) (int, error) {
+	c := &p.conf
+	if len(argv) == 0 {
+		return 0, errors.New("no command")
+	}
+	dir := c.WorkingDir
+	if dir == "" {
+		dir = "/"
+	}
+	path, err := lookPath(argv[0], dir, env)
+	if err != nil {
+		return 0, err
+	}
+	if c.UID >= 0 && (c.UID != os.Geteuid() || c.GID != os.Getegid()) {
+		sys.Credential = &syscall.Credential{Uid: uint32(c.UID), Gid: uint32(c.GID)}
+	}
+	attr := &syscall.ProcAttr{Dir: dir, Env: env, Files: files[:], Sys: sys}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.ended {
+		return 0, errEnded
+	}
+	pid, err := syscall.ForkExec(path, argv, attr)
+	if err != nil {
+		if fi, serr := os.Stat(dir); serr != nil {
+			return 0, errors.New("working directory: " + serr.Error())
+		} else if !fi.IsDir() {
+			return 0, errors.New("working directory " + dir + ": not a directory")
+		}
+		return 0, errors.New("exec " + strconv.Quote(argv[0]) + ": " + err.Error())
+	}
+	p.children[pid] = done
+	return pid, nil
+}
+
+var errEnded = errors.New("container has ended")
+
+// lookPath finds a command as a shell would, in the command's own PATH and directory.
+func lookPath(name, dir string, env []string) (string, error) {
+	if strings.Contains(name, "/") {
+		return name, nil // the kernel resolves it in the working directory
+	}
+	path := ""
+	for _, e := range env {
+		if v, ok := strings.CutPrefix(e, "PATH="); ok {
+			path = v
+		}
+	}
+	denied := false
+	for _, d := range filepath.SplitList(path) {
+		if !filepath.IsAbs(d) {
+			d = filepath.Join(dir, d)
+		}
+		file := filepath.Join(d, name)
+		fi, err := os.Stat(file)
+		if err != nil || fi.IsDir() {
+			continue
+		}
+		if fi.Mode()&0o111 != 0 {
+			return file, nil
+		}
+		denied = true
+	}
+	if denied {
+		return "", errors.New("exec " + strconv.Quote(name) + ": permission denied")
+	}
+	return "", errors.New("exec " + strconv.Quote(name) + ": executable file not found in $PATH")
+}
+
+// loop reaps and forwards until the main process has ended, and kills what is left.
+func (p *initProcess) loop() int {
+	for {
+		select {
+		case <-p.chld:
+			if s, ended := p.reap(); ended {
+				if p.conf.isolation == IsolationNone {
+					p.killAll()
+				}
+				p.send(ctlExited, func(w *body) {
+					w.int(1, int64(s.code))
+					w.int(2, int64(s.signal))
+				})
+				return 0 // and with PID 1 goes its whole namespace
+			}
+		case s := <-p.forward:
+			if sig, ok := s.(syscall.Signal); ok {
+				unix.Kill(p.main, sig)
+			}
+		}
+	}
+}
+
+// reap collects every zombie and tells whether the main process was among them.
+func (p *initProcess) reap() (main exitStatus, ended bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for {
+		var ws syscall.WaitStatus
+		var ru syscall.Rusage
+		pid, err := syscall.Wait4(-1, &ws, syscall.WNOHANG, &ru)
+		if err == syscall.EINTR {
+			continue
+		}
+		if err != nil || pid <= 0 {
+			return main, ended
+		}
+		s := statusOf(ws, &ru)
+		if pid == p.main {
+			main, ended, p.ended = s, true, true
+		}
+		if done := p.children[pid]; done != nil {
+			done <- s // has room for one
+		}
+		delete(p.children, pid)
+	}
+}
+
+// killAll kills everything below this subreaper.
+func (p *initProcess) killAll() {
+	self := os.Getpid()
+	killUntilNone(killTimeout, func() []int { return descendants(self) })
+}
+
+// control does what the supervisor says; without a supervisor nothing of the container goes on.
+func (p *initProcess) control() {
+	for {
+		kind, fd, err := p.receive()
+		if err != nil {
+			if p.conf.isolation == IsolationNone {
+				unix.Kill(p.main, unix.SIGKILL)
+				p.killAll()
+			}
+			os.Exit(1)
+		}
+		switch kind {
+		case ctlConn:
+			if fd >= 0 {
+				go p.serve(fd)
+			}
+		case ctlKill:
+			p.killAll()
+		}
+	}
+}
+
+func (p *initProcess) send(kind byte, fill func(*body)) {
+	w := body{b: []byte{kind}}
+	if fill != nil {
+		fill(&w)
+	}
+	if len(w.b) > maxCtl {
+		w = body{b: []byte{kind}}
+	}
+	p.ctl.Write(w.b)
+}
+
+// receive takes one packet and the descriptor that came along, -1 without one.
+func (p *initProcess) receive() (kind byte, fd int, err error) {
+	var b [16]byte
+	var oob [32]byte
+	n, oobn, _, _, err := p.ctl.ReadMsgUnix(b[:], oob[:])
+	if err != nil {
+		return 0, -1, err
+	}
+	if n == 0 {
+		return 0, -1, io.EOF
+	}
+	return b[0], takeFD(oob[:oobn]), nil
+}
+
+// takeFD returns the descriptor in a control message, closed on exec, or -1.
+func takeFD(oob []byte) int {
+	msgs, err := unix.ParseSocketControlMessage(oob)
+	if err != nil {
+		return -1
+	}
+	fd := -1
+	for i := range msgs {
+		fds, err := unix.ParseUnixRights(&msgs[i])
+		if err != nil {
+			continue
+		}
+		for _, f := range fds {
+			unix.CloseOnExec(f)
+			if fd < 0 {
+				fd = f
+			} else {
+				unix.Close(f)
+			}
+		}
+	}
+	return fd
+}

@@ -1,0 +1,288 @@
+package supervisor
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// The names in a pod's directory.
+const (
+	PodFile        = "pod"
+	SupervisorFile = "supervisor"
+	LockFile       = "lock"
+	SocketFile     = "sock"
+	FencedFile     = "fenced"
+	WorkDir        = "work"
+	ContainersDir  = "c"
+	StateFile      = "state"
+	LogFile        = "log"
+	OldLogFile     = "log.1"
+	tmpDir         = "tmp"
+)
+
+// maxRecord bounds a record file, in bytes.
+const maxRecord = 64 << 10
+
+// PodRecord is what a supervisor is told of its pod.
+type PodRecord struct {
+	UID             string
+	Epoch           int64
+	Namespace, Name string
+	Hostname, IP    string
+	// FenceSlot is 0 when the pod is not fenced.
+	FenceSlot int
+	// Grace is the pod's termination grace period, of which the fence gives at most 500 ms.
+	Grace     time.Duration
+	Created   time.Time
+	Isolation Isolation
+}
+
+// SupervisorRecord identifies a process for ever: a pid alone is used again.
+type SupervisorRecord struct {
+	PID int
+	// StartTime is in clock ticks since the boot (field 22 of /proc/PID/stat).
+	StartTime uint64
+	BootID    string
+	// Fence is kernel or best-effort for fenced pods, empty otherwise.
+	Fence string
+	// Version is the protocol's.
+	Version int
+}
+
+// ContainerRecord is one instance of a container.
+type ContainerRecord struct {
+	// Name is the container's, Instance is "ATTEMPT-RANDOM".
+	Name, Instance    string
+	Attempt           int32
+	Running           bool
+	Started, Finished time.Time
+	// ExitCode is 128 + Signal for a death by signal.
+	ExitCode, Signal int32
+	// Reason is Completed, Error or LeaseExpired once it has ended.
+	Reason string
+	// DroppedLines counts the lines of output that could not be written.
+	DroppedLines int64
+}
+
+// The reasons of a container's end.
+const (
+	ReasonCompleted      = "Completed"
+	ReasonError          = "Error"
+	ReasonLeaseExpired   = "LeaseExpired"
+	ReasonSupervisorDied = "SupervisorDied"
+)
+
+// The values of a pod's fence.
+const (
+	FenceKernel     = "kernel"
+	FenceBestEffort = "best-effort"
+)
+
+// InstanceDir is the directory of an instance below the pod's.
+func InstanceDir(name, instance string) string {
+	return filepath.Join(ContainersDir, name+"_"+instance)
+}
+
+// A record file has a line NAME=VALUE for each value, in no particular order; unknown names are skipped.
+type record map[string]string
+
+func readRecord(path string) (record, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	b := make([]byte, maxRecord+1)
+	n := 0
+	for n < len(b) {
+		k, err := f.Read(b[n:])
+		n += k
+		if err != nil {
+			break
+		}
+	}
+	if n > maxRecord {
+		return nil, errors.New(path + ": larger than a record can be")
+	}
+	r := record{}
+	for line := range strings.Lines(string(b[:n])) {
+		if k, v, ok := strings.Cut(strings.TrimSuffix(line, "\n"), "="); ok {
+			r[k] = v
+		}
+	}
+	if r["end"] != "." {
+		return nil, errors.New(path + ": not a whole record")
+	}
+	return r, nil
+}
+
+func (r record) int(key string) int64 {
+	v, _ := strconv.ParseInt(r[key], 10, 64)
+	return v
+}
+
+func (r record) time(key string) time.Time {
+	if v := r.int(key); v != 0 {
+		return time.Unix(0, v)
+	}
+	return time.Time{}
+}
+
+// lines builds a record file. Newlines cannot be in a value: nothing recorded may have one.
+type lines struct{ b []byte }
+
+func (l *lines) str(key, v string) {
+	l.b = append(l.b, key...)
+	l.b = append(l.b, '=')
+	l.b = append(l.b, strings.ReplaceAll(v, "\n", " ")...)
+	l.b = append(l.b, '\n')
+}
+
+func (l *lines) int(key string, v int64) { l.str(key, strconv.FormatInt(v, 10)) }
+
+func (l *lines) time(key string, t time.Time) {
+	if !t.IsZero() {
+		l.int(key, t.UnixNano())
+	}
+}
+
+// WriteFileAtomic replaces a file in one step; a reader sees the old one or the new one. It does not survive a crash of
+// the machine for certain.
+func WriteFileAtomic(path string, data []byte, perm fs.FileMode) error {
+	tmp := path + ".new"
+	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY|unix.O_NOFOLLOW, perm)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err == nil {
+		err = os.Rename(tmp, path)
+	}
+	if err != nil {
+		os.Remove(tmp)
+	}
+	return err
+}
+
+func (l *lines) write(path string) error {
+	l.str("end", ".")
+	return WriteFileAtomic(path, l.b, 0o600)
+}
+
+// Write replaces the record in a pod's directory.
+func (p *PodRecord) Write(dir string) error {
+	var l lines
+	l.str("uid", p.UID)
+	l.int("epoch", p.Epoch)
+	l.str("namespace", p.Namespace)
+	l.str("name", p.Name)
+	l.str("hostname", p.Hostname)
+	l.str("ip", p.IP)
+	l.int("slot", int64(p.FenceSlot))
+	l.int("grace", int64(p.Grace))
+	l.time("created", p.Created)
+	l.str("isolation", string(p.Isolation))
+	return l.write(filepath.Join(dir, PodFile))
+}
+
+// ReadPodRecord reads it back.
+func ReadPodRecord(dir string) (PodRecord, error) {
+	r, err := readRecord(filepath.Join(dir, PodFile))
+	if err != nil {
+		return PodRecord{}, err
+	}
+	return PodRecord{
+		UID: r["uid"], Epoch: r.int("epoch"), Namespace: r["namespace"], Name: r["name"], Hostname: r["hostname"], IP: r["ip"],
+		FenceSlot: int(r.int("slot")), Grace: time.Duration(r.int("grace")), Created: r.time("created"), Isolation: Isolation(r["isolation"]),
+	}, nil
+}
+
+func (s *SupervisorRecord) write(dir string) error {
+	var l lines
+	l.int("pid", int64(s.PID))
+	l.int("start", int64(s.StartTime))
+	l.str("boot", s.BootID)
+	l.str("fence", s.Fence)
+	l.int("version", int64(s.Version))
+	return l.write(filepath.Join(dir, SupervisorFile))
+}
+
+// ReadSupervisorRecord reads who supervises the pod in dir.
+func ReadSupervisorRecord(dir string) (SupervisorRecord, error) {
+	r, err := readRecord(filepath.Join(dir, SupervisorFile))
+	if err != nil {
+		return SupervisorRecord{}, err
+	}
+	return SupervisorRecord{
+		PID: int(r.int("pid")), StartTime: uint64(r.int("start")), BootID: r["boot"], Fence: r["fence"], Version: int(r.int("version")),
+	}, nil
+}
+
+// Alive tells whether exactly that process runs: same boot, same pid, same start. A zombie counts as dead.
+func (s *SupervisorRecord) Alive() bool {
+	if s.PID <= 0 || s.BootID != BootID() {
+		return false
+	}
+	st, err := ReadStat(s.PID)
+	return err == nil && st.StartTime == s.StartTime && !st.Dead()
+}
+
+// Write replaces the record of the instance in the pod's directory.
+func (c *ContainerRecord) Write(podDir string) error {
+	var l lines
+	l.str("name", c.Name)
+	l.str("instance", c.Instance)
+	l.int("attempt", int64(c.Attempt))
+	if c.Running {
+		l.int("running", 1)
+	}
+	l.time("started", c.Started)
+	l.time("finished", c.Finished)
+	l.int("exit", int64(c.ExitCode))
+	l.int("signal", int64(c.Signal))
+	l.str("reason", c.Reason)
+	l.int("dropped", c.DroppedLines)
+	return l.write(filepath.Join(podDir, InstanceDir(c.Name, c.Instance), StateFile))
+}
+
+// ReadContainerRecords reads the newest instance of each container from a pod's directory, in order of their names. It
+// needs no supervisor.
+func ReadContainerRecords(podDir string) ([]ContainerRecord, error) {
+	entries, err := os.ReadDir(filepath.Join(podDir, ContainersDir))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var all []ContainerRecord
+	for _, e := range entries {
+		r, err := readRecord(filepath.Join(podDir, ContainersDir, e.Name(), StateFile))
+		if err != nil {
+			continue // an instance that never came to be
+		}
+		c := ContainerRecord{
+			Name: r["name"], Instance: r["instance"], Attempt: int32(r.int("attempt")), Running: r.int("running") != 0,
+			Started: r.time("started"), Finished: r.time("finished"), ExitCode: int32(r.int("exit")), Signal: int32(r.int("signal")),
+			Reason: r["reason"], DroppedLines: r.int("dropped"),
+		}
+		if n := len(all); n > 0 && all[n-1].Name == c.Name {
+			if c.Started.After(all[n-1].Started) {
+				all[n-1] = c
+			}
+			continue
+		}
+		all = append(all, c)
+	}
+	return all, nil
+}

@@ -1,0 +1,15 @@
+// Command muster-supervisor is the tiny binary that supervises a pod, is PID 1 of a container, or guards a node. The
+// agent starts it; nobody else needs to.
+package main
+
+import (
+	"os"
+	"runtime"
+
+	"github.com/musterhq/muster/agent/supervisor"
+)
+
+// A container's init dies with the thread that started it: the main one, which never ends.
+func init() { runtime.LockOSThread() }
+
+func main() { os.Exit(supervisor.Main(os.Args[:1], os.Args[1:])) }
