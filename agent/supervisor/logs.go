@@ -197,3 +197,26 @@ func (l *logFile) close() {
 		l.f = nil
 	}
 }
+
+// LogEntry is one entry of a log in CRI form.
+type LogEntry struct {
+	Time time.Time
+	// Stream is stdout or stderr.
+	Stream string
+	// Whole is false for a part of a line that goes on in the stream's next entry.
+	Whole bool
+	Text  []byte
+}
+
+// ParseLogEntry reads an entry, its newline included or not, and tells whether it is one. Text is of b.
+func ParseLogEntry(b []byte) (LogEntry, bool) {
+	b = bytes.TrimSuffix(b, []byte{'\n'})
+	when, rest, ok1 := bytes.Cut(b, []byte{' '})
+	stream, rest, ok2 := bytes.Cut(rest, []byte{' '})
+	tag, text, ok3 := bytes.Cut(rest, []byte{' '})
+	t, err := time.Parse(time.RFC3339Nano, string(when))
+	if !ok1 || !ok2 || !ok3 || err != nil || len(tag) != 1 || tag[0] != 'F' && tag[0] != 'P' {
+		return LogEntry{}, false
+	}
+	return LogEntry{Time: t, Stream: string(stream), Whole: tag[0] == 'F', Text: text}, true
+}

@@ -286,3 +286,28 @@ func ReadContainerRecords(podDir string) ([]ContainerRecord, error) {
 	}
 	return all, nil
 }
+
+// Stopped tells whether the process lives but a signal has stopped it.
+func (s *SupervisorRecord) Stopped() bool {
+	st, err := ReadStat(s.PID)
+	return err == nil && st.StartTime == s.StartTime && s.BootID == BootID() && st.Stopped()
+}
+
+// Kill sends SIGKILL to exactly that process; one that is gone is no error.
+func (s *SupervisorRecord) Kill() error {
+	fd, err := unix.PidfdOpen(s.PID, 0)
+	if err == unix.ESRCH {
+		return nil
+	}
+	if err != nil {
+		return os.NewSyscallError("pidfd_open", err)
+	}
+	defer unix.Close(fd)
+	if !s.Alive() { // looked at after the descriptor was opened: that cannot come to mean another process
+		return nil
+	}
+	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && err != unix.ESRCH {
+		return os.NewSyscallError("pidfd_send_signal", err)
+	}
+	return nil
+}

@@ -1,0 +1,403 @@
+package containertest
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"fmt"
+	"io"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/musterhq/muster/agent/container"
+)
+
+// Behaviour is what a fake container does. The zero value runs until it is asked to end, and then ends at once with 143.
+type Behaviour struct {
+	// StartErr makes StartContainer fail; wrap the seam's errors.
+	StartErr error
+	// StartTakes is how long StartContainer takes.
+	StartTakes time.Duration
+	// RunFor is after how long it ends by itself, with ExitCode; 0 means never. Negative means at once.
+	RunFor   time.Duration
+	ExitCode int32
+	// TermTakes is how long it takes to end after SIGTERM; negative means that it ignores it.
+	TermTakes time.Duration
+	// TermCode is its exit code after SIGTERM; 0 stands for 143 unless TermClean.
+	TermCode  int32
+	TermClean bool
+	// Output is what it has written to stdout, line by line, as soon as it runs.
+	Output []string
+}
+
+// Fake is a container.Runtime in memory. It has no goroutines but timers, so it may live in a synctest bubble. All
+// methods may be called from any goroutine; the function fields are set before the first use.
+type Fake struct {
+	// Behave says what an instance does; nil makes all behave as the zero Behaviour.
+	Behave func(pod container.PodRef, c container.ContainerConfig) Behaviour
+	// OnExec answers Exec in a running container; nil answers exit code 0. It may block, and must then honour ctx.
+	OnExec func(ctx context.Context, id container.ContainerID, cmd container.ExecConfig) (container.ExecResult, error)
+	// Facts is what Info returns; NewFake fills it.
+	Facts container.Info
+
+	mu      sync.Mutex
+	changes chan struct{}
+	pods    map[string]*fakePod
+	ids     map[container.ContainerID]*fakeContainer
+	fail    map[string][]error
+	calls   []string
+	silent  bool
+	seq     int
+}
+
+type fakePod struct {
+	container.Pod
+	newest map[string]*fakeContainer
+}
+
+type fakeContainer struct {
+	container.Container
+	pod    container.PodRef
+	does   Behaviour
+	log    []fakeLine
+	ended  chan struct{}
+	timers []*time.Timer
+	termed bool
+}
+
+type fakeLine struct {
+	at   time.Time
+	text string
+}
+
+var _ container.Runtime = (*Fake)(nil)
+
+// NewFake returns a fake without pods.
+func NewFake() *Fake {
+	return &Fake{
+		Facts:   container.Info{Name: "fake", Version: "1", Isolation: "full", Fence: "kernel"},
+		changes: make(chan struct{}, 1), pods: map[string]*fakePod{}, ids: map[container.ContainerID]*fakeContainer{},
+		fail: map[string][]error{},
+	}
+}
+
+// FailNext makes the next call of a method (such as "StartContainer") fail with err; calls add up.
+func (f *Fake) FailNext(method string, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.fail[method] = append(f.fail[method], err)
+}
+
+// Silence makes List incomplete, or complete again.
+func (f *Fake) Silence(on bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.silent = on
+	f.hintLocked()
+}
+
+// Calls are the calls so far, such as "StartContainer UID/web 0" and "StopContainer process://… 30s", List left out.
+func (f *Fake) Calls() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.calls)
+}
+
+// Exit ends a running container by itself with an exit code.
+func (f *Fake) Exit(id container.ContainerID, code int32) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if c := f.ids[id]; c != nil {
+		f.endLocked(c, code, 0, "")
+	}
+}
+
+// Die ends a pod's supervisor with all in it, for LeaseExpired or SupervisorDied.
+func (f *Fake) Die(uid, reason string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	p := f.pods[uid]
+	if p == nil || p.Dead {
+		return
+	}
+	for _, c := range p.newest {
+		f.endLocked(c, 137, 9, reason)
+	}
+	p.Dead, p.DeadReason = true, reason
+	f.hintLocked()
+}
+
+func (f *Fake) hintLocked() {
+	select {
+	case f.changes <- struct{}{}:
+	default:
+	}
+}
+
+// enter records a call and returns the failure that a test has ordered for it.
+func (f *Fake) enterLocked(method, detail string) error {
+	f.calls = append(f.calls, method+" "+detail)
+	if q := f.fail[method]; len(q) > 0 {
+		f.fail[method] = q[1:]
+		return q[0]
+	}
+	return nil
+}
+
+func (f *Fake) endLocked(c *fakeContainer, code, signal int32, reason string) {
+	if !c.Running {
+		return
+	}
+	for _, t := range c.timers {
+		t.Stop()
+	}
+	c.Running, c.FinishedAt, c.ExitCode, c.Signal, c.Reason = false, time.Now(), code, signal, reason
+	if reason == "" {
+		c.Reason = "Completed"
+		if code != 0 {
+			c.Reason = "Error"
+		}
+	}
+	close(c.ended)
+	f.hintLocked()
+}
+
+// Info implements container.Runtime.
+func (f *Fake) Info(context.Context) (container.Info, error) { return f.Facts, nil }
+
+// Changes implements container.Runtime.
+func (f *Fake) Changes() <-chan struct{} { return f.changes }
+
+// Close implements container.Runtime.
+func (f *Fake) Close() error { return nil }
+
+// EnsurePod implements container.Runtime.
+func (f *Fake) EnsurePod(_ context.Context, cfg container.PodConfig) (container.Pod, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.enterLocked("EnsurePod", cfg.UID+" "+strconv.FormatInt(cfg.Epoch, 10)); err != nil {
+		return container.Pod{}, err
+	}
+	p := f.pods[cfg.UID]
+	if p != nil && p.PodRef != cfg.PodRef {
+		return container.Pod{}, fmt.Errorf("epoch %d of it still exists", p.Epoch)
+	}
+	if p == nil {
+		p = &fakePod{newest: map[string]*fakeContainer{}, Pod: container.Pod{
+			PodRef: cfg.PodRef, Namespace: cfg.Namespace, Name: cfg.Name, IP: cfg.IP, FenceSlot: cfg.FenceSlot, CreatedAt: time.Now(),
+		}}
+		if cfg.FenceSlot > 0 {
+			p.Fence = f.Facts.Fence
+		}
+		f.pods[cfg.UID] = p
+		f.hintLocked()
+	}
+	return p.view(), nil
+}
+
+func (p *fakePod) view() container.Pod {
+	v := p.Pod
+	for _, c := range p.newest {
+		v.Containers = append(v.Containers, c.Container)
+	}
+	slices.SortFunc(v.Containers, func(a, b container.Container) int { return cmp.Compare(a.Name, b.Name) })
+	return v
+}
+
+// StartContainer implements container.Runtime.
+func (f *Fake) StartContainer(ctx context.Context, ref container.PodRef, cfg container.ContainerConfig) (container.Container, error) {
+	var does Behaviour
+	if f.Behave != nil {
+		does = f.Behave(ref, cfg)
+	}
+	f.mu.Lock()
+	err := f.enterLocked("StartContainer", ref.UID+"/"+cfg.Name+" "+strconv.Itoa(int(cfg.Attempt)))
+	f.mu.Unlock()
+	if err == nil {
+		err = does.StartErr
+	}
+	if err == nil && does.StartTakes > 0 {
+		select {
+		case <-time.After(does.StartTakes):
+		case <-ctx.Done():
+			err = ctx.Err()
+		}
+	}
+	if err != nil {
+		return container.Container{}, err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	p := f.pods[ref.UID]
+	if p == nil || p.PodRef != ref {
+		return container.Container{}, fmt.Errorf("pod %s: %w", ref.UID, container.ErrNotFound)
+	}
+	if p.Dead {
+		return container.Container{}, fmt.Errorf("pod is dead (%s): %w", p.DeadReason, container.ErrNotRunning)
+	}
+	if old := p.newest[cfg.Name]; old != nil && old.Running {
+		return container.Container{}, fmt.Errorf("container %s runs already", cfg.Name)
+	}
+	f.seq++
+	id := container.ContainerID(fmt.Sprintf("process://%s/%s/%d-%08x", ref.UID, cfg.Name, cfg.Attempt, f.seq))
+	c := &fakeContainer{
+		Container: container.Container{ID: id, Name: cfg.Name, Attempt: cfg.Attempt, Running: true, StartedAt: time.Now()},
+		pod:       ref, does: does, ended: make(chan struct{}),
+	}
+	for _, text := range does.Output {
+		c.log = append(c.log, fakeLine{time.Now(), text})
+	}
+	p.newest[cfg.Name], f.ids[id] = c, c
+	f.hintLocked()
+	running := c.Container
+	switch {
+	case does.RunFor > 0:
+		f.laterLocked(c, does.RunFor, does.ExitCode, 0)
+	case does.RunFor < 0:
+		f.endLocked(c, does.ExitCode, 0, "")
+	}
+	return running, nil
+}
+
+func (f *Fake) laterLocked(c *fakeContainer, after time.Duration, code, signal int32) {
+	c.timers = append(c.timers, time.AfterFunc(after, func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.endLocked(c, code, signal, "")
+	}))
+}
+
+// StopContainer implements container.Runtime.
+func (f *Fake) StopContainer(ctx context.Context, id container.ContainerID, grace time.Duration) error {
+	f.mu.Lock()
+	if err := f.enterLocked("StopContainer", string(id)+" "+grace.String()); err != nil {
+		f.mu.Unlock()
+		return err
+	}
+	c := f.ids[id]
+	if c == nil {
+		f.mu.Unlock()
+		return fmt.Errorf("container %s: %w", id, container.ErrNotFound)
+	}
+	if c.Running {
+		if !c.termed && grace > 0 && c.does.TermTakes >= 0 {
+			code, signal := c.does.TermCode, int32(0)
+			if code == 0 && !c.does.TermClean {
+				code, signal = 143, 15
+			}
+			if c.does.TermTakes == 0 {
+				f.endLocked(c, code, signal, "")
+			} else {
+				f.laterLocked(c, c.does.TermTakes, code, signal)
+			}
+		}
+		c.termed = true
+		if c.Running {
+			if grace <= 0 {
+				f.endLocked(c, 137, 9, "")
+			} else {
+				f.laterLocked(c, grace, 137, 9)
+			}
+		}
+	}
+	f.mu.Unlock()
+	select {
+	case <-c.ended:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// RemovePod implements container.Runtime.
+func (f *Fake) RemovePod(_ context.Context, ref container.PodRef) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.enterLocked("RemovePod", ref.UID+" "+strconv.FormatInt(ref.Epoch, 10)); err != nil {
+		return err
+	}
+	p := f.pods[ref.UID]
+	if p == nil || p.PodRef != ref {
+		return nil
+	}
+	for id, c := range f.ids {
+		if c.pod == ref {
+			f.endLocked(c, 137, 9, "")
+			delete(f.ids, id)
+		}
+	}
+	delete(f.pods, ref.UID)
+	f.hintLocked()
+	return nil
+}
+
+// Exec implements container.Runtime.
+func (f *Fake) Exec(ctx context.Context, id container.ContainerID, cmd container.ExecConfig) (container.ExecResult, error) {
+	f.mu.Lock()
+	err := f.enterLocked("Exec", string(id)+" "+strings.Join(cmd.Argv, " "))
+	c := f.ids[id]
+	running := c != nil && c.Running
+	f.mu.Unlock()
+	switch {
+	case err != nil:
+		return container.ExecResult{}, err
+	case c == nil:
+		return container.ExecResult{}, fmt.Errorf("container %s: %w", id, container.ErrNotFound)
+	case !running:
+		return container.ExecResult{}, fmt.Errorf("container %s: %w", id, container.ErrNotRunning)
+	case f.OnExec == nil:
+		return container.ExecResult{}, nil
+	}
+	return f.OnExec(ctx, id, cmd)
+}
+
+// List implements container.Runtime.
+func (f *Fake) List(context.Context) (container.List, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if q := f.fail["List"]; len(q) > 0 {
+		f.fail["List"] = q[1:]
+		return container.List{}, q[0]
+	}
+	l := container.List{Complete: !f.silent}
+	for _, p := range f.pods {
+		l.Pods = append(l.Pods, p.view())
+	}
+	slices.SortFunc(l.Pods, func(a, b container.Pod) int { return cmp.Compare(a.UID, b.UID) })
+	return l, nil
+}
+
+// Logs implements container.Runtime.
+func (f *Fake) Logs(ctx context.Context, id container.ContainerID, opts container.LogOptions, w io.Writer) error {
+	f.mu.Lock()
+	c := f.ids[id]
+	if c == nil {
+		f.mu.Unlock()
+		return fmt.Errorf("container %s: %w", id, container.ErrNotFound)
+	}
+	var b bytes.Buffer
+	lines := slices.DeleteFunc(slices.Clone(c.log), func(l fakeLine) bool { return !opts.Since.IsZero() && l.at.Before(opts.Since) })
+	if opts.Tail >= 0 {
+		lines = lines[max(len(lines)-opts.Tail, 0):]
+	}
+	for _, l := range lines {
+		if opts.Timestamps {
+			b.WriteString(l.at.UTC().Format(time.RFC3339Nano) + " ")
+		}
+		b.WriteString(l.text + "\n")
+	}
+	f.mu.Unlock()
+	if _, err := w.Write(b.Bytes()); err != nil {
+		return err
+	}
+	if opts.Follow {
+		select {
+		case <-c.ended:
+		case <-ctx.Done():
+		}
+	}
+	return nil
+}
