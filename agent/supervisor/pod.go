@@ -73,6 +73,11 @@ type instance struct {
 func runPod(self []string, data, dir string) int {
 	ready := os.NewFile(3, "ready")
 	unix.CloseOnExec(3)
+	// SIGTERM and its kin are for containers: a supervisor ends by Remove, or by SIGKILL, and then its containers end
+	// with it. They are caught, not ignored, because that would be inherited.
+	chld, caught := make(chan os.Signal, 1), make(chan os.Signal, 1)
+	signal.Notify(chld, unix.SIGCHLD)
+	signal.Notify(caught, unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGQUIT)
 	p, l, err := newPod(self, data, dir)
 	if err != nil {
 		code := CodeOther
@@ -85,7 +90,7 @@ func runPod(self []string, data, dir string) int {
 	ready.WriteString("ok")
 	ready.Close()
 	go p.accept(l)
-	return p.loop()
+	return p.loop(chld, caught)
 }
 
 func newPod(self []string, data, dir string) (*pod, *net.UnixListener, error) {
@@ -138,19 +143,14 @@ func newPod(self []string, data, dir string) (*pod, *net.UnixListener, error) {
 	return p, l, nil
 }
 
-// loop forks and reaps, on the main thread. SIGTERM and its kin are for containers: a supervisor ends by Remove, or by
-// SIGKILL, and then its containers end with it.
-func (p *pod) loop() int {
-	chld := make(chan os.Signal, 1)
-	ignored := make(chan os.Signal, 1)
-	signal.Notify(chld, unix.SIGCHLD)
-	signal.Notify(ignored, unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGQUIT)
+// loop forks and reaps, on the main thread.
+func (p *pod) loop(chld, caught <-chan os.Signal) int {
 	retry := time.NewTimer(time.Hour)
 	for {
 		select {
 		case f := <-p.forks:
 			f()
-		case <-ignored:
+		case <-caught:
 		case <-chld:
 			p.reap()
 		case <-retry.C:
@@ -293,11 +293,6 @@ func (p *pod) serve(c *net.UnixConn) {
 		case reqWatch:
 			p.watch(c)
 			return
-		case reqPage:
-			err = p.sendPage(c)
-			if err == nil {
-				continue
-			}
 		default:
 			err = refusal(CodeUnsupported, "unknown request "+strconv.Itoa(int(f.kind)))
 		}

@@ -32,7 +32,6 @@ const (
 	reqAttach = 5
 	reqExec   = 6
 	reqWatch  = 7
-	reqPage   = 8
 
 	msgOK      = 64
 	msgError   = 65

@@ -474,14 +474,19 @@ func (r *Runtime) RemovePod(ctx context.Context, ref container.PodRef) error {
 	return nil
 }
 
+var errStopped = errors.New("supervisor is stopped")
+
 func (r *Runtime) remove(ctx context.Context, p *pod) error {
 	p.removing.Lock()
 	defer p.removing.Unlock()
 	clean := false
 	if p.sup.Alive() {
-		ask, cancel := context.WithTimeout(ctx, 2*time.Second)
-		err := p.client.Remove(ask)
-		cancel()
+		err := errStopped
+		if !p.sup.Stopped() {
+			ask, cancel := context.WithTimeout(ctx, 2*time.Second)
+			err = p.client.Remove(ask)
+			cancel()
+		}
 		clean = err == nil && p.rec.Isolation != supervisor.IsolationNone
 		if err != nil {
 			if ctx.Err() != nil {
