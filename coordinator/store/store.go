@@ -56,8 +56,8 @@ const (
 	DeployState Family = "deploystate" // *spec.DeploymentStatus, by the leader
 	Events      Family = "events"      // *spec.Event, by agents and the coordinator; kept 1 h
 	Failovers   Family = "failovers"   // *spec.Failover, by the leader; the last 1,000
-	Leader      Family = "leader"      // *Leadership, by the election
-	Config      Family = "config"      // *Blob, by trust and the coordinator: CA, tokens, gossip key, generation
+	Leader      Family = "leader"      // *spec.Leadership, by the election
+	Config      Family = "config"      // *spec.Blob, by trust and the coordinator: CA, tokens, gossip key, generation
 )
 
 // Key names a record. Namespace is empty for what has none.
@@ -82,17 +82,6 @@ func StatusKey(n spec.ObjectName) Key  { return Key{PodStatuses, n.Namespace, n.
 
 // Value is one of the record types that the families name. It is immutable once written or read.
 type Value any
-
-// Leadership is the record of the leader.
-type Leadership struct {
-	// Owner is the run of a coordinator.
-	Owner string
-}
-
-// Blob is a record that only its writer understands.
-type Blob struct {
-	Data []byte
-}
 
 // Record is a value with its key and revisions.
 type Record struct {
@@ -147,6 +136,8 @@ type Store interface {
 	KeepAlive(ctx context.Context, id LeaseID) error
 	// Revoke ends a lease and deletes its keys.
 	Revoke(ctx context.Context, id LeaseID) error
+	// Writable tells why the store takes no writes just now: ErrFull, or nil when it does.
+	Writable(ctx context.Context) error
 	// Close ends everything; calls in flight fail with ErrClosed.
 	Close() error
 }

@@ -131,3 +131,14 @@ type Failover struct {
 type FailoverPhases struct {
 	Detect, Confirm, Fence, Place, Deliver, Start, Ready time.Duration
 }
+
+// Leadership is the record of the leader.
+type Leadership struct {
+	// Owner is the run of a coordinator.
+	Owner string
+}
+
+// Blob is a record that only its writer understands.
+type Blob struct {
+	Data []byte
+}
