@@ -1,8 +1,10 @@
 package supervisor
 
 import (
+	"bufio"
 	"context"
 	"errors"
+	"io"
 	"net"
 	"os"
 	"strconv"
@@ -44,16 +46,16 @@ func (c *Client) call(ctx context.Context, kind byte, req []byte) (frame, error)
 		return frame{}, err
 	}
 	defer conn.Close()
-	return exchange(ctx, conn, kind, req)
+	return exchange(ctx, conn, conn, kind, req)
 }
 
 // exchange is one request and its answer; the end of ctx ends it and spoils the connection.
-func exchange(ctx context.Context, conn net.Conn, kind byte, req []byte) (frame, error) {
+func exchange(ctx context.Context, conn net.Conn, in io.Reader, kind byte, req []byte) (frame, error) {
 	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
 	f, err := frame{}, writeFrame(conn, kind, req)
 	if err == nil {
-		f, err = readFrame(conn)
+		f, err = readFrame(in)
 	}
 	if err != nil {
 		if ctx.Err() != nil {
@@ -144,7 +146,10 @@ func (c *Client) Watch(ctx context.Context, changed func()) error {
 }
 
 // ExecConn runs commands in one container instance, one after another. Not for concurrent use.
-type ExecConn struct{ conn *net.UnixConn }
+type ExecConn struct {
+	conn *net.UnixConn
+	in   *bufio.Reader
+}
 
 // Attach connects to an instance's init.
 func (c *Client) Attach(ctx context.Context, name, instance string) (*ExecConn, error) {
@@ -152,11 +157,11 @@ func (c *Client) Attach(ctx context.Context, name, instance string) (*ExecConn, 
 	if err != nil {
 		return nil, err
 	}
-	if _, err := exchange(ctx, conn, reqAttach, target(name, instance, 0)); err != nil {
+	if _, err := exchange(ctx, conn, conn, reqAttach, target(name, instance, 0)); err != nil {
 		conn.Close()
 		return nil, err
 	}
-	return &ExecConn{conn}, nil
+	return &ExecConn{conn, bufio.NewReaderSize(conn, 1024)}, nil
 }
 
 // Exec runs a command and waits for it. After an error that is not an *Error the connection is of no use any more:
@@ -167,7 +172,7 @@ func (e *ExecConn) Exec(ctx context.Context, req ExecRequest) (ExecReply, error)
 	if len(w.b) > MaxFrame {
 		return ExecReply{}, refusal(CodeCannotStart, "command and environment take more than "+strconv.Itoa(MaxFrame)+" bytes")
 	}
-	f, err := exchange(ctx, e.conn, reqExec, w.b)
+	f, err := exchange(ctx, e.conn, e.in, reqExec, w.b)
 	if err != nil {
 		return ExecReply{}, err
 	}

@@ -1,6 +1,7 @@
 package supervisor
 
 import (
+	"bufio"
 	"os"
 	"strconv"
 	"strings"
@@ -40,8 +41,9 @@ func (p *initProcess) serve(fd int) {
 	if writeFrame(conn, msgOK, nil) != nil {
 		return
 	}
+	in := bufio.NewReaderSize(conn, 2048)
 	for {
-		f, err := readFrame(conn)
+		f, err := readFrame(in)
 		if err != nil {
 			return
 		}
@@ -55,7 +57,7 @@ func (p *initProcess) serve(fd int) {
 		var w body
 		if err == nil {
 			var reply ExecReply
-			if reply, err = p.exec(&req, conn); err == nil {
+			if reply, err = p.exec(&req, fd); err == nil {
 				reply.encode(&w)
 				err = writeFrame(conn, msgOK, w.b)
 				if err != nil {
@@ -70,8 +72,9 @@ func (p *initProcess) serve(fd int) {
 	}
 }
 
-// exec runs one command and returns as soon as it has ended, whoever still holds its pipes.
-func (p *initProcess) exec(req *ExecRequest, conn *os.File) (ExecReply, error) {
+// exec runs one command and returns as soon as it has ended, whoever still holds its pipes. It waits in one system call
+// for the command's end, its output, and the end of the connection.
+func (p *initProcess) exec(req *ExecRequest, conn int) (ExecReply, error) {
 	start := time.Now()
 	var out, errs capture
 	if err := out.open(req.OutputLimit); err != nil {
@@ -86,68 +89,60 @@ func (p *initProcess) exec(req *ExecRequest, conn *os.File) (ExecReply, error) {
 	p.execSeq++
 	marker := envExec + "=" + strconv.Itoa(os.Getpid()) + "-" + strconv.Itoa(p.execSeq)
 	p.mu.Unlock()
-	done := make(chan exitStatus, 1)
 	env := mergeEnv(p.conf.Env, append(req.Env[:len(req.Env):len(req.Env)], marker))
-	pid, err := p.fork(req.Argv, env, [3]uintptr{0, uintptr(out.w), uintptr(errs.w)}, &syscall.SysProcAttr{Setsid: true}, done)
-	if err == errEnded {
-		return ExecReply{}, refusal(CodeNotRunning, "container has ended")
-	}
+	pidfd := -1
+	sys := &syscall.SysProcAttr{Setsid: true, PidFD: &pidfd}
+	pid, err := p.fork(req.Argv, env, [3]uintptr{0, uintptr(out.w), uintptr(errs.w)}, sys)
 	if err != nil {
 		return ExecReply{}, refusal(CodeCannotStart, err.Error())
 	}
+	defer unix.Close(pidfd)
 	out.closeWriter()
 	errs.closeWriter()
 
-	// Pipes are looked at now and then only, so that a quick command costs no wake-up besides its end. The pace follows
-	// how much comes.
-	const slowest = 50 * time.Millisecond
-	pause := 5 * time.Millisecond
-	timer := time.NewTimer(pause)
-	defer timer.Stop()
-	for {
-		select {
-		case s := <-done:
-			out.drain()
-			errs.drain()
-			return ExecReply{
-				ExitCode: s.code, Stdout: out.kept, Stderr: errs.kept, Duration: time.Since(start), CPU: s.cpu,
-			}, nil
-		case <-timer.C:
+	wait := [...]unix.PollFd{
+		{Fd: int32(pidfd), Events: unix.POLLIN}, {Fd: int32(conn), Events: unix.POLLRDHUP},
+		{Fd: int32(out.r), Events: unix.POLLIN}, {Fd: int32(errs.r), Events: unix.POLLIN},
+	}
+	for wait[0].Revents == 0 {
+		var limit *unix.Timespec
+		if req.Timeout > 0 {
+			ts := unix.NsecToTimespec(int64(max(req.Timeout-time.Since(start), 0)))
+			limit = &ts
 		}
-		late := req.Timeout > 0 && time.Since(start) >= req.Timeout
-		if late || hungUp(conn) {
+		n, err := unix.Ppoll(wait[:], limit, nil)
+		if err != nil && err != unix.EINTR {
 			p.killExec(pid, marker)
-			select {
-			case <-done:
-			case <-time.After(time.Second): // in uninterruptible I/O: the kill waits there for it
-			}
+			return ExecReply{}, os.NewSyscallError("ppoll", err)
+		}
+		if wait[0].Revents != 0 {
+			break
+		}
+		if n == 0 && req.Timeout > 0 && time.Since(start) >= req.Timeout || n > 0 && wait[1].Revents != 0 {
+			p.killExec(pid, marker)
+			go syscall.Wait4(pid, nil, 0, nil) // at once, but for uninterruptible I/O
 			return ExecReply{}, refusal(CodeTimeout, "command did not end within "+req.Timeout.String())
 		}
-		if n := out.drain() + errs.drain(); n > 0 {
-			pause = time.Millisecond
-		} else {
-			pause = min(2*pause, slowest)
+		for i, c := range [...]*capture{&out, &errs} {
+			if f := &wait[2+i]; n > 0 && f.Revents != 0 && c.drain() == 0 {
+				f.Fd = -1 // nobody holds it any more
+			}
 		}
-		if req.Timeout > 0 {
-			pause = max(min(pause, req.Timeout-time.Since(start)), 0)
-		}
-		timer.Reset(pause)
 	}
-}
-
-// hungUp tells whether the agent has closed the connection.
-func hungUp(conn *os.File) bool {
-	rc, err := conn.SyscallConn()
+	var ws syscall.WaitStatus
+	var ru syscall.Rusage
+	for {
+		if _, err = syscall.Wait4(pid, &ws, 0, &ru); err != syscall.EINTR {
+			break
+		}
+	}
 	if err != nil {
-		return true
+		return ExecReply{}, os.NewSyscallError("wait", err)
 	}
-	gone := false
-	cerr := rc.Control(func(fd uintptr) {
-		var b [1]byte
-		n, _, err := unix.Recvfrom(int(fd), b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
-		gone = n == 0 && err == nil || err != nil && err != unix.EAGAIN && err != unix.EINTR
-	})
-	return gone || cerr != nil
+	out.drain()
+	errs.drain()
+	s := statusOf(ws, &ru)
+	return ExecReply{ExitCode: s.code, Stdout: out.kept, Stderr: errs.kept, Duration: time.Since(start), CPU: s.cpu}, nil
 }
 
 // killExec kills a command and what came from it: its descendants, its session, and whatever carries its marker in its

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -36,6 +37,8 @@ type initConfig struct {
 	isolation     Isolation
 	hostname      string
 	workDir, temp string
+	// slack is the timer slack in ns that containers get: the init itself lives with more of it.
+	slack int
 }
 
 func (c *initConfig) encode() []byte {
@@ -45,6 +48,7 @@ func (c *initConfig) encode() []byte {
 	w.str(3, c.hostname)
 	w.str(4, c.workDir)
 	w.str(5, c.temp)
+	w.int(6, int64(c.slack))
 	return w.b
 }
 
@@ -64,26 +68,25 @@ func (c *initConfig) decode(b []byte) error {
 			c.workDir = f.str()
 		case 5:
 			c.temp = f.str()
+		case 6:
+			c.slack = int(f.int())
 		}
 	}
 	return f.err
 }
 
-// initProcess is the init of one container instance.
+// initProcess is the init of one container instance. Its main thread forks the container's main process and then does
+// nothing but wait, with __WNOTHREAD: the kernel gives orphans to a process's main thread, and children of other threads
+// (the execs) don't wake it. So an exec costs no signal and no second thread.
 type initProcess struct {
 	conf    initConfig
 	ctl     *net.UnixConn
-	chld    chan os.Signal
 	forward chan os.Signal
 	main    int
 
-	mu sync.Mutex
-	// children are the processes that someone waits for, by pid. A fork and its entry are one critical section, and so
-	// are a reap and its look-up.
-	children map[int]chan exitStatus
-	execs    int
-	execSeq  int
-	ended    bool
+	mu      sync.Mutex
+	execs   int
+	execSeq int
 }
 
 type exitStatus struct {
@@ -115,10 +118,7 @@ func runInit() int {
 	if !ok {
 		return 1
 	}
-	p := &initProcess{
-		ctl: ctl, chld: make(chan os.Signal, 1), forward: make(chan os.Signal, 16), children: map[int]chan exitStatus{},
-	}
-	signal.Notify(p.chld, unix.SIGCHLD)
+	p := &initProcess{ctl: ctl, forward: make(chan os.Signal, 16)}
 	signal.Notify(p.forward, unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2)
 	if err := p.prepare(); err != nil {
 		p.send(ctlRefused, func(w *body) { w.str(1, err.Error()) })
@@ -133,7 +133,8 @@ func runInit() int {
 	}
 	p.send(ctlStarted, nil)
 	go p.control()
-	return p.loop()
+	go p.passSignals()
+	return p.reap()
 }
 
 // prepare makes the container's world.
@@ -187,7 +188,7 @@ func (p *initProcess) startMain() error {
 	if c.isolation == IsolationNone {
 		sys.Pdeathsig = syscall.SIGKILL
 	}
-	pid, err := p.fork(c.Argv, c.Env, [3]uintptr{0, 1, 2}, sys, nil)
+	pid, err := p.fork(c.Argv, c.Env, [3]uintptr{0, 1, 2}, sys)
 	if err != nil {
 		return err
 	}
@@ -198,8 +199,8 @@ func (p *initProcess) startMain() error {
 	return nil
 }
 
-// fork starts a command with the container's directory and user; whoever waits for it gets its status on done.
-func (p *initProcess) fork(argv, env []string, files [3]uintptr, sys *syscall.SysProcAttr, done chan exitStatus) (int, error) {
+// fork starts a command with the container's directory and user.
+func (p *initProcess) fork(argv, env []string, files [3]uintptr, sys *syscall.SysProcAttr) (int, error) {
 	c := &p.conf
 	if len(argv) == 0 {
 		return 0, errors.New("no command")
@@ -215,13 +216,11 @@ func (p *initProcess) fork(argv, env []string, files [3]uintptr, sys *syscall.Sy
 	if c.UID >= 0 && (c.UID != os.Geteuid() || c.GID != os.Getegid()) {
 		sys.Credential = &syscall.Credential{Uid: uint32(c.UID), Gid: uint32(c.GID)}
 	}
-	attr := &syscall.ProcAttr{Dir: dir, Env: env, Files: files[:], Sys: sys}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.ended {
-		return 0, errEnded
-	}
-	pid, err := syscall.ForkExec(path, argv, attr)
+	// The slack is the thread's, and a child has that of the thread that forked it.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	unix.Prctl(unix.PR_SET_TIMERSLACK, uintptr(c.slack), 0, 0, 0)
+	pid, err := syscall.ForkExec(path, argv, &syscall.ProcAttr{Dir: dir, Env: env, Files: files[:], Sys: sys})
 	if err != nil {
 		if fi, serr := os.Stat(dir); serr != nil {
 			return 0, errors.New("working directory: " + serr.Error())
@@ -230,11 +229,8 @@ func (p *initProcess) fork(argv, env []string, files [3]uintptr, sys *syscall.Sy
 		}
 		return 0, errors.New("exec " + strconv.Quote(argv[0]) + ": " + err.Error())
 	}
-	p.children[pid] = done
 	return pid, nil
 }
-
-var errEnded = errors.New("container has ended")
 
 // lookPath finds a command as a shell would, in the command's own PATH and directory.
 func lookPath(name, dir string, env []string) (string, error) {
@@ -268,51 +264,37 @@ func lookPath(name, dir string, env []string) (string, error) {
 	return "", errors.New("exec " + strconv.Quote(name) + ": executable file not found in $PATH")
 }
 
-// loop reaps and forwards until the main process has ended, and kills what is left.
-func (p *initProcess) loop() int {
-	for {
-		select {
-		case <-p.chld:
-			if s, ended := p.reap(); ended {
-				if p.conf.isolation == IsolationNone {
-					p.killAll()
-				}
-				p.send(ctlExited, func(w *body) {
-					w.int(1, int64(s.code))
-					w.int(2, int64(s.signal))
-				})
-				return 0 // and with PID 1 goes its whole namespace
-			}
-		case s := <-p.forward:
-			if sig, ok := s.(syscall.Signal); ok {
-				unix.Kill(p.main, sig)
-			}
-		}
-	}
-}
-
-// reap collects every zombie and tells whether the main process was among them.
-func (p *initProcess) reap() (main exitStatus, ended bool) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
+// reap collects what becomes a zombie until the main process does, and kills what is left.
+func (p *initProcess) reap() int {
 	for {
 		var ws syscall.WaitStatus
 		var ru syscall.Rusage
-		pid, err := syscall.Wait4(-1, &ws, syscall.WNOHANG, &ru)
-		if err == syscall.EINTR {
+		pid, err := syscall.Wait4(-1, &ws, unix.WNOTHREAD, &ru)
+		if err != nil && err != syscall.EINTR {
+			return 1 // without children there is nothing to be init of
+		}
+		if pid != p.main || err != nil {
 			continue
 		}
-		if err != nil || pid <= 0 {
-			return main, ended
+		if p.conf.isolation == IsolationNone {
+			p.killAll()
 		}
 		s := statusOf(ws, &ru)
-		if pid == p.main {
-			main, ended, p.ended = s, true, true
+		p.send(ctlExited, func(w *body) {
+			w.int(1, int64(s.code))
+			w.int(2, int64(s.signal))
+		})
+		return 0 // and with PID 1 goes its whole namespace
+	}
+}
+
+// passSignals hands what this process is sent to the container's main process, which is not reaped before this
+// process ends.
+func (p *initProcess) passSignals() {
+	for s := range p.forward {
+		if sig, ok := s.(syscall.Signal); ok {
+			unix.Kill(p.main, sig)
 		}
-		if done := p.children[pid]; done != nil {
-			done <- s // has room for one
-		}
-		delete(p.children, pid)
 	}
 }
 

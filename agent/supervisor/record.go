@@ -207,19 +207,25 @@ func ReadPodRecord(dir string) (PodRecord, error) {
 	}, nil
 }
 
-func (s *SupervisorRecord) write(dir string) error {
+// Write replaces the record at path.
+func (s *SupervisorRecord) Write(path string) error {
 	var l lines
 	l.int("pid", int64(s.PID))
 	l.int("start", int64(s.StartTime))
 	l.str("boot", s.BootID)
 	l.str("fence", s.Fence)
 	l.int("version", int64(s.Version))
-	return l.write(filepath.Join(dir, SupervisorFile))
+	return l.write(path)
 }
 
 // ReadSupervisorRecord reads who supervises the pod in dir.
 func ReadSupervisorRecord(dir string) (SupervisorRecord, error) {
-	r, err := readRecord(filepath.Join(dir, SupervisorFile))
+	return ReadIdentity(filepath.Join(dir, SupervisorFile))
+}
+
+// ReadIdentity reads what Write wrote; a guard has such a record, too.
+func ReadIdentity(path string) (SupervisorRecord, error) {
+	r, err := readRecord(path)
 	if err != nil {
 		return SupervisorRecord{}, err
 	}
