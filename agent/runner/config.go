@@ -1,0 +1,162 @@
+// Package runner runs the pods of a node: it takes assignments, feeds facts and verdicts to every pod's machine
+// (agent/pod), and does what the machines ask for through the container runtime. It decides nothing about a pod by
+// itself.
+//
+// What it holds is on disk, so that after a restart of the agent pods go on without a coordinator, and final states are
+// kept until an assignment set without them has come. Facts come from listing the runtime once a second; its change
+// hints only make that sooner. Each pod's actions are its own: a call that hangs for one pod holds no other.
+package runner
+
+import (
+	"errors"
+	"log/slog"
+	"time"
+
+	"github.com/musterhq/muster/agent/container"
+	"github.com/musterhq/muster/internal/spec"
+)
+
+// The times and bounds of a runner.
+const (
+	// relist is how often the runtime is asked what is there; relistGap is the least time between two askings.
+	relist    = time.Second
+	relistGap = 20 * time.Millisecond
+	// minRecheck is the least time between two decisions about a pod without news.
+	minRecheck = 10 * time.Millisecond
+	// inventoryWait is how long All waits for the first full listing.
+	inventoryWait = 2 * time.Second
+	// listTimeout bounds one asking.
+	listTimeout = 10 * time.Second
+	// callTimeout bounds a call of the runtime; a stop has its grace on top.
+	callTimeout = 30 * time.Second
+	// starts is how many sandboxes and containers are being made at once. One that takes longer than slowStart is no
+	// longer counted, so that stuck ones hold no other.
+	starts    = 16
+	slowStart = 2 * time.Second
+	// writers is how many state files are written at once.
+	writers = 8
+	// resend is how long a status may go without an acknowledgement before it is said again.
+	resend = 10 * time.Second
+	// maxHeld bounds the pods that are held, finished and stopping ones included. More are refused.
+	maxHeld = 2 * container.MaxPods
+)
+
+// The errors of a runner.
+var (
+	// ErrNotFound means that no such pod or container is here.
+	ErrNotFound = errors.New("not found on this node")
+	// ErrNotStarted means that the container has not run yet, or not before.
+	ErrNotStarted = errors.New("no such instance of the container yet")
+)
+
+// Config is what a runner is told.
+type Config struct {
+	// StateDir is where pods are kept, made if absent: DATA/state/pods.
+	StateDir string
+	// Node is the node's name, HostIP its address.
+	Node, HostIP string
+	// Path is the PATH of containers: the agent's.
+	Path string
+	// RunAsUID and RunAsGID are whom containers run as; both -1 for the agent's own user.
+	RunAsUID, RunAsGID int
+	// AllowPrivileged lets pods mount any hostPath; without it only those below HostPathAllow.
+	AllowPrivileged bool
+	HostPathAllow   []string
+	// Isolation is the runtime's; with "none" read-only mounts are refused, for they could not be kept.
+	Isolation string
+	// Dirs returns a pod's own directory, HOME and TMPDIR; they exist once its sandbox does.
+	Dirs func(container.PodRef) (pod, home, tmp string)
+}
+
+// Deps are the parts that a runner works with.
+type Deps struct {
+	Runtime   container.Runtime
+	Addresses Addresses
+	// Lease may be nil; then fenced pods are refused.
+	Lease  Lease
+	Prober Prober
+	Events Events
+	Log    *slog.Logger
+}
+
+// Addresses gives pods their addresses; agent/network does.
+type Addresses interface {
+	Allocate(uid string) (string, error)
+	Claim(uid, address string) bool
+	Release(uid string)
+}
+
+// Lease is what a runner needs of agent/lease.
+type Lease interface {
+	// Slot returns the fence page's slot of a fenced binding, the same at every call.
+	Slot(uid string, epoch int64) (int, error)
+	// Release gives the slot back; no process of the binding is left.
+	Release(uid string, epoch int64)
+}
+
+// Prober attempts probes. Its methods must not block and must not call the runner back.
+type Prober interface {
+	// Set adds a row, or replaces the one of the same ID. A new Instance resets what was counted.
+	Set(ProbeRow)
+	// Remove ends a row; unknown ones are no error.
+	Remove(spec.ProbeID)
+	// Trigger attempts the probe at once, unless its gates are shut, and starts its period anew.
+	Trigger(spec.ProbeID)
+}
+
+// ProbeRow is one probe of one container and where its newest instance stands.
+type ProbeRow struct {
+	ID  spec.ProbeID
+	Pod spec.ObjectName
+	// Probe is the question, with $(NAME) expanded in exec commands.
+	Probe *spec.Probe
+	// Address is the pod's; Ports resolve named ports.
+	Address string
+	Ports   []spec.Port
+	// Instance is the newest instance's id, StartedAt when it started; Running is false once it has ended.
+	Instance  container.ContainerID
+	StartedAt time.Time
+	Running   bool
+	// Started opens the gate of liveness and readiness, and shuts that of startup.
+	Started bool
+	// Adopted means that the instance ran before this agent: no verdict is assumed before a threshold is met.
+	Adopted bool
+}
+
+// ProbeReport is what an attempt has brought.
+type ProbeReport struct {
+	ID       spec.ProbeID
+	Instance container.ContainerID
+	Outcome  spec.Outcome
+	// Output is what was said; for OutcomeErrored, why the attempt could not be made.
+	Output string
+	// Verdict is what is believed now; ResultUnknown while nothing is.
+	Verdict spec.Result
+}
+
+// Events takes events; internal/event's Recorder does.
+type Events interface {
+	Record(ref spec.ObjectRef, kind, reason, message string)
+}
+
+// Assigned is one pod that this node is to run.
+type Assigned struct {
+	Pod   *spec.Pod
+	Epoch int64
+	Class spec.FailoverClass
+	// Stop asks to stop it for good and to say Stopped; StopReason says why.
+	Stop       bool
+	StopReason string
+	// Restarts are the restart counts it comes with from another node, by container; may be nil.
+	Restarts map[string]int32
+}
+
+// Assignments is what this node is to run, or how that has changed.
+type Assignments struct {
+	// Session is the number of the session that said so; those of older sessions are ignored.
+	Session int64
+	// Full means that whatever else runs is to be stopped.
+	Full     bool
+	Assigned []Assigned
+	Removed  []container.PodRef
+}

@@ -1,0 +1,189 @@
+package runner
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"time"
+
+	"github.com/musterhq/muster/agent/container"
+	"github.com/musterhq/muster/agent/pod"
+	"github.com/musterhq/muster/internal/spec"
+)
+
+// do carries out one action and tells the machine how it ended.
+func (r *Runner) do(h *held, w pod.Wanted, a pod.Action) {
+	ctx, cancel := context.WithTimeout(r.ctx, callTimeout+a.Grace)
+	defer cancel()
+	var err error
+	var made container.Pod
+	var started container.Container
+	switch a.Kind {
+	case pod.EnsureSandbox:
+		err = r.counted(ctx, func() error { made, err = r.ensure(ctx, h, &w); return err })
+	case pod.StartContainer:
+		err = r.counted(ctx, func() error { started, err = r.start(ctx, h, &w, a); return err })
+	case pod.StopContainer:
+		if err = r.deps.Runtime.StopContainer(ctx, container.ContainerID(a.ID), a.Grace); errors.Is(err, container.ErrNotFound) {
+			err = nil
+		}
+	case pod.RemoveSandbox:
+		err = r.deps.Runtime.RemovePod(ctx, h.ref)
+	}
+
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.ctx.Err() != nil {
+		return // the next agent looks for itself
+	}
+	h.since = r.listing + 1 // what began to be listed before now may lack this
+	res := pod.Result{}
+	switch {
+	case err != nil:
+		res = pod.Result{Failure: failure(err), Text: err.Error()}
+		h.stale = true
+		r.deps.Log.Info("pod action failed", "pod", w.Pod.Key().String(), "container", a.Container, "action", a.Kind.String(), "err", err)
+	case a.Kind == pod.EnsureSandbox:
+		h.seen = facts(&made)
+	case a.Kind == pod.RemoveSandbox:
+		h.seen = pod.Seen{Known: true}
+	case a.Kind == pod.StartContainer:
+		res.Instance = instance(&started)
+		h.seen.Instances = slices.DeleteFunc(slices.Clone(h.seen.Instances), func(i pod.Instance) bool { return i.Name == a.Container })
+		h.seen.Instances = append(h.seen.Instances, res.Instance)
+	default:
+		h.stale = true
+	}
+	poke(r.look)
+	h.machine.Done(time.Now(), w, a.Seq, res)
+	r.stepLocked(h)
+}
+
+// errMisconfigured marks what a new try can only mend when something outside the pod changes.
+var errMisconfigured = errors.New("misconfigured")
+
+func failure(err error) pod.Failure {
+	switch {
+	case errors.Is(err, container.ErrFenced):
+		return pod.Fenced
+	case errors.Is(err, container.ErrCannotStart):
+		return pod.CannotStart
+	case errors.Is(err, errMisconfigured), errors.Is(err, container.ErrUnsupported):
+		return pod.Misconfigured
+	}
+	return pod.Other
+}
+
+// counted runs f as one of a bounded number, of which it is no longer one when it takes long.
+func (r *Runner) counted(ctx context.Context, f func() error) error {
+	select {
+	case r.slots <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	slow := time.AfterFunc(slowStart, func() { <-r.slots })
+	err := f()
+	if slow.Stop() {
+		<-r.slots
+	}
+	return err
+}
+
+func (r *Runner) ensure(ctx context.Context, h *held, w *pod.Wanted) (container.Pod, error) {
+	cfg := container.PodConfig{PodRef: h.ref, Namespace: w.Pod.Namespace, Name: w.Pod.Name, Hostname: w.Pod.Spec.Hostname, Grace: w.Pod.Spec.TerminationGrace}
+	if cfg.Hostname == "" {
+		cfg.Hostname = w.Pod.Name
+	}
+	var err error
+	if cfg.IP, err = r.deps.Addresses.Allocate(h.ref.UID); err != nil {
+		return container.Pod{}, err
+	}
+	if h.class == spec.Fenced {
+		if r.deps.Lease == nil {
+			return container.Pod{}, fmt.Errorf("fenced pods: %w", container.ErrUnsupported)
+		}
+		if cfg.FenceSlot, err = r.deps.Lease.Slot(h.ref.UID, h.ref.Epoch); err != nil {
+			return container.Pod{}, err
+		}
+		r.mu.Lock()
+		h.slot = cfg.FenceSlot
+		r.mu.Unlock()
+	}
+	r.warnOfSharedPorts(h, w.Pod)
+	return r.deps.Runtime.EnsurePod(ctx, cfg)
+}
+
+// warnOfSharedPorts tells of a port that another pod here declares too: unless both bind their own address, one of them
+// shuts the other out.
+func (r *Runner) warnOfSharedPorts(h *held, p *spec.Pod) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, o := range r.pods {
+		if o == h || o.pod == nil || o.stopped || o.ref.UID == h.ref.UID || o.status.Phase.Final() || !o.seen.Exists {
+			continue
+		}
+		for _, port := range ports(p) {
+			if slices.Contains(ports(o.pod), port) {
+				r.record(h, pod.Event{Type: spec.EventWarning, Reason: "PortShared", Message: fmt.Sprintf(
+					"port %d is declared by pod %s on this node too: bind $(POD_IP), not all addresses", port, o.pod.Key())})
+				return
+			}
+		}
+	}
+}
+
+func ports(p *spec.Pod) (all []int32) {
+	for i := range p.Spec.Containers {
+		for _, port := range p.Spec.Containers[i].Ports {
+			all = append(all, port.Number)
+		}
+	}
+	return all
+}
+
+func (r *Runner) start(ctx context.Context, h *held, w *pod.Wanted, a pod.Action) (container.Container, error) {
+	i := slices.IndexFunc(w.Pod.Spec.Containers, func(c spec.Container) bool { return c.Name == a.Container })
+	r.mu.Lock()
+	ip := h.seen.IP
+	r.mu.Unlock()
+	cfg, err := r.containerConfig(w.Pod, h.ref, ip, &w.Pod.Spec.Containers[i], a.Attempt)
+	if err != nil {
+		return container.Container{}, fmt.Errorf("container %s: %w", a.Container, misconfigured{err})
+	}
+	return r.deps.Runtime.StartContainer(ctx, h.ref, cfg)
+}
+
+// misconfigured is errMisconfigured without its words.
+type misconfigured struct{ error }
+
+func (misconfigured) Is(target error) bool { return target == errMisconfigured }
+func (m misconfigured) Unwrap() error      { return m.error }
+
+// LogOptions choose what of a log is written.
+type LogOptions struct {
+	container.LogOptions
+	// Previous is the instance before the newest one.
+	Previous bool
+}
+
+// Logs writes what the newest instance of a container wrote, or the one before. ErrNotFound, ErrNotStarted, or the
+// runtime's errors.
+func (r *Runner) Logs(ctx context.Context, uid, name string, o LogOptions, w io.Writer) error {
+	c, err := r.find(uid, name)
+	if err != nil {
+		return err
+	}
+	id := c.ID
+	if o.Previous {
+		id = ""
+		if c.Last.Terminated != nil {
+			id = c.Last.Terminated.ID
+		}
+	}
+	if id == "" {
+		return fmt.Errorf("container %s: %w", name, ErrNotStarted)
+	}
+	return r.deps.Runtime.Logs(ctx, container.ContainerID(id), o.LogOptions, w)
+}

@@ -1,0 +1,259 @@
+package runner
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/musterhq/muster/agent/container"
+	"github.com/musterhq/muster/internal/spec"
+)
+
+// reserved are the variables that are muster's own: the guard knows a pod's processes by them.
+var reserved = []string{"MUSTER_EPOCH", "MUSTER_POD_UID", "MUSTER_POD_DIR"}
+
+// containerConfig puts together what an instance is started with. Its errors are for people.
+func (r *Runner) containerConfig(p *spec.Pod, ref container.PodRef, ip string, sc *spec.Container, attempt int32) (container.ContainerConfig, error) {
+	cfg := container.ContainerConfig{Name: sc.Name, Attempt: attempt, WorkingDir: sc.WorkingDir, UID: r.cfg.RunAsUID, GID: r.cfg.RunAsGID}
+	if cfg.WorkingDir == "" {
+		cfg.WorkingDir = "/"
+	}
+	podDir, home, tmp := r.cfg.Dirs(ref)
+	env := environment{index: map[string]int{}}
+	env.set("PATH", r.cfg.Path)
+	env.set("HOME", home)
+	env.set("TMPDIR", tmp)
+	env.set("MUSTER_EPOCH", strconv.FormatInt(ref.Epoch, 10))
+	env.set("MUSTER_POD_UID", ref.UID)
+	env.set("MUSTER_POD_DIR", podDir)
+	for _, v := range sc.Env {
+		if slices.Contains(reserved, v.Name) {
+			return cfg, fmt.Errorf("env %s: muster sets it", v.Name)
+		}
+		value := expand(v.Value, env.get)
+		if v.FieldPath != "" {
+			var err error
+			if value, err = r.field(p, ip, v.FieldPath); err != nil {
+				return cfg, fmt.Errorf("env %s: %w", v.Name, err)
+			}
+		}
+		if strings.ContainsRune(value, 0) {
+			return cfg, fmt.Errorf("env %s: has a zero byte", v.Name)
+		}
+		env.set(v.Name, value)
+	}
+	cfg.Env = env.list
+	for _, a := range sc.Command {
+		cfg.Argv = append(cfg.Argv, expand(a, env.get))
+	}
+	for _, a := range sc.Args {
+		cfg.Argv = append(cfg.Argv, expand(a, env.get))
+	}
+	if len(sc.Command) == 0 {
+		return cfg, errors.New("no command: there is no image to take one from")
+	}
+	for _, m := range sc.Mounts {
+		mount, err := r.mount(p, m)
+		if err != nil {
+			return cfg, err
+		}
+		cfg.Mounts = append(cfg.Mounts, mount)
+	}
+	return cfg, nil
+}
+
+// environment is a list of NAME=value in which the last value of a name counts.
+type environment struct {
+	list  []string
+	index map[string]int
+}
+
+func (e *environment) set(name, value string) {
+	if i, ok := e.index[name]; ok {
+		e.list[i] = name + "=" + value
+		return
+	}
+	e.index[name] = len(e.list)
+	e.list = append(e.list, name+"="+value)
+}
+
+func (e *environment) get(name string) (string, bool) {
+	i, ok := e.index[name]
+	if !ok {
+		return "", false
+	}
+	return e.list[i][len(name)+1:], true
+}
+
+// expand replaces $(NAME) by the variable's value. Unknown names stay as they are written, and $$ stands for $.
+func expand(s string, get func(string) (string, bool)) string {
+	if !strings.Contains(s, "$") {
+		return s
+	}
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		if s[i] != '$' || i+1 == len(s) {
+			b.WriteByte(s[i])
+			continue
+		}
+		switch s[i+1] {
+		case '$':
+			b.WriteByte('$')
+			i++
+		case '(':
+			end := strings.IndexByte(s[i:], ')')
+			if end < 0 {
+				b.WriteByte('$')
+				continue
+			}
+			if v, ok := get(s[i+2 : i+end]); ok {
+				b.WriteString(v)
+			} else {
+				b.WriteString(s[i : i+end+1])
+			}
+			i += end
+		default:
+			b.WriteByte('$')
+		}
+	}
+	return b.String()
+}
+
+// field is the value of a fieldRef.
+func (r *Runner) field(p *spec.Pod, ip, path string) (string, error) {
+	switch path {
+	case "metadata.name":
+		return p.Name, nil
+	case "metadata.namespace":
+		return p.Namespace, nil
+	case "metadata.uid":
+		return p.UID, nil
+	case "spec.nodeName":
+		return r.cfg.Node, nil
+	case "status.podIP":
+		return ip, nil
+	case "status.hostIP":
+		return r.cfg.HostIP, nil
+	}
+	for prefix, values := range map[string]map[string]string{"metadata.labels": p.Labels, "metadata.annotations": p.Annotations} {
+		if rest, ok := strings.CutPrefix(path, prefix+"['"); ok {
+			if name, ok := strings.CutSuffix(rest, "']"); ok {
+				return values[name], nil
+			}
+		}
+	}
+	return "", fmt.Errorf("fieldPath %q is not one that muster knows", path)
+}
+
+// mount checks a hostPath volume's path, or makes it where its type says so.
+func (r *Runner) mount(p *spec.Pod, m spec.Mount) (container.Mount, error) {
+	i := slices.IndexFunc(p.Spec.Volumes, func(v spec.Volume) bool { return v.Name == m.Volume })
+	if i < 0 {
+		return container.Mount{}, fmt.Errorf("volume %q is not declared", m.Volume)
+	}
+	v := p.Spec.Volumes[i]
+	fail := func(format string, args ...any) (container.Mount, error) {
+		return container.Mount{}, fmt.Errorf("volume %q: hostPath %s: %w", v.Name, v.HostPath, fmt.Errorf(format, args...))
+	}
+	switch {
+	case v.HostPath == "":
+		return container.Mount{}, fmt.Errorf("volume %q: only hostPath volumes are built yet", v.Name)
+	case !filepath.IsAbs(v.HostPath) || filepath.Clean(v.HostPath) != strings.TrimSuffix(v.HostPath, "/") && v.HostPath != "/":
+		return fail("must be an absolute path without . and ..")
+	case filepath.Clean(m.Path) != filepath.Clean(v.HostPath):
+		return fail("mounted at %s: a mountPath other than the path itself is not built yet", m.Path)
+	case m.ReadOnly && r.cfg.Isolation == "none":
+		return fail("readOnly needs mount namespaces, which this node has not")
+	}
+	path := filepath.Clean(v.HostPath)
+	if !r.allowed(path) {
+		return fail("not below --host-path-allow of this node, which has no --allow-privileged-pods")
+	}
+	info, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		switch v.HostPathType {
+		case "DirectoryOrCreate":
+			err = os.MkdirAll(path, 0o755)
+		case "FileOrCreate":
+			var f *os.File
+			if f, err = os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o644); err == nil {
+				err = f.Close()
+			}
+		}
+		if err == nil {
+			info, err = os.Stat(path)
+		}
+	}
+	switch {
+	case err != nil:
+		return fail("%w", err)
+	case strings.HasPrefix(v.HostPathType, "Directory") && !info.IsDir():
+		return fail("is not a directory")
+	case strings.HasPrefix(v.HostPathType, "File") && !info.Mode().IsRegular():
+		return fail("is not a file")
+	}
+	switch v.HostPathType {
+	case "", "Directory", "DirectoryOrCreate", "File", "FileOrCreate":
+	default:
+		return fail("type %s: not built yet", v.HostPathType)
+	}
+	return container.Mount{Source: path, Target: path, ReadOnly: m.ReadOnly}, nil
+}
+
+// allowed tells whether a path, and where it leads through symbolic links, is below an allowed directory.
+func (r *Runner) allowed(path string) bool {
+	if r.cfg.AllowPrivileged {
+		return true
+	}
+	return r.below(path) && r.below(resolve(path))
+}
+
+// resolve follows symbolic links in as much of the path as exists.
+func resolve(path string) string {
+	if real, err := filepath.EvalSymlinks(path); err == nil {
+		return real
+	}
+	if path == "/" {
+		return path
+	}
+	return filepath.Join(resolve(filepath.Dir(path)), filepath.Base(path))
+}
+
+func (r *Runner) below(path string) bool {
+	return slices.ContainsFunc(r.cfg.HostPathAllow, func(dir string) bool {
+		for _, d := range []string{filepath.Clean(dir), resolve(dir)} {
+			rel, err := filepath.Rel(d, path)
+			if err == nil && rel != ".." && !strings.HasPrefix(rel, "../") {
+				return true
+			}
+		}
+		return false
+	})
+}
+
+// probe is the question with $(NAME) expanded in an exec command, from the variables that have a literal value.
+func probe(sc *spec.Container, kind spec.ProbeKind) *spec.Probe {
+	p := sc.Probe(kind)
+	if p.Exec == nil || !slices.ContainsFunc(p.Exec.Command, func(s string) bool { return strings.Contains(s, "$") }) {
+		return p
+	}
+	get := func(name string) (string, bool) {
+		for i := len(sc.Env) - 1; i >= 0; i-- {
+			if sc.Env[i].Name == name {
+				return sc.Env[i].Value, sc.Env[i].FieldPath == ""
+			}
+		}
+		return "", false
+	}
+	expanded, exec := *p, spec.ExecAction{}
+	for _, a := range p.Exec.Command {
+		exec.Command = append(exec.Command, expand(a, get))
+	}
+	expanded.Exec = &exec
+	return &expanded
+}
