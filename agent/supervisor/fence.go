@@ -1,8 +1,111 @@
 package supervisor
 
-type fence struct{}
+import (
+	"context"
+	"errors"
+	"os"
+	"time"
+)
 
-func startFence(*pod) (*fence, error) {
-	return nil, refusal(CodeUnsupported, "fenced pods: not built yet")
+const (
+	// killLead is how long before its deadline a pod is killed.
+	killLead = 500 * time.Millisecond
+	// maxTermLead is how long before the kill SIGTERM comes at most.
+	maxTermLead = 500 * time.Millisecond
+	// startLead is how much time must be left for anything to start.
+	startLead = time.Second
+	// guardLimit is how long the guard may take to hand out the page.
+	guardLimit = 5 * time.Second
+)
+
+// fence keeps a pod from executing past its deadline. The kernel's timer is armed at every moment at which anything of
+// the pod executes, and never for later than the page has said.
+type fence struct {
+	pod   *pod
+	page  *MappedPage
+	timer *killTimer
+	armed int64
 }
-func (*fence) mayStart() error { return nil }
+
+// startFence gets the page and arms the timer. It refuses with CodeFenced when there is under a second.
+func startFence(p *pod) (*fence, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), guardLimit)
+	defer cancel()
+	page, err := FetchPage(ctx, p.data)
+	if err != nil {
+		return nil, errors.New("get the fence page from the guard: " + err.Error())
+	}
+	if p.rec.FenceSlot < 1 || p.rec.FenceSlot >= PageBytes/8/slotWords {
+		return nil, errors.New("fence slot is not in the page")
+	}
+	f := &fence{pod: p, page: page}
+	if f.timer, err = newKillTimer(); err != nil {
+		return nil, err
+	}
+	if err := f.arm(); err != nil {
+		return nil, err
+	}
+	if err := f.mayStart(); err != nil {
+		return nil, err
+	}
+	go f.run()
+	return f, nil
+}
+
+func (f *fence) deadline() int64 { return f.page.Deadline(f.pod.rec.FenceSlot, f.pod.rec.Epoch) }
+
+// arm publishes what the page allows and then arms exactly that, or less if it has fallen meanwhile.
+func (f *fence) arm() error {
+	at := f.deadline()
+	if at == 0 {
+		return refusal(CodeFenced, "lease expired")
+	}
+	f.page.publish(f.pod.rec.FenceSlot, max(at, f.armed))
+	if again := f.deadline(); again < at {
+		at = again
+	}
+	if err := f.timer.set(at - int64(killLead)); err != nil {
+		return err
+	}
+	f.armed = at
+	f.page.publish(f.pod.rec.FenceSlot, at)
+	return nil
+}
+
+// mayStart refuses with under a second left.
+func (f *fence) mayStart() error {
+	if untilBoottime(f.deadline()) < startLead {
+		return refusal(CodeFenced, "lease expired, or ends within "+startLead.String())
+	}
+	return nil
+}
+
+// run follows the page at half of the remaining time, and asks the pod to end when no more comes.
+func (f *fence) run() {
+	lead := int64(killLead + min(max(f.pod.rec.Grace, 0), maxTermLead))
+	for {
+		left := untilBoottime(f.armed - lead)
+		if at := f.deadline(); at != f.armed && at != 0 {
+			if err := f.arm(); err == nil {
+				left = untilBoottime(f.armed - lead)
+			}
+		}
+		if left <= 0 {
+			break
+		}
+		time.Sleep(max(left/2, 10*time.Millisecond))
+	}
+	p := f.pod
+	p.mu.Lock()
+	p.fenced = true
+	all := make([]*instance, 0, len(p.newest))
+	for _, in := range p.newest {
+		all = append(all, in)
+	}
+	p.changedLocked()
+	p.mu.Unlock()
+	for _, in := range all {
+		in.term()
+	}
+	WriteFileAtomic(FencedFile, nil, os.FileMode(0o600)) // a sign only: the page says the same
+}

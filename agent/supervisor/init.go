@@ -106,6 +106,10 @@ func statusOf(ws syscall.WaitStatus, ru *syscall.Rusage) exitStatus {
 }
 
 func runInit() int {
+	if unix.Gettid() != os.Getpid() {
+		os.Stderr.WriteString("init: not on the main thread, which the kernel gives orphans to\n")
+		return 1
+	}
 	unix.CloseOnExec(initCtlFD)
 	unix.CloseOnExec(initConfFD)
 	f := os.NewFile(initCtlFD, "control")

@@ -5,6 +5,17 @@ import (
 	"runtime"
 )
 
+// Subcommand is under which the muster binary offers the tiny binary's commands.
+const Subcommand = "pod-supervisor"
+
+// The main goroutine starts on the process's main thread and must stay there; only the process that is to be a
+// supervisor or an init pays for it.
+func init() {
+	if len(os.Args) > 1 && os.Args[1] == Subcommand {
+		runtime.LockOSThread()
+	}
+}
+
 // Main runs one of the tiny binary's commands and returns its exit status. self is how this binary is called up to
 // args, such as os.Args[:1] or {"muster", "pod-supervisor"}; it starts its children with it, from /proc/self/exe.
 //
@@ -12,7 +23,8 @@ import (
 //	init DATA POD_UID NAME      the init of one container instance; only the supervisor calls it
 //	isolation                   print full, user or none
 //
-// DATA is there to be seen in the command line. The calling goroutine keeps its thread for good.
+// DATA is there to be seen in the command line. It is called on the main goroutine, which must have been locked to its
+// thread in an init function.
 func Main(self, args []string) int {
 	runtime.LockOSThread()
 	switch {

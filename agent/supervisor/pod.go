@@ -463,18 +463,20 @@ func (in *instance) launch(cfg StartConfig) error {
 	if err != nil {
 		return err
 	}
-	cfg.Env = mergeEnv(cfg.Env, []string{EnvPodUID + "=" + p.rec.UID})
+	cfg.Env = mergeEnv(cfg.Env, p.marks())
 	conf := initConfig{
 		slack: p.slack, StartConfig: cfg, isolation: p.rec.Isolation, hostname: p.rec.Hostname,
 		workDir: filepath.Join(abs, WorkDir), temp: filepath.Join(abs, dir, tmpDir),
 	}
 
-	var opened []int
-	defer func() {
+	var opened []int // the init's ends
+	closeOpened := func() {
 		for _, fd := range opened {
 			unix.Close(fd)
 		}
-	}()
+		opened = nil
+	}
+	defer closeOpened()
 	conffd, err := unix.MemfdCreate("muster-init", unix.MFD_CLOEXEC)
 	if err != nil {
 		return os.NewSyscallError("memfd_create", err)
@@ -510,7 +512,9 @@ func (in *instance) launch(cfg StartConfig) error {
 
 	forked := make(chan error)
 	p.forks <- func() { forked <- in.fork(conffd, pair[1], writers) }
-	if err := <-forked; err != nil {
+	err = <-forked
+	closeOpened() // so that the end of the init is the end of what it held
+	if err != nil {
 		in.closePipes()
 		in.ctl.Close()
 		return err
@@ -545,7 +549,7 @@ func (in *instance) fork(conffd, ctlfd int, out [2]int) error {
 	defer unix.Close(null)
 	attr := &syscall.ProcAttr{
 		Files: []uintptr{uintptr(null), uintptr(out[0]), uintptr(out[1]), uintptr(ctlfd), uintptr(conffd)},
-		Env:   append(RuntimeEnv[:len(RuntimeEnv):len(RuntimeEnv)], EnvPodUID+"="+p.rec.UID),
+		Env:   append(RuntimeEnv[:len(RuntimeEnv):len(RuntimeEnv)], p.marks()...),
 		Sys:   &syscall.SysProcAttr{Setsid: true},
 	}
 	if p.rec.Isolation != IsolationNone {
@@ -569,6 +573,11 @@ func (in *instance) fork(conffd, ctlfd int, out [2]int) error {
 	in.pid = pid
 	p.inits[pid] = in
 	return nil
+}
+
+// marks are the variables by which the pod's processes are found again.
+func (p *pod) marks() []string {
+	return []string{EnvPodUID + "=" + p.rec.UID, EnvPodDir + "=" + p.rec.WorkDir}
 }
 
 // RuntimeEnv is the environment of the tiny binary: one thread of Go code, and a small heap.

@@ -200,11 +200,14 @@ func environHas(pid int, want, buf []byte) bool {
 	return false
 }
 
-// EnvPodUID is the variable by which a pod's processes are found again.
-const EnvPodUID = "MUSTER_POD_UID"
+// The variables that every container and its init have. Their values are the supervisor's, whatever a manifest says.
+const (
+	EnvPodUID = "MUSTER_POD_UID"
+	EnvPodDir = "MUSTER_POD_DIR"
+)
 
-// KillPod kills every process that carries the pod's MUSTER_POD_UID in its environment, again and again until none is
-// left, and tells whether that came true within limit.
-func KillPod(uid string, limit time.Duration) bool {
-	return killUntilNone(limit, func() []int { return WithEnv(EnvPodUID + "=" + uid) })
+// KillPod kills every process of a pod, found by its MUSTER_POD_DIR, again and again until none is left, and tells
+// whether that came true within limit.
+func KillPod(pod PodRecord, limit time.Duration) bool {
+	return killUntilNone(limit, func() []int { return WithEnv(EnvPodDir + "=" + pod.WorkDir) })
 }

@@ -42,6 +42,9 @@ type PodRecord struct {
 	Grace     time.Duration
 	Created   time.Time
 	Isolation Isolation
+	// WorkDir is MUSTER_POD_DIR as the containers have it: by it, and not by the pod's uid, are its processes told from
+	// those of another epoch or of another node on this machine.
+	WorkDir string
 }
 
 // SupervisorRecord identifies a process for ever: a pid alone is used again.
@@ -192,6 +195,7 @@ func (p *PodRecord) Write(dir string) error {
 	l.int("grace", int64(p.Grace))
 	l.time("created", p.Created)
 	l.str("isolation", string(p.Isolation))
+	l.str("workdir", p.WorkDir)
 	return l.write(filepath.Join(dir, PodFile))
 }
 
@@ -203,7 +207,7 @@ func ReadPodRecord(dir string) (PodRecord, error) {
 	}
 	return PodRecord{
 		UID: r["uid"], Epoch: r.int("epoch"), Namespace: r["namespace"], Name: r["name"], Hostname: r["hostname"], IP: r["ip"],
-		FenceSlot: int(r.int("slot")), Grace: time.Duration(r.int("grace")), Created: r.time("created"), Isolation: Isolation(r["isolation"]),
+		FenceSlot: int(r.int("slot")), Grace: time.Duration(r.int("grace")), Created: r.time("created"), Isolation: Isolation(r["isolation"]), WorkDir: r["workdir"],
 	}, nil
 }
 

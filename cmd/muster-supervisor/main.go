@@ -6,10 +6,10 @@ import (
 	"os"
 	"runtime"
 
-	"github.com/musterhq/muster/agent/supervisor"
+	"github.com/musterhq/muster/agent/guard"
 )
 
-// A container's init dies with the thread that started it: the main one, which never ends.
+// A container's init dies with the thread that started it, and reaps on the one it was started with: the main one.
 func init() { runtime.LockOSThread() }
 
-func main() { os.Exit(supervisor.Main(os.Args[:1], os.Args[1:])) }
+func main() { os.Exit(guard.Tiny(os.Args[:1], os.Args[1:])) }

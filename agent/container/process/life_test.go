@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -27,11 +28,10 @@ type bench struct {
 	dir string
 }
 
-var uidSeq int
+var sequence atomic.Int64
 
 func newRef() container.PodRef {
-	uidSeq++
-	return container.PodRef{UID: fmt.Sprintf("%08x-0000-4000-8000-%012x", os.Getpid(), uidSeq), Epoch: 7}
+	return container.PodRef{UID: fmt.Sprintf("%08x-0000-4000-8000-%012x", os.Getpid(), sequence.Add(1)), Epoch: 7}
 }
 
 func newBench(t testing.TB, change ...func(*process.Config)) *bench {
@@ -66,7 +66,7 @@ func (b *bench) sh(script string, change ...func(*container.ContainerConfig)) co
 	b.t.Helper()
 	cfg := container.ContainerConfig{
 		Name: "main", Argv: []string{"/bin/sh", "-c", script}, WorkingDir: "/", UID: -1, GID: -1,
-		Env: []string{"PATH=/usr/local/bin:/usr/bin:/bin", "MUSTER_POD_DIR=" + b.Dirs(b.ref).Pod},
+		Env: []string{"PATH=/usr/local/bin:/usr/bin:/bin"},
 	}
 	for _, c := range change {
 		c(&cfg)
@@ -169,8 +169,7 @@ func running(words ...string) int {
 
 // unique is a number of seconds that no other sleep in the world has.
 func unique() string {
-	uidSeq++
-	return fmt.Sprintf("%d.%d", 100000+os.Getpid(), uidSeq)
+	return fmt.Sprintf("%d.%d", 100000+os.Getpid(), sequence.Add(1))
 }
 
 // daemonise is a script that leaves a sleep behind, twice forked and in a session of its own.
@@ -180,11 +179,15 @@ var modes = map[string]func(*process.Config){"Isolated": func(*process.Config) {
 
 func eachMode(t *testing.T, test func(t *testing.T, b *bench)) {
 	for name, mode := range modes {
-		t.Run(name, func(t *testing.T) { test(t, newBench(t, mode)) })
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			test(t, newBench(t, mode))
+		})
 	}
 }
 
 func TestIsolationIsWhatTheKernelAllows(t *testing.T) {
+	t.Parallel()
 	r := start(t, t.TempDir())
 	info, err := r.Info(t.Context())
 	if err != nil {
@@ -204,6 +207,7 @@ func TestIsolationIsWhatTheKernelAllows(t *testing.T) {
 }
 
 func TestPodOutlivesItsAgentAndIsTakenUpAgain(t *testing.T) {
+	t.Parallel()
 	eachMode(t, func(t *testing.T, b *bench) {
 		long, short := b.sh("echo hello; sleep 3600 & wait"), b.sh("read x < $MUSTER_POD_DIR/go; exit 9", func(c *container.ContainerConfig) {
 			c.Name = "short"
@@ -243,6 +247,7 @@ func TestPodOutlivesItsAgentAndIsTakenUpAgain(t *testing.T) {
 }
 
 func TestPIDOfAnotherProcessIsNoSupervisor(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	c := b.sh("sleep 3600")
 	b.Runtime.Close()
@@ -269,6 +274,7 @@ func TestPIDOfAnotherProcessIsNoSupervisor(t *testing.T) {
 }
 
 func TestDeadSupervisorTakesEverythingAlong(t *testing.T) {
+	t.Parallel()
 	eachMode(t, func(t *testing.T, b *bench) {
 		sleep := unique()
 		c := b.sh(daemonise(sleep) + "sleep " + sleep)
@@ -294,6 +300,7 @@ func TestDeadSupervisorTakesEverythingAlong(t *testing.T) {
 }
 
 func TestNothingOutlivesTheMainProcess(t *testing.T) {
+	t.Parallel()
 	eachMode(t, func(t *testing.T, b *bench) {
 		sleep := unique()
 		c := b.sh(daemonise(sleep) + "sleep " + sleep + " & while ! test -e $MUSTER_POD_DIR/go; do sleep 0.01; done; exit 4")
@@ -312,6 +319,7 @@ func TestNothingOutlivesTheMainProcess(t *testing.T) {
 }
 
 func TestStoppedSupervisorBlocksNobodyAndMakesTheListIncomplete(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	c := b.sh("sleep 3600")
 	other := newRef()
@@ -349,6 +357,7 @@ func TestStoppedSupervisorBlocksNobodyAndMakesTheListIncomplete(t *testing.T) {
 }
 
 func TestExecTimeoutKillsTheWholeTree(t *testing.T) {
+	t.Parallel()
 	eachMode(t, func(t *testing.T, b *bench) {
 		keep, sleep := unique(), unique()
 		c := b.sh("sleep " + keep)
@@ -368,6 +377,7 @@ func TestExecTimeoutKillsTheWholeTree(t *testing.T) {
 }
 
 func TestEndOfContextKillsTheExec(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	c := b.sh("sleep 3600")
 	sleep := unique()
@@ -386,6 +396,7 @@ func TestEndOfContextKillsTheExec(t *testing.T) {
 }
 
 func TestExecDoesNotWaitForInheritedPipes(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	c := b.sh("sleep 3600")
 	start := time.Now()
@@ -402,6 +413,7 @@ func TestExecDoesNotWaitForInheritedPipes(t *testing.T) {
 }
 
 func TestExecHasTheContainersEnvironmentAndDirectory(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	c := b.sh("sleep 3600", func(c *container.ContainerConfig) {
 		c.WorkingDir = "/usr"
@@ -416,6 +428,7 @@ func TestExecHasTheContainersEnvironmentAndDirectory(t *testing.T) {
 }
 
 func TestContainerSeesItsOwnPIDsHostNameAndTmp(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	if info, _ := b.Info(b.ctx); info.Isolation == "none" {
 		t.Skip("the kernel refuses namespaces")
@@ -462,6 +475,7 @@ func TestContainerSeesItsOwnPIDsHostNameAndTmp(t *testing.T) {
 }
 
 func TestPodDirectoryIsTheContainersToUse(t *testing.T) {
+	t.Parallel()
 	eachMode(t, func(t *testing.T, b *bench) {
 		d := b.Dirs(b.ref)
 		got := b.output("cat $MUSTER_POD_DIR/epoch; for d in $MUSTER_POD_DIR "+d.Home+" "+d.Tmp+"; do echo x > $d/mine && cat $d/mine; done", asNobody)
@@ -479,6 +493,7 @@ func asNobody(c *container.ContainerConfig) {
 }
 
 func TestContainerAndItsExecsRunAsTheirUser(t *testing.T) {
+	t.Parallel()
 	if os.Geteuid() != 0 {
 		b := newBench(t)
 		_, err := b.StartContainer(b.ctx, b.ref, container.ContainerConfig{Name: "main", Argv: []string{"true"}, UID: 1, GID: 1})
@@ -502,6 +517,7 @@ func TestContainerAndItsExecsRunAsTheirUser(t *testing.T) {
 }
 
 func TestContainersOfOrdinaryUsersKeepNoCapability(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	if os.Geteuid() == 0 {
 		t.Skip("root's containers keep root's")
@@ -520,6 +536,7 @@ func TestContainersOfOrdinaryUsersKeepNoCapability(t *testing.T) {
 }
 
 func TestDataDirectoryMayHaveALongPath(t *testing.T) {
+	t.Parallel()
 	dir := filepath.Join(t.TempDir(), strings.Repeat("long/", 30))
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		t.Fatal(err)
@@ -534,6 +551,7 @@ func TestDataDirectoryMayHaveALongPath(t *testing.T) {
 }
 
 func TestWhyACommandCannotStart(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	for _, tc := range []struct {
 		name string
@@ -558,6 +576,7 @@ func TestWhyACommandCannotStart(t *testing.T) {
 }
 
 func TestHalfMadePodIsCleared(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	half := filepath.Join(dir, "pods", "aaaa-1")
 	if err := os.MkdirAll(half, 0o755); err != nil {
@@ -584,6 +603,7 @@ func TestHalfMadePodIsCleared(t *testing.T) {
 }
 
 func TestOldInstancesAreTakenAway(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	var ids []container.ContainerID
 	for i := range int32(3) {
@@ -597,4 +617,113 @@ func TestOldInstancesAreTakenAway(t *testing.T) {
 	if got := b.log(ids[1]) + b.log(ids[2]); got != "1\n2\n" {
 		t.Errorf("the last two logs: %q", got)
 	}
+}
+
+func TestSamePodOnAnotherNodeOfThisMachineIsLeftAlone(t *testing.T) {
+	t.Parallel()
+	eachMode(t, func(t *testing.T, b *bench) {
+		other := newBench(t, plain)
+		other.ref = b.ref
+		other.pod(b.ref) // a moved pod keeps its uid, and epochs of two clusters may be equal
+		mine, theirs := unique(), unique()
+		b.sh("sleep " + mine)
+		c := other.sh("sleep " + theirs)
+		b.until("both", func() bool { return running("sleep", mine) == 1 && running("sleep", theirs) == 1 })
+		if sup := b.supervisor(); sup.Kill() != nil {
+			t.Fatal("kill")
+		}
+		b.until("the pod's death", func() bool { return b.thePod().Dead })
+		if err := b.RemovePod(b.ctx, b.ref); err != nil {
+			t.Fatal(err)
+		}
+		if !other.find(c.ID).Running || running("sleep", theirs) != 1 || running("sleep", mine) != 0 {
+			t.Error("the wrong processes were killed")
+		}
+	})
+}
+
+func TestContainersKeepTheirTimersPrecision(t *testing.T) {
+	t.Parallel()
+	want, err := os.ReadFile("/proc/thread-self/timerslack_ns")
+	if err != nil {
+		t.Skip("the kernel does not show timer slack")
+	}
+	b := newBench(t)
+	c := b.sh("cat /proc/self/timerslack_ns; echo ready; sleep 3600")
+	b.until("the output", func() bool { return strings.HasSuffix(b.log(c.ID), "ready\n") })
+	if got := b.log(c.ID); got != string(want)+"ready\n" {
+		t.Errorf("container: %q, want %q", got, want)
+	}
+	r, err := b.Exec(b.ctx, c.ID, container.ExecConfig{Argv: []string{"cat", "/proc/self/timerslack_ns"}})
+	if err != nil || string(r.Stdout) != string(want) {
+		t.Errorf("exec: %q, %v; want %q", r.Stdout, err, want)
+	}
+}
+
+func TestSignalsReachTheMainProcess(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	c := b.sh("trap 'echo usr1' USR1; trap 'echo hup' HUP; echo ready; while :; do sleep 0.01; done")
+	b.until("the traps", func() bool { return b.log(c.ID) == "ready\n" })
+	children, err := filepath.Glob("/proc/" + strconv.Itoa(b.supervisor().PID) + "/task/*/children")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range children {
+		list, _ := os.ReadFile(f)
+		for _, pid := range strings.Fields(string(list)) {
+			n, _ := strconv.Atoi(pid)
+			syscall.Kill(n, syscall.SIGUSR1)
+			b.until("the first signal", func() bool { return strings.HasSuffix(b.log(c.ID), "usr1\n") })
+			syscall.Kill(n, syscall.SIGHUP)
+		}
+	}
+	b.until("the second signal", func() bool { return b.log(c.ID) == "ready\nusr1\nhup\n" })
+}
+
+func TestTooManyExecsAtATimeAreRefused(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	c := b.sh("sleep 3600")
+	client := supervisor.Client{Dir: filepath.Join(b.dir, "pods", b.ref.UID+"-7")}
+	instance := string(c.ID[strings.LastIndex(string(c.ID), "/")+1:])
+	for i := range 64 {
+		conn, err := client.Attach(b.ctx, "main", instance)
+		if err != nil {
+			t.Fatalf("connection %d: %v", i, err)
+		}
+		defer conn.Close()
+	}
+	if _, err := client.Attach(b.ctx, "main", instance); err == nil || !strings.Contains(err.Error(), "more than 64 execs") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestOrphansOfExecsAreReaped(t *testing.T) {
+	t.Parallel()
+	eachMode(t, func(t *testing.T, b *bench) {
+		c := b.sh("sleep 3600")
+		for range 5 {
+			if _, err := b.Exec(b.ctx, c.ID, container.ExecConfig{Argv: []string{"sh", "-c", daemonise("0.01")}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		sup := b.supervisor().PID
+		zombies := func() (n int) {
+			files, _ := filepath.Glob("/proc/[0-9]*/stat")
+			for _, f := range files {
+				pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(f)))
+				st, err := supervisor.ReadStat(pid)
+				if err != nil || !st.Dead() {
+					continue
+				}
+				if parent, err := supervisor.ReadStat(st.PPID); err == nil && (parent.PPID == sup || parent.PID == sup) {
+					n++
+				}
+			}
+			return n
+		}
+		b.until("the last sleep's end", func() bool { return running("sleep", "0.01") == 0 })
+		b.until("no zombie of this pod", func() bool { return zombies() == 0 })
+	})
 }

@@ -287,7 +287,7 @@ func newPod(ref container.PodRef, dir string) *pod {
 func (r *Runtime) create(ctx context.Context, p *pod, cfg container.PodConfig) error {
 	p.rec = supervisor.PodRecord{
 		UID: cfg.UID, Epoch: cfg.Epoch, Namespace: cfg.Namespace, Name: cfg.Name, Hostname: cfg.Hostname, IP: cfg.IP,
-		FenceSlot: cfg.FenceSlot, Grace: cfg.Grace, Created: time.Now(), Isolation: r.isolation,
+		FenceSlot: cfg.FenceSlot, Grace: cfg.Grace, Created: time.Now(), Isolation: r.isolation, WorkDir: r.Dirs(cfg.PodRef).Pod,
 	}
 	if err := r.discard(p.dir); err != nil {
 		return err
@@ -418,14 +418,15 @@ func (r *Runtime) bury(p *pod) {
 	if done {
 		return
 	}
-	for !supervisor.KillPod(p.ref.UID, killLimit) {
+	for !supervisor.KillPod(p.rec, killLimit) {
 		r.cfg.Log.Error("processes of a dead pod do not end", "pod", p.rec.Name)
 		if r.ctx.Err() != nil {
 			return
 		}
 	}
 	reason := supervisor.ReasonSupervisorDied
-	if p.rec.FenceSlot > 0 && (exists(filepath.Join(p.dir, supervisor.FencedFile)) || r.cfg.Fence.Expired(p.rec.FenceSlot, p.ref.Epoch)) {
+	if exists(filepath.Join(p.dir, supervisor.FencedFile)) ||
+		p.rec.FenceSlot > 0 && r.cfg.Fence != nil && r.cfg.Fence.Expired(p.rec.FenceSlot, p.ref.Epoch) {
 		reason = supervisor.ReasonLeaseExpired
 	}
 	recs, err := supervisor.ReadContainerRecords(p.dir)
@@ -504,7 +505,7 @@ func (r *Runtime) remove(ctx context.Context, p *pod) error {
 			}
 		}
 	}
-	if !clean && !supervisor.KillPod(p.ref.UID, killLimit) {
+	if !clean && !supervisor.KillPod(p.rec, killLimit) {
 		return errors.New("its processes do not end")
 	}
 	p.closeIdle()

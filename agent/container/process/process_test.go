@@ -44,12 +44,14 @@ func start(t testing.TB, dir string, change ...func(*process.Config)) *process.R
 func plain(c *process.Config) { c.Isolation = supervisor.IsolationNone }
 
 func TestProcessConforms(t *testing.T) {
+	t.Parallel()
 	containertest.Run(t, func(t *testing.T) (container.Runtime, containertest.Programs) {
 		return start(t, t.TempDir()), containertest.Shell
 	})
 }
 
 func TestPlainProcessesConform(t *testing.T) {
+	t.Parallel()
 	containertest.Run(t, func(t *testing.T) (container.Runtime, containertest.Programs) {
 		return start(t, t.TempDir(), plain), containertest.Shell
 	})
@@ -59,6 +61,7 @@ func TestPlainProcessesConform(t *testing.T) {
 const ordinary = "MUSTER_TEST_ORDINARY"
 
 func TestAllHoldsForAnOrdinaryUser(t *testing.T) {
+	t.Parallel()
 	if os.Geteuid() != 0 || os.Getenv(ordinary) != "" {
 		t.Skip("the tests run as an ordinary user already")
 	}
