@@ -226,7 +226,7 @@ func (m *Machine) Probe(n ProbeNews) (changed bool) {
 	}
 	if n.Verdict != spec.ResultUnknown && n.Verdict != v.result {
 		v.result, changed = n.Verdict, true
-		if n.Verdict == spec.ResultSuccess && v.unhealthy {
+		if n.Verdict == spec.ResultSuccess && v.unhealthy && n.Outcome != spec.OutcomeFailure {
 			v.unhealthy = false
 			m.event(spec.EventNormal, "Healthy", title+" probe succeeded again", n.Container)
 		}
@@ -377,6 +377,7 @@ func (m *Machine) planRun(now time.Time, w *Wanted, s *Seen, plan *Plan) {
 	for _, c := range m.containers {
 		c.due = false
 	}
+	m.stopSince = time.Time{}
 	if m.fenced {
 		return
 	}
@@ -519,6 +520,9 @@ func (m *Machine) planStop(now time.Time, w *Wanted, s *Seen, plan *Plan) {
 			continue
 		}
 		alive = true
+		if !w.Pod.Deleting() {
+			c.Owed = c.Instance.ID // should the stop be called off, it was no exit
+		}
 		m.stop(now, w, sc, c, 0, "Stopping container "+sc.Name, plan)
 		if c.deadline.After(last) {
 			last = c.deadline

@@ -39,8 +39,7 @@ func (b *Backoff) wait(now, ended time.Time, attempt int32) time.Duration {
 // begin notes that the instance attempt is being started after one that ended at the given time.
 func (b *Backoff) begin(now, ended time.Time, attempt int32) {
 	switch {
-	case b.Delay > 0 && b.Attempt == attempt:
-		return
+	case b.Delay > 0 && b.Attempt == attempt: // tried again
 	case b.Delay == 0 || ended.Sub(b.Stamp) > BackoffReset:
 		b.Delay = BackoffFirst
 	default:
