@@ -1,0 +1,69 @@
+package spec
+
+import (
+	"maps"
+	"slices"
+)
+
+// Clone returns a copy that shares nothing with p.
+func (p *Pod) Clone() *Pod {
+	return &Pod{Meta: p.clone(), Spec: p.Spec.Clone()}
+}
+
+// Clone returns a copy that shares nothing with d.
+func (d *Deployment) Clone() *Deployment {
+	out := *d
+	out.Meta = d.clone()
+	out.Spec.Selector.Labels = maps.Clone(d.Spec.Selector.Labels)
+	out.Spec.Selector.Expressions = slices.Clone(d.Spec.Selector.Expressions)
+	t := &out.Spec.Template
+	t.Labels, t.Annotations, t.Spec = maps.Clone(t.Labels), maps.Clone(t.Annotations), t.Spec.Clone()
+	out.Status.Conditions = slices.Clone(d.Status.Conditions)
+	return &out
+}
+
+// Clone returns a copy that shares nothing with s.
+func (s PodSpec) Clone() PodSpec {
+	s.Containers = slices.Clone(s.Containers)
+	for i := range s.Containers {
+		c := &s.Containers[i]
+		c.Command, c.Args, c.Env = slices.Clone(c.Command), slices.Clone(c.Args), slices.Clone(c.Env)
+		c.Ports, c.Mounts = slices.Clone(c.Ports), slices.Clone(c.Mounts)
+		c.Liveness, c.Readiness, c.Startup = c.Liveness.clone(), c.Readiness.clone(), c.Startup.clone()
+		c.RestartRules = slices.Clone(c.RestartRules)
+		for j := range c.RestartRules {
+			c.RestartRules[j].ExitCodes = slices.Clone(c.RestartRules[j].ExitCodes)
+		}
+	}
+	s.Volumes, s.ReadinessGates = slices.Clone(s.Volumes), slices.Clone(s.ReadinessGates)
+	s.NodeSelector = maps.Clone(s.NodeSelector)
+	return s
+}
+
+func (p *Probe) clone() *Probe {
+	if p == nil {
+		return nil
+	}
+	out := *p
+	if p.Exec != nil {
+		out.Exec = &ExecAction{Command: slices.Clone(p.Exec.Command)}
+	}
+	if p.HTTP != nil {
+		a := *p.HTTP
+		a.Headers = slices.Clone(a.Headers)
+		out.HTTP = &a
+	}
+	if p.TCP != nil {
+		a := *p.TCP
+		out.TCP = &a
+	}
+	if p.GRPC != nil {
+		a := *p.GRPC
+		out.GRPC = &a
+	}
+	if p.TerminationGrace != nil {
+		g := *p.TerminationGrace
+		out.TerminationGrace = &g
+	}
+	return &out
+}

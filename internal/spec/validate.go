@@ -1,0 +1,604 @@
+package spec
+
+import (
+	"fmt"
+	"net/netip"
+	"path"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+)
+
+// FindingKind is what is wrong with a field, in Kubernetes' words where it has one.
+type FindingKind string
+
+// The kinds of findings.
+const (
+	Required     FindingKind = "Required"
+	Invalid      FindingKind = "Invalid"
+	NotSupported FindingKind = "NotSupported"
+	Forbidden    FindingKind = "Forbidden"
+	Duplicate    FindingKind = "Duplicate"
+	TooLong      FindingKind = "TooLong"
+	// NotBuilt is what Kubernetes knows and muster does not yet.
+	NotBuilt FindingKind = "NotBuilt"
+)
+
+// Finding is one thing that a person should know of an object: an error unless Warning is set.
+type Finding struct {
+	// Path is the field as Kubernetes writes it: spec.containers[0].livenessProbe.periodSeconds.
+	Path    string
+	Kind    FindingKind
+	Value   any
+	Message string
+	Warning bool
+}
+
+// Detail is the finding without its path.
+func (f *Finding) Detail() string {
+	words := map[FindingKind]string{
+		Required: "Required value", Invalid: "Invalid value", NotSupported: "Unsupported value", Forbidden: "Forbidden",
+		Duplicate: "Duplicate value", TooLong: "Too long", NotBuilt: "Not built yet",
+	}[f.Kind]
+	if f.Warning {
+		words = "Warning"
+	}
+	if f.Value != nil {
+		switch v := f.Value.(type) {
+		case string:
+			words += fmt.Sprintf(": %q", v)
+		default:
+			words += fmt.Sprintf(": %v", v)
+		}
+	}
+	if f.Message != "" {
+		words += ": " + f.Message
+	}
+	return words
+}
+
+// String is the path and the detail, on one line.
+func (f *Finding) String() string {
+	if f.Path == "" {
+		return f.Detail()
+	}
+	return f.Path + ": " + f.Detail()
+}
+
+// Split parts warnings, as text, from errors.
+func Split(findings []Finding) (warnings []string, errs []Finding) {
+	for i := range findings {
+		if findings[i].Warning {
+			warnings = append(warnings, findings[i].Path+": "+findings[i].Message)
+		} else {
+			errs = append(errs, findings[i])
+		}
+	}
+	return warnings, errs
+}
+
+// Options are the rules that a coordinator's flags set.
+type Options struct {
+	// AllowProbeHosts are the addresses that a probe may name besides the pod's own and loopback.
+	AllowProbeHosts []netip.Prefix
+}
+
+// Bounds of an object.
+const (
+	MaxContainers   = 64
+	maxVolumes      = 64
+	maxMounts       = 64
+	maxEnv          = 1000
+	maxPorts        = 100
+	maxRestartRules = 20
+	maxExitCodes    = 255
+	maxHeaders      = 64
+	maxReplicas     = 10000
+	maxAnnotations  = 256 << 10
+	minPeriod       = 100 * time.Millisecond
+	minTimeout      = time.Millisecond
+)
+
+// checker collects findings.
+type checker struct {
+	opts     Options
+	findings []Finding
+}
+
+func (c *checker) add(path string, kind FindingKind, value any, message string) {
+	c.findings = append(c.findings, Finding{Path: path, Kind: kind, Value: value, Message: message})
+}
+
+func (c *checker) warn(path, message string) {
+	c.findings = append(c.findings, Finding{Path: path, Message: message, Warning: true})
+}
+
+// atMost finds a list that is longer than it may be.
+func (c *checker) atMost(path string, n, most int) {
+	if n > most {
+		c.add(path, TooLong, n, fmt.Sprintf("at most %d", most))
+	}
+}
+
+// ValidatePod finds what is wrong with a pod whose defaults are filled in.
+func ValidatePod(p *Pod, opts Options) []Finding {
+	c := &checker{opts: opts}
+	c.meta("metadata", &p.Meta, true)
+	c.failover("metadata.annotations", p.Annotations)
+	c.podSpec("spec", &p.Spec)
+	return c.findings
+}
+
+// ValidateDeployment finds what is wrong with a Deployment whose defaults are filled in.
+func ValidateDeployment(d *Deployment, opts Options) []Finding {
+	c := &checker{opts: opts}
+	c.meta("metadata", &d.Meta, true)
+	if n := d.Spec.Replicas; n < 0 {
+		c.add("spec.replicas", Invalid, n, "must be greater than or equal to 0")
+	} else if n > maxReplicas {
+		c.add("spec.replicas", Invalid, n, fmt.Sprintf("must be at most %d", maxReplicas))
+	}
+	t := &d.Spec.Template
+	c.selector("spec.selector", &d.Spec.Selector)
+	if d.Spec.Selector.Empty() {
+		c.add("spec.selector", Required, nil, "")
+	} else if !d.Spec.Selector.Matches(t.Labels) {
+		c.add("spec.template.metadata.labels", Invalid, nil, "`selector` does not match template `labels`")
+	}
+	c.labels("spec.template.metadata.labels", t.Labels)
+	c.annotations("spec.template.metadata.annotations", t.Annotations)
+	c.failover("spec.template.metadata.annotations", t.Annotations)
+	if p := t.Spec.RestartPolicy; p != RestartAlways {
+		c.add("spec.template.spec.restartPolicy", NotSupported, string(p), `supported values: "Always"`)
+	}
+	c.podSpec("spec.template.spec", &t.Spec)
+	return c.findings
+}
+
+// ValidateNode finds what is wrong with what a user says of a node.
+func ValidateNode(n *Node) []Finding {
+	c := &checker{}
+	c.meta("metadata", &n.Meta, false)
+	return c.findings
+}
+
+// ValidatePodUpdate finds changes of what cannot change in a pod that exists: all of its spec.
+func ValidatePodUpdate(old, pod *Pod) []Finding {
+	if reflect.DeepEqual(old.Spec.Clone(), pod.Spec.Clone()) || TemplateHash(&PodTemplate{Spec: old.Spec}) == TemplateHash(&PodTemplate{Spec: pod.Spec}) {
+		return nil
+	}
+	return []Finding{{
+		Path: "spec", Kind: Forbidden,
+		Message: "a pod's spec cannot change while it exists; delete it first, or apply with --replace",
+	}}
+}
+
+// ValidateDeploymentUpdate finds changes of what cannot change in a Deployment that exists: its selector.
+func ValidateDeploymentUpdate(old, d *Deployment) []Finding {
+	hash := func(s Selector) string {
+		return TemplateHash(&PodTemplate{Labels: s.Labels, Annotations: map[string]string{"expressions": fmt.Sprint(s.Expressions)}})
+	}
+	if hash(old.Spec.Selector) != hash(d.Spec.Selector) {
+		return []Finding{{Path: "spec.selector", Kind: Invalid, Message: "field is immutable"}}
+	}
+	return nil
+}
+
+func (c *checker) meta(at string, m *Meta, namespaced bool) {
+	if m.Name == "" {
+		c.add(at+".name", Required, nil, "name or generateName is required")
+	} else if why := subdomain(m.Name); why != "" {
+		c.add(at+".name", Invalid, m.Name, why)
+	}
+	if namespaced {
+		if why := label(m.Namespace); why != "" {
+			c.add(at+".namespace", Invalid, m.Namespace, why)
+		}
+	}
+	c.labels(at+".labels", m.Labels)
+	c.annotations(at+".annotations", m.Annotations)
+}
+
+func (c *checker) labels(at string, labels map[string]string) {
+	for _, k := range sortedKeys(labels) {
+		if why := labelKey(k); why != "" {
+			c.add(at, Invalid, k, why)
+		}
+		if why := labelValue(labels[k]); why != "" {
+			c.add(at, Invalid, labels[k], why)
+		}
+	}
+}
+
+func (c *checker) annotations(at string, annotations map[string]string) {
+	size := 0
+	for _, k := range sortedKeys(annotations) {
+		size += len(k) + len(annotations[k])
+		if why := labelKey(strings.ToLower(k)); why != "" {
+			c.add(at, Invalid, k, why)
+		}
+	}
+	if size > maxAnnotations {
+		c.add(at, TooLong, size, fmt.Sprintf("at most %d bytes", maxAnnotations))
+	}
+}
+
+func sortedKeys(m map[string]string) []string {
+	keys := make([]string, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	return keys
+}
+
+func (c *checker) failover(at string, annotations map[string]string) {
+	switch v, ok := annotations[AnnotationFailover]; {
+	case !ok:
+	case v != string(Fast) && v != string(Fenced) && v != string(Stay):
+		c.add(at+"["+AnnotationFailover+"]", NotSupported, v, `supported values: "fast", "fenced", "stay"`)
+	}
+}
+
+func (c *checker) selector(at string, s *Selector) {
+	c.labels(at+".matchLabels", s.Labels)
+	for i, e := range s.Expressions {
+		p := fmt.Sprintf("%s.matchExpressions[%d]", at, i)
+		if why := labelKey(e.Key); why != "" {
+			c.add(p+".key", Invalid, e.Key, why)
+		}
+		switch e.Operator {
+		case In, NotIn:
+			if len(e.Values) == 0 {
+				c.add(p+".values", Required, nil, "must be specified when `operator` is 'In' or 'NotIn'")
+			}
+		case Exists, DoesNotExist:
+			if len(e.Values) > 0 {
+				c.add(p+".values", Forbidden, nil, "may not be specified when `operator` is 'Exists' or 'DoesNotExist'")
+			}
+		default:
+			c.add(p+".operator", Invalid, string(e.Operator), "not a valid selector operator")
+		}
+	}
+}
+
+func (c *checker) podSpec(at string, s *PodSpec) {
+	switch s.RestartPolicy {
+	case RestartAlways, RestartOnFailure, RestartNever:
+	default:
+		c.add(at+".restartPolicy", NotSupported, string(s.RestartPolicy), `supported values: "Always", "OnFailure", "Never"`)
+	}
+	if s.TerminationGrace < 0 {
+		c.add(at+".terminationGracePeriodSeconds", Invalid, int64(s.TerminationGrace/time.Second), "must be greater than or equal to 0")
+	}
+	c.labels(at+".nodeSelector", s.NodeSelector)
+	if s.Hostname != "" {
+		if why := label(s.Hostname); why != "" {
+			c.add(at+".hostname", Invalid, s.Hostname, why)
+		}
+	}
+	for i, g := range s.ReadinessGates {
+		if why := labelKey(strings.ToLower(g)); why != "" {
+			c.add(fmt.Sprintf("%s.readinessGates[%d].conditionType", at, i), Invalid, g, why)
+		}
+	}
+	volumes := map[string]*Volume{}
+	c.atMost(at+".volumes", len(s.Volumes), maxVolumes)
+	for i := range s.Volumes {
+		c.volume(fmt.Sprintf("%s.volumes[%d]", at, i), &s.Volumes[i], volumes)
+	}
+	if len(s.Containers) == 0 {
+		c.add(at+".containers", Required, nil, "")
+	}
+	c.atMost(at+".containers", len(s.Containers), MaxContainers)
+	names, ports := map[string]bool{}, map[string]bool{}
+	for i := range s.Containers {
+		p := fmt.Sprintf("%s.containers[%d]", at, i)
+		c.name(p+".name", s.Containers[i].Name, names)
+		c.container(p, &s.Containers[i], volumes, ports)
+	}
+}
+
+// name checks a label-like name that must be unique among seen.
+func (c *checker) name(at, name string, seen map[string]bool) {
+	switch why := label(name); {
+	case name == "":
+		c.add(at, Required, nil, "")
+	case why != "":
+		c.add(at, Invalid, name, why)
+	case seen[name]:
+		c.add(at, Duplicate, name, "")
+	}
+	seen[name] = true
+}
+
+func (c *checker) volume(at string, v *Volume, seen map[string]*Volume) {
+	names := map[string]bool{}
+	for n := range seen {
+		names[n] = true
+	}
+	c.name(at+".name", v.Name, names)
+	seen[v.Name] = v
+	switch {
+	case v.HostPath == "":
+		c.add(at+".hostPath.path", Required, nil, "")
+	case !path.IsAbs(v.HostPath):
+		c.add(at+".hostPath.path", Invalid, v.HostPath, "must be an absolute path")
+	case slices.Contains(strings.Split(v.HostPath, "/"), ".."):
+		c.add(at+".hostPath.path", Invalid, v.HostPath, "must not contain '..'")
+	}
+	switch v.HostPathType {
+	case "", "Directory", "DirectoryOrCreate", "File", "FileOrCreate":
+	case "Socket", "CharDevice", "BlockDevice":
+		c.add(at+".hostPath.type", NotBuilt, v.HostPathType, "")
+	default:
+		c.add(at+".hostPath.type", NotSupported, v.HostPathType, `supported values: "", "Directory", "DirectoryOrCreate", "File", "FileOrCreate"`)
+	}
+}
+
+func (c *checker) container(at string, k *Container, volumes map[string]*Volume, ports map[string]bool) {
+	if len(k.Command) == 0 {
+		if k.Image != "" {
+			c.add(at+".command", NotBuilt, nil, "the process runtime has no images, so it can't know the entry point of one: give the command")
+		} else {
+			c.add(at+".command", Required, nil, "")
+		}
+	}
+	if k.WorkingDir != "" && !path.IsAbs(k.WorkingDir) {
+		c.add(at+".workingDir", Invalid, k.WorkingDir, "must be an absolute path")
+	}
+	c.atMost(at+".env", len(k.Env), maxEnv)
+	for i, e := range k.Env {
+		c.env(fmt.Sprintf("%s.env[%d]", at, i), &e)
+	}
+	c.atMost(at+".ports", len(k.Ports), maxPorts)
+	for i := range k.Ports {
+		c.port(fmt.Sprintf("%s.ports[%d]", at, i), &k.Ports[i], ports)
+	}
+	c.resources(at+".resources", &k.Resources)
+	c.atMost(at+".volumeMounts", len(k.Mounts), maxMounts)
+	paths := map[string]bool{}
+	for i := range k.Mounts {
+		c.mount(fmt.Sprintf("%s.volumeMounts[%d]", at, i), &k.Mounts[i], volumes, paths)
+	}
+	for _, kind := range ProbeKinds {
+		if p := k.Probe(kind); p != nil {
+			c.probe(at+"."+kind.String()+"Probe", kind, p)
+		}
+	}
+	c.restart(at, k)
+}
+
+func (c *checker) env(at string, e *EnvVar) {
+	switch why := envName(e.Name); {
+	case e.Name == "":
+		c.add(at+".name", Required, nil, "")
+	case why != "":
+		c.add(at+".name", Invalid, e.Name, why)
+	}
+	if e.FieldPath == "" {
+		return
+	}
+	if e.Value != "" {
+		c.add(at+".valueFrom", Invalid, "", "may not be specified when `value` is not empty")
+	}
+	if !fieldPath(e.FieldPath) {
+		c.add(at+".valueFrom.fieldRef.fieldPath", NotSupported, e.FieldPath,
+			`supported values: "metadata.name", "metadata.namespace", "metadata.uid", "metadata.labels['KEY']", "metadata.annotations['KEY']", "spec.nodeName", "status.podIP", "status.hostIP"`)
+	}
+}
+
+func fieldPath(p string) bool {
+	switch p {
+	case "metadata.name", "metadata.namespace", "metadata.uid", "spec.nodeName", "status.podIP", "status.hostIP":
+		return true
+	}
+	for _, prefix := range []string{"metadata.labels['", "metadata.annotations['"} {
+		if key, ok := strings.CutPrefix(p, prefix); ok {
+			key, ok = strings.CutSuffix(key, "']")
+			return ok && key != ""
+		}
+	}
+	return false
+}
+
+func (c *checker) port(at string, p *Port, names map[string]bool) {
+	if p.Name != "" {
+		if why := portName(p.Name); why != "" {
+			c.add(at+".name", Invalid, p.Name, why)
+		} else if names[p.Name] {
+			c.add(at+".name", Duplicate, p.Name, "")
+		}
+		names[p.Name] = true
+	}
+	if p.Number == 0 {
+		c.add(at+".containerPort", Required, nil, "")
+	} else if p.Number < 1 || p.Number > 65535 {
+		c.add(at+".containerPort", Invalid, p.Number, "must be between 1 and 65535, inclusive")
+	}
+	switch p.Protocol {
+	case "TCP", "UDP":
+	case "SCTP":
+		c.add(at+".protocol", NotBuilt, p.Protocol, "")
+	default:
+		c.add(at+".protocol", NotSupported, p.Protocol, `supported values: "TCP", "UDP"`)
+	}
+	if p.HostPort != 0 {
+		c.add(at+".hostPort", NotBuilt, p.HostPort, "")
+	}
+}
+
+func (c *checker) resources(at string, r *Resources) {
+	for _, x := range []struct {
+		name           string
+		request, limit int64
+	}{{"cpu", r.Requests.MilliCPU, r.Limits.MilliCPU}, {"memory", r.Requests.MemoryBytes, r.Limits.MemoryBytes}} {
+		if x.request < 0 {
+			c.add(at+".requests["+x.name+"]", Invalid, x.request, "must be greater than or equal to 0")
+		}
+		if x.limit < 0 {
+			c.add(at+".limits["+x.name+"]", Invalid, x.limit, "must be greater than or equal to 0")
+		}
+		if x.limit > 0 && x.request > x.limit {
+			c.add(at+".requests", Invalid, x.request, "must be less than or equal to "+x.name+" limit")
+		}
+		if x.limit > 0 {
+			c.warn(at+".limits["+x.name+"]", "kept and shown, but not enforced yet")
+		}
+	}
+}
+
+func (c *checker) mount(at string, m *Mount, volumes map[string]*Volume, paths map[string]bool) {
+	v := volumes[m.Volume]
+	switch {
+	case m.Volume == "":
+		c.add(at+".name", Required, nil, "")
+	case v == nil:
+		c.add(at+".name", NotSupported, m.Volume, "there is no volume of this name")
+	}
+	switch {
+	case m.Path == "":
+		c.add(at+".mountPath", Required, nil, "")
+	case paths[m.Path]:
+		c.add(at+".mountPath", Invalid, m.Path, "must be unique")
+	case v != nil && path.Clean(m.Path) != path.Clean(v.HostPath):
+		c.add(at+".mountPath", NotBuilt, m.Path, "must equal the hostPath's path "+v.HostPath)
+	}
+	paths[m.Path] = true
+	if m.ReadOnly {
+		c.add(at+".readOnly", NotBuilt, true, "")
+	}
+}
+
+func (c *checker) restart(at string, k *Container) {
+	switch k.RestartPolicy {
+	case "", RestartAlways, RestartOnFailure, RestartNever:
+	default:
+		c.add(at+".restartPolicy", NotSupported, string(k.RestartPolicy), `supported values: "Always", "OnFailure", "Never"`)
+	}
+	if len(k.RestartRules) > 0 && k.RestartPolicy == "" {
+		c.add(at+".restartPolicy", Required, nil, "must specify restartPolicy when restart rules are used")
+	}
+	c.atMost(at+".restartPolicyRules", len(k.RestartRules), maxRestartRules)
+	for i, r := range k.RestartRules {
+		p := fmt.Sprintf("%s.restartPolicyRules[%d]", at, i)
+		switch r.Action {
+		case "Restart":
+		case "RestartAllContainers":
+			c.add(p+".action", NotBuilt, r.Action, "")
+		default:
+			c.add(p+".action", NotSupported, r.Action, `supported values: "Restart"`)
+		}
+		if len(r.ExitCodes) == 0 {
+			c.add(p+".exitCodes", Required, nil, "")
+		}
+		c.atMost(p+".exitCodes.values", len(r.ExitCodes), maxExitCodes)
+	}
+}
+
+// probe holds rules 2.1 to 2.4.
+func (c *checker) probe(at string, kind ProbeKind, p *Probe) {
+	c.handler(at, &p.Handler)
+	for _, x := range []struct {
+		name  string
+		value time.Duration
+		least time.Duration
+	}{{"initialDelaySeconds", p.InitialDelay, 0}, {"timeoutSeconds", p.Timeout, minTimeout}, {"periodSeconds", p.Period, minPeriod}} {
+		switch {
+		case x.value < 0:
+			c.add(at+"."+x.name, Invalid, seconds(x.value), "must be greater than or equal to 0")
+		case x.value < x.least:
+			c.add(at+"."+x.name, Invalid, x.value.String(), "must be at least "+x.least.String())
+		}
+	}
+	if n := p.SuccessThreshold; n < 0 {
+		c.add(at+".successThreshold", Invalid, n, "must be greater than or equal to 0")
+	}
+	if n := p.SuccessThreshold; kind != Readiness && n != 1 {
+		c.add(at+".successThreshold", Invalid, n, "must be 1")
+	}
+	if n := p.FailureThreshold; n < 0 {
+		c.add(at+".failureThreshold", Invalid, n, "must be greater than or equal to 0")
+	}
+	if g := p.TerminationGrace; g != nil {
+		if kind == Readiness {
+			c.add(at+".terminationGracePeriodSeconds", Invalid, seconds(*g), "must not be set for readinessProbes")
+		} else if *g <= 0 {
+			c.add(at+".terminationGracePeriodSeconds", Invalid, seconds(*g), "must be greater than 0")
+		}
+	}
+}
+
+func seconds(d time.Duration) any {
+	if d%time.Second == 0 {
+		return int64(d / time.Second)
+	}
+	return d.String()
+}
+
+func (c *checker) handler(at string, h *Handler) {
+	n := 0
+	// next tells whether this is the first handler; a later one is forbidden.
+	next := func(name string) bool {
+		n++
+		if n > 1 {
+			c.add(at+"."+name, Forbidden, nil, "may not specify more than 1 handler type")
+		}
+		return n == 1
+	}
+	if h.Exec != nil && next("exec") && len(h.Exec.Command) == 0 {
+		c.add(at+".exec.command", Required, nil, "")
+	}
+	if a := h.HTTP; a != nil && next("httpGet") {
+		c.portRef(at+".httpGet.port", a.Port)
+		c.host(at+".httpGet.host", a.Host)
+		if a.Path == "" {
+			c.add(at+".httpGet.path", Required, nil, "")
+		}
+		if a.Scheme != "HTTP" && a.Scheme != "HTTPS" {
+			c.add(at+".httpGet.scheme", NotSupported, a.Scheme, `supported values: "HTTP", "HTTPS"`)
+		}
+		c.atMost(at+".httpGet.httpHeaders", len(a.Headers), maxHeaders)
+		for i, header := range a.Headers {
+			if !headerName(header.Name) {
+				c.add(fmt.Sprintf("%s.httpGet.httpHeaders[%d].name", at, i), Invalid, header.Name, "a valid HTTP header must consist of alphanumeric characters or '-'")
+			}
+		}
+	}
+	if a := h.TCP; a != nil && next("tcpSocket") {
+		c.portRef(at+".tcpSocket.port", a.Port)
+		c.host(at+".tcpSocket.host", a.Host)
+	}
+	if a := h.GRPC; a != nil && next("grpc") {
+		if a.Port < 1 || a.Port > 65535 {
+			c.add(at+".grpc.port", Invalid, a.Port, "must be between 1 and 65535, inclusive")
+		}
+		c.add(at+".grpc", NotBuilt, nil, "grpc probe")
+	}
+	if n == 0 {
+		c.add(at, Required, nil, "must specify a handler type")
+	}
+}
+
+func (c *checker) portRef(at string, p PortRef) {
+	if p.Name == "" {
+		if p.Number < 1 || p.Number > 65535 {
+			c.add(at, Invalid, p.Number, "must be between 1 and 65535, inclusive")
+		}
+	} else if why := portName(p.Name); why != "" {
+		c.add(at, Invalid, p.Name, why)
+	}
+}
+
+// host refuses probes that would make agents knock on doors that are not the pod's.
+func (c *checker) host(at, host string) {
+	if host == "" || host == "localhost" {
+		return
+	}
+	addr, err := netip.ParseAddr(host)
+	if err == nil && (addr.IsLoopback() || slices.ContainsFunc(c.opts.AllowProbeHosts, func(p netip.Prefix) bool { return p.Contains(addr) })) {
+		return
+	}
+	c.add(at, Forbidden, host, "a probe may ask the pod's own address or loopback only; the coordinator's --allow-probe-host allows more")
+}

@@ -1,0 +1,124 @@
+package wire
+
+import (
+	"bytes"
+	"fmt"
+
+	"google.golang.org/protobuf/proto"
+
+	musterv1 "github.com/musterhq/muster/gen/muster/v1"
+	"github.com/musterhq/muster/internal/spec"
+)
+
+// deterministic makes equal values equal bytes.
+var deterministic = proto.MarshalOptions{Deterministic: true}
+
+// message returns the message that a record is kept as.
+func message(v any) (proto.Message, error) {
+	switch v := v.(type) {
+	case *spec.Pod:
+		return PodToProto(v), nil
+	case *spec.Binding:
+		return bindingToProto(v), nil
+	case *spec.Stop:
+		return &musterv1.Stop{Epoch: v.Epoch, Reason: v.Reason}, nil
+	case *spec.HeldStatus:
+		return HeldStatusToProto(v), nil
+	case *spec.Node:
+		return nodeToProto(v), nil
+	case *spec.NodeFacts:
+		return NodeFactsToProto(v), nil
+	case *spec.NodeStatus:
+		return NodeStatusToProto(v), nil
+	case *spec.NodeLease:
+		return NodeLeaseToProto(v), nil
+	case *spec.Deployment:
+		return DeploymentToProto(v), nil
+	case *spec.DeploymentStatus:
+		return deploymentStatusToProto(v), nil
+	case *spec.Event:
+		return EventToProto(v), nil
+	case *spec.Failover:
+		return FailoverToProto(v), nil
+	case *spec.Leadership:
+		return &musterv1.Leadership{Owner: v.Owner}, nil
+	case *spec.Blob:
+		return &musterv1.Blob{Data: v.Data}, nil
+	}
+	return nil, fmt.Errorf("a %T is no record", v)
+}
+
+// decode unmarshals a message and converts it.
+func decode[M proto.Message, T any](data []byte, m M, convert func(M) (T, error)) (any, error) {
+	if err := proto.Unmarshal(data, m); err != nil {
+		return nil, err
+	}
+	return convert(m)
+}
+
+// Codec turns the records of the store into bytes and back, by the names of the store's families.
+type Codec struct{}
+
+// Encode returns the record's bytes; equal records have equal bytes.
+func (Codec) Encode(v any) ([]byte, error) {
+	m, err := message(v)
+	if err != nil {
+		return nil, err
+	}
+	return deterministic.Marshal(m)
+}
+
+// Decode is the inverse of Encode.
+func (Codec) Decode(family string, data []byte) (any, error) {
+	switch family {
+	case "pods":
+		return decode(data, &musterv1.Pod{}, PodFromProto)
+	case "bindings":
+		return decode(data, &musterv1.Binding{}, bindingFromProto)
+	case "stops":
+		return decode(data, &musterv1.Stop{}, func(m *musterv1.Stop) (*spec.Stop, error) {
+			return &spec.Stop{Epoch: m.GetEpoch(), Reason: m.GetReason()}, nil
+		})
+	case "podstatus":
+		return decode(data, &musterv1.HeldStatus{}, HeldStatusFromProto)
+	case "nodes":
+		return decode(data, &musterv1.Node{}, nodeFromProto)
+	case "nodefacts":
+		return decode(data, &musterv1.NodeFacts{}, NodeFactsFromProto)
+	case "nodestatus":
+		return decode(data, &musterv1.NodeStatus{}, nodeStatusFromProto)
+	case "nodelease":
+		return decode(data, &musterv1.NodeLease{}, nodeLeaseFromProto)
+	case "deployments":
+		return decode(data, &musterv1.Deployment{}, DeploymentFromProto)
+	case "deploystate":
+		return decode(data, &musterv1.DeploymentStatus{}, func(m *musterv1.DeploymentStatus) (*spec.DeploymentStatus, error) {
+			p := &parser{}
+			s := p.deploymentStatus(m)
+			return &s, p.err
+		})
+	case "events":
+		return decode(data, &musterv1.Event{}, EventFromProto)
+	case "failovers":
+		return decode(data, &musterv1.Failover{}, FailoverFromProto)
+	case "leader":
+		return decode(data, &musterv1.Leadership{}, func(m *musterv1.Leadership) (*spec.Leadership, error) {
+			return &spec.Leadership{Owner: m.GetOwner()}, nil
+		})
+	case "config":
+		return decode(data, &musterv1.Blob{}, func(m *musterv1.Blob) (*spec.Blob, error) {
+			return &spec.Blob{Data: m.GetData()}, nil
+		})
+	}
+	return nil, fmt.Errorf("unknown family %q", family)
+}
+
+// Equal tells whether two records would be kept as the same bytes.
+func Equal(a, b any) bool {
+	x, err := Codec{}.Encode(a)
+	if err != nil {
+		return false
+	}
+	y, err := Codec{}.Encode(b)
+	return err == nil && bytes.Equal(x, y)
+}

@@ -1,0 +1,84 @@
+package wire
+
+import (
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	musterv1 "github.com/musterhq/muster/gen/muster/v1"
+	"github.com/musterhq/muster/internal/spec"
+)
+
+func nodeToProto(n *spec.Node) *musterv1.Node {
+	return &musterv1.Node{Meta: MetaToProto(n.Meta), Unschedulable: n.Unschedulable}
+}
+
+func nodeFromProto(pb *musterv1.Node) (*spec.Node, error) {
+	p := &parser{}
+	n := &spec.Node{Meta: p.meta(pb.GetMeta()), Unschedulable: pb.GetUnschedulable()}
+	return n, p.err
+}
+
+// NodeFactsToProto converts what an agent says of its node.
+func NodeFactsToProto(f *spec.NodeFacts) *musterv1.NodeFacts {
+	return &musterv1.NodeFacts{
+		Address: f.Address, GuardAddress: f.GuardAddress, GossipAddress: f.GossipAddress, HttpAddress: f.HTTPAddress,
+		Labels: f.Labels, Allocatable: resourcesToProto(f.Allocatable), MaxPods: f.MaxPods, Runtimes: f.Runtimes,
+		Isolation: f.Isolation, Images: f.Images, PodNet: f.PodNet, BootId: f.BootID, Instance: f.Instance,
+		Version: f.Version, Os: f.OS, Arch: f.Arch, Kernel: f.Kernel,
+	}
+}
+
+// NodeFactsFromProto is the inverse of NodeFactsToProto.
+func NodeFactsFromProto(pb *musterv1.NodeFacts) (*spec.NodeFacts, error) {
+	return &spec.NodeFacts{
+		Address: pb.GetAddress(), GuardAddress: pb.GetGuardAddress(), GossipAddress: pb.GetGossipAddress(),
+		HTTPAddress: pb.GetHttpAddress(), Labels: pb.GetLabels(), Allocatable: resourcesFromProto(pb.GetAllocatable()),
+		MaxPods: pb.GetMaxPods(), Runtimes: pb.GetRuntimes(), Isolation: pb.GetIsolation(), Images: pb.GetImages(),
+		PodNet: pb.GetPodNet(), BootID: pb.GetBootId(), Instance: pb.GetInstance(), Version: pb.GetVersion(),
+		OS: pb.GetOs(), Arch: pb.GetArch(), Kernel: pb.GetKernel(),
+	}, nil
+}
+
+// NodeStatusToProto converts what the leader believes of a node.
+func NodeStatusToProto(s *spec.NodeStatus) *musterv1.NodeStatus {
+	return &musterv1.NodeStatus{
+		Verdict: verdicts.to[s.Verdict], Since: stamp(s.Since), Cause: s.Cause, PodsNotReady: s.PodsNotReady, Member: s.Member,
+	}
+}
+
+func nodeStatusFromProto(pb *musterv1.NodeStatus) (*spec.NodeStatus, error) {
+	p := &parser{}
+	s := &spec.NodeStatus{
+		Verdict: in(p, "verdict", verdicts, pb.GetVerdict()), Since: p.time("since", pb.GetSince()), Cause: pb.GetCause(),
+		PodsNotReady: pb.GetPodsNotReady(), Member: pb.GetMember(),
+	}
+	return s, p.err
+}
+
+// NodeLeaseToProto converts a node's lease.
+func NodeLeaseToProto(l *spec.NodeLease) *musterv1.NodeLease {
+	return &musterv1.NodeLease{
+		State: leaseStates.to[l.State], Owner: l.Owner, Session: l.Session, Instance: l.Instance, Boot: l.Boot,
+		Ttl: durationpb.New(l.TTL), Certainty: durationpb.New(l.Certainty), Remaining: durationpb.New(l.Remaining), Barred: l.Barred,
+	}
+}
+
+func nodeLeaseFromProto(pb *musterv1.NodeLease) (*spec.NodeLease, error) {
+	p := &parser{}
+	l := &spec.NodeLease{
+		State: in(p, "state", leaseStates, pb.GetState()), Owner: pb.GetOwner(), Session: pb.GetSession(),
+		Instance: pb.GetInstance(), Boot: pb.GetBoot(), TTL: p.duration("ttl", pb.GetTtl()),
+		Certainty: p.duration("certainty", pb.GetCertainty()), Remaining: p.duration("remaining", pb.GetRemaining()),
+		Barred: pb.GetBarred(),
+	}
+	return l, p.err
+}
+
+func bindingToProto(b *spec.Binding) *musterv1.Binding {
+	return &musterv1.Binding{Uid: b.UID, Node: b.Node, Class: failoverClasses.to[b.Class], Cause: b.Cause}
+}
+
+func bindingFromProto(pb *musterv1.Binding) (*spec.Binding, error) {
+	p := &parser{}
+	b := &spec.Binding{UID: pb.GetUid(), Node: pb.GetNode(), Class: in(p, "class", failoverClasses, pb.GetClass()), Cause: pb.GetCause()}
+	return b, p.err
+}

@@ -1,0 +1,344 @@
+package wire
+
+import (
+	"fmt"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	musterv1 "github.com/musterhq/muster/gen/muster/v1"
+	"github.com/musterhq/muster/internal/spec"
+)
+
+// PodToProto converts what is wanted of a pod.
+func PodToProto(p *spec.Pod) *musterv1.Pod {
+	return &musterv1.Pod{Meta: MetaToProto(p.Meta), Spec: podSpecToProto(&p.Spec)}
+}
+
+// PodFromProto is the inverse of PodToProto; status, node and the like are not looked at.
+func PodFromProto(pb *musterv1.Pod) (*spec.Pod, error) {
+	p := &parser{}
+	pod := &spec.Pod{Meta: p.meta(pb.GetMeta()), Spec: p.podSpec("spec", pb.GetSpec())}
+	return pod, p.err
+}
+
+func podSpecToProto(s *spec.PodSpec) *musterv1.PodSpec {
+	pb := &musterv1.PodSpec{
+		RestartPolicy: restartPolicies.to[s.RestartPolicy], TerminationGrace: durationpb.New(s.TerminationGrace),
+		NodeSelector: s.NodeSelector, ReadinessGates: s.ReadinessGates, Hostname: s.Hostname,
+	}
+	for i := range s.Containers {
+		pb.Containers = append(pb.Containers, containerToProto(&s.Containers[i]))
+	}
+	for _, v := range s.Volumes {
+		pb.Volumes = append(pb.Volumes, &musterv1.Volume{Name: v.Name, HostPath: v.HostPath, HostPathType: v.HostPathType})
+	}
+	return pb
+}
+
+// unsetGrace is what a pod's termination grace is when a message leaves it out: defaulting gives it its value.
+const unsetGrace = spec.UnsetGrace
+
+func (p *parser) podSpec(field string, pb *musterv1.PodSpec) spec.PodSpec {
+	s := spec.PodSpec{
+		RestartPolicy:    in(p, field+".restart_policy", restartPolicies, pb.GetRestartPolicy()),
+		TerminationGrace: unsetGrace,
+		NodeSelector:     pb.GetNodeSelector(), ReadinessGates: pb.GetReadinessGates(), Hostname: pb.GetHostname(),
+	}
+	if g := pb.GetTerminationGrace(); g != nil {
+		s.TerminationGrace = p.duration(field+".termination_grace", g)
+	}
+	for i, c := range pb.GetContainers() {
+		s.Containers = append(s.Containers, p.container(fmt.Sprintf("%s.containers[%d]", field, i), c))
+	}
+	for _, v := range pb.GetVolumes() {
+		s.Volumes = append(s.Volumes, spec.Volume{Name: v.GetName(), HostPath: v.GetHostPath(), HostPathType: v.GetHostPathType()})
+	}
+	return s
+}
+
+func resourcesToProto(r spec.ResourceList) *musterv1.ResourceList {
+	if r == (spec.ResourceList{}) {
+		return nil
+	}
+	return &musterv1.ResourceList{MilliCpu: r.MilliCPU, MemoryBytes: r.MemoryBytes}
+}
+
+func resourcesFromProto(pb *musterv1.ResourceList) spec.ResourceList {
+	return spec.ResourceList{MilliCPU: pb.GetMilliCpu(), MemoryBytes: pb.GetMemoryBytes()}
+}
+
+func containerToProto(c *spec.Container) *musterv1.Container {
+	pb := &musterv1.Container{
+		Name: c.Name, Image: c.Image, Command: c.Command, Args: c.Args, WorkingDir: c.WorkingDir,
+		Requests: resourcesToProto(c.Resources.Requests), Limits: resourcesToProto(c.Resources.Limits),
+		Liveness: probeToProto(c.Liveness), Readiness: probeToProto(c.Readiness), Startup: probeToProto(c.Startup),
+		RestartPolicy: restartPolicies.to[c.RestartPolicy],
+	}
+	for _, e := range c.Env {
+		pb.Env = append(pb.Env, &musterv1.EnvVar{Name: e.Name, Value: e.Value, FieldPath: e.FieldPath})
+	}
+	for _, p := range c.Ports {
+		pb.Ports = append(pb.Ports, &musterv1.ContainerPort{Name: p.Name, Number: p.Number, Protocol: p.Protocol})
+	}
+	for _, m := range c.Mounts {
+		pb.Mounts = append(pb.Mounts, &musterv1.VolumeMount{Volume: m.Volume, Path: m.Path, ReadOnly: m.ReadOnly})
+	}
+	for _, r := range c.RestartRules {
+		pb.RestartRules = append(pb.RestartRules, &musterv1.RestartRule{Action: r.Action, In: r.In, ExitCodes: r.ExitCodes})
+	}
+	return pb
+}
+
+func (p *parser) container(field string, pb *musterv1.Container) spec.Container {
+	c := spec.Container{
+		Name: pb.GetName(), Image: pb.GetImage(), Command: pb.GetCommand(), Args: pb.GetArgs(), WorkingDir: pb.GetWorkingDir(),
+		Resources:     spec.Resources{Requests: resourcesFromProto(pb.GetRequests()), Limits: resourcesFromProto(pb.GetLimits())},
+		Liveness:      p.probe(field+".liveness", pb.GetLiveness()),
+		Readiness:     p.probe(field+".readiness", pb.GetReadiness()),
+		Startup:       p.probe(field+".startup", pb.GetStartup()),
+		RestartPolicy: in(p, field+".restart_policy", restartPolicies, pb.GetRestartPolicy()),
+	}
+	for _, e := range pb.GetEnv() {
+		c.Env = append(c.Env, spec.EnvVar{Name: e.GetName(), Value: e.GetValue(), FieldPath: e.GetFieldPath()})
+	}
+	for _, port := range pb.GetPorts() {
+		c.Ports = append(c.Ports, spec.Port{Name: port.GetName(), Number: port.GetNumber(), Protocol: port.GetProtocol()})
+	}
+	for _, m := range pb.GetMounts() {
+		c.Mounts = append(c.Mounts, spec.Mount{Volume: m.GetVolume(), Path: m.GetPath(), ReadOnly: m.GetReadOnly()})
+	}
+	for _, r := range pb.GetRestartRules() {
+		c.RestartRules = append(c.RestartRules, spec.RestartRule{Action: r.GetAction(), In: r.GetIn(), ExitCodes: r.GetExitCodes()})
+	}
+	return c
+}
+
+func portToProto(r spec.PortRef) *musterv1.PortReference {
+	if r.Name != "" {
+		return &musterv1.PortReference{Port: &musterv1.PortReference_Name{Name: r.Name}}
+	}
+	return &musterv1.PortReference{Port: &musterv1.PortReference_Number{Number: r.Number}}
+}
+
+func portFromProto(pb *musterv1.PortReference) spec.PortRef {
+	return spec.PortRef{Name: pb.GetName(), Number: pb.GetNumber()}
+}
+
+func probeToProto(p *spec.Probe) *musterv1.Probe {
+	if p == nil {
+		return nil
+	}
+	pb := &musterv1.Probe{
+		InitialDelay: durationpb.New(p.InitialDelay), Period: durationpb.New(p.Period), Timeout: durationpb.New(p.Timeout),
+		SuccessThreshold: p.SuccessThreshold, FailureThreshold: p.FailureThreshold,
+	}
+	if p.TerminationGrace != nil {
+		pb.TerminationGrace = durationpb.New(*p.TerminationGrace)
+	}
+	switch {
+	case p.Exec != nil:
+		pb.Handler = &musterv1.Probe_Exec{Exec: &musterv1.ExecAction{Command: p.Exec.Command}}
+	case p.HTTP != nil:
+		a := &musterv1.HttpGetAction{Scheme: p.HTTP.Scheme, Host: p.HTTP.Host, Port: portToProto(p.HTTP.Port), Path: p.HTTP.Path}
+		for _, h := range p.HTTP.Headers {
+			a.Headers = append(a.Headers, &musterv1.HttpHeader{Name: h.Name, Value: h.Value})
+		}
+		pb.Handler = &musterv1.Probe_HttpGet{HttpGet: a}
+	case p.TCP != nil:
+		pb.Handler = &musterv1.Probe_TcpSocket{TcpSocket: &musterv1.TcpSocketAction{Host: p.TCP.Host, Port: portToProto(p.TCP.Port)}}
+	case p.GRPC != nil:
+		pb.Handler = &musterv1.Probe_Grpc{Grpc: &musterv1.GrpcAction{Port: p.GRPC.Port, Service: p.GRPC.Service}}
+	}
+	return pb
+}
+
+func (p *parser) probe(field string, pb *musterv1.Probe) *spec.Probe {
+	if pb == nil {
+		return nil
+	}
+	out := &spec.Probe{
+		InitialDelay:     p.duration(field+".initial_delay", pb.GetInitialDelay()),
+		Period:           p.duration(field+".period", pb.GetPeriod()),
+		Timeout:          p.duration(field+".timeout", pb.GetTimeout()),
+		SuccessThreshold: pb.GetSuccessThreshold(), FailureThreshold: pb.GetFailureThreshold(),
+	}
+	if g := pb.GetTerminationGrace(); g != nil {
+		grace := p.duration(field+".termination_grace", g)
+		out.TerminationGrace = &grace
+	}
+	switch h := pb.GetHandler().(type) {
+	case *musterv1.Probe_Exec:
+		out.Exec = &spec.ExecAction{Command: h.Exec.GetCommand()}
+	case *musterv1.Probe_HttpGet:
+		a := &spec.HTTPAction{
+			Scheme: h.HttpGet.GetScheme(), Host: h.HttpGet.GetHost(), Port: portFromProto(h.HttpGet.GetPort()), Path: h.HttpGet.GetPath(),
+		}
+		for _, header := range h.HttpGet.GetHeaders() {
+			a.Headers = append(a.Headers, spec.Header{Name: header.GetName(), Value: header.GetValue()})
+		}
+		out.HTTP = a
+	case *musterv1.Probe_TcpSocket:
+		out.TCP = &spec.TCPAction{Host: h.TcpSocket.GetHost(), Port: portFromProto(h.TcpSocket.GetPort())}
+	case *musterv1.Probe_Grpc:
+		out.GRPC = &spec.GRPCAction{Port: h.Grpc.GetPort(), Service: h.Grpc.GetService()}
+	}
+	return out
+}
+
+// PodStatusToProto converts what is seen of a pod.
+func PodStatusToProto(s *spec.PodStatus) *musterv1.PodStatus {
+	pb := &musterv1.PodStatus{
+		Phase: phases.to[s.Phase], Reason: s.Reason, Message: s.Message, Conditions: conditionsToProto(s.Conditions),
+		PodIp: s.PodIP, HostIp: s.HostIP, StartTime: stamp(s.StartTime), Fence: s.Fence,
+	}
+	for _, c := range s.Containers {
+		pb.Containers = append(pb.Containers, &musterv1.ContainerStatus{
+			Name: c.Name, Id: c.ID, Image: c.Image, Started: c.Started, Ready: c.Ready, Restarts: c.Restarts,
+			State: stateToProto(c.State), Last: stateToProto(c.Last),
+		})
+	}
+	return pb
+}
+
+// PodStatusFromProto is the inverse of PodStatusToProto.
+func PodStatusFromProto(pb *musterv1.PodStatus) (spec.PodStatus, error) {
+	p := &parser{}
+	s := p.podStatus("status", pb)
+	return s, p.err
+}
+
+func (p *parser) podStatus(field string, pb *musterv1.PodStatus) spec.PodStatus {
+	s := spec.PodStatus{
+		Phase: in(p, field+".phase", phases, pb.GetPhase()), Reason: pb.GetReason(), Message: pb.GetMessage(),
+		Conditions: p.conditions(field+".conditions", pb.GetConditions()), PodIP: pb.GetPodIp(), HostIP: pb.GetHostIp(),
+		StartTime: p.time(field+".start_time", pb.GetStartTime()), Fence: pb.GetFence(),
+	}
+	for _, c := range pb.GetContainers() {
+		at := field + ".containers[" + c.GetName() + "]"
+		s.Containers = append(s.Containers, spec.ContainerStatus{
+			Name: c.GetName(), ID: c.GetId(), Image: c.GetImage(), Started: c.GetStarted(), Ready: c.GetReady(),
+			Restarts: c.GetRestarts(), State: p.state(at+".state", c.GetState()), Last: p.state(at+".last", c.GetLast()),
+		})
+	}
+	return s
+}
+
+func stateToProto(s spec.ContainerState) *musterv1.ContainerState {
+	switch {
+	case s.Waiting != nil:
+		return &musterv1.ContainerState{State: &musterv1.ContainerState_Waiting{
+			Waiting: &musterv1.ContainerWaiting{Reason: s.Waiting.Reason, Message: s.Waiting.Message},
+		}}
+	case s.Running != nil:
+		return &musterv1.ContainerState{State: &musterv1.ContainerState_Running{
+			Running: &musterv1.ContainerRunning{StartedAt: stamp(s.Running.StartedAt)},
+		}}
+	case s.Terminated != nil:
+		t := s.Terminated
+		return &musterv1.ContainerState{State: &musterv1.ContainerState_Terminated{Terminated: &musterv1.ContainerTerminated{
+			ExitCode: t.ExitCode, Signal: t.Signal, Reason: t.Reason, Message: t.Message,
+			StartedAt: stamp(t.StartedAt), FinishedAt: stamp(t.FinishedAt), Id: t.ID,
+		}}}
+	}
+	return nil
+}
+
+func (p *parser) state(field string, pb *musterv1.ContainerState) spec.ContainerState {
+	switch s := pb.GetState().(type) {
+	case *musterv1.ContainerState_Waiting:
+		return spec.ContainerState{Waiting: &spec.Waiting{Reason: s.Waiting.GetReason(), Message: s.Waiting.GetMessage()}}
+	case *musterv1.ContainerState_Running:
+		return spec.ContainerState{Running: &spec.Running{StartedAt: p.time(field+".started_at", s.Running.GetStartedAt())}}
+	case *musterv1.ContainerState_Terminated:
+		t := s.Terminated
+		return spec.ContainerState{Terminated: &spec.Terminated{
+			ExitCode: t.GetExitCode(), Signal: t.GetSignal(), Reason: t.GetReason(), Message: t.GetMessage(),
+			StartedAt: p.time(field+".started_at", t.GetStartedAt()), FinishedAt: p.time(field+".finished_at", t.GetFinishedAt()),
+			ID: t.GetId(),
+		}}
+	}
+	return spec.ContainerState{}
+}
+
+// HeldStatusToProto converts a status with its epoch.
+func HeldStatusToProto(h *spec.HeldStatus) *musterv1.HeldStatus {
+	return &musterv1.HeldStatus{Uid: h.UID, Epoch: h.Epoch, Stopped: h.Stopped, Status: PodStatusToProto(&h.Status)}
+}
+
+// HeldStatusFromProto is the inverse of HeldStatusToProto.
+func HeldStatusFromProto(pb *musterv1.HeldStatus) (*spec.HeldStatus, error) {
+	p := &parser{}
+	h := &spec.HeldStatus{UID: pb.GetUid(), Epoch: pb.GetEpoch(), Stopped: pb.GetStopped(), Status: p.podStatus("status", pb.GetStatus())}
+	return h, p.err
+}
+
+// DeploymentToProto converts a Deployment with its status.
+func DeploymentToProto(d *spec.Deployment) *musterv1.Deployment {
+	replicas := d.Spec.Replicas
+	return &musterv1.Deployment{
+		Meta: MetaToProto(d.Meta),
+		Spec: &musterv1.DeploymentSpec{
+			Replicas: &replicas, Selector: selectorToProto(d.Spec.Selector),
+			Template: &musterv1.PodTemplate{
+				Labels: d.Spec.Template.Labels, Annotations: d.Spec.Template.Annotations, Spec: podSpecToProto(&d.Spec.Template.Spec),
+			},
+		},
+		Status: deploymentStatusToProto(&d.Status),
+	}
+}
+
+// DeploymentFromProto is the inverse of DeploymentToProto; replicas left out are 1.
+func DeploymentFromProto(pb *musterv1.Deployment) (*spec.Deployment, error) {
+	p := &parser{}
+	d := &spec.Deployment{
+		Meta: p.meta(pb.GetMeta()),
+		Spec: spec.DeploymentSpec{
+			Replicas: 1, Selector: p.selector("spec.selector", pb.GetSpec().GetSelector()),
+			Template: spec.PodTemplate{
+				Labels: pb.GetSpec().GetTemplate().GetLabels(), Annotations: pb.GetSpec().GetTemplate().GetAnnotations(),
+				Spec: p.podSpec("spec.template.spec", pb.GetSpec().GetTemplate().GetSpec()),
+			},
+		},
+		Status: p.deploymentStatus(pb.GetStatus()),
+	}
+	if pb.GetSpec() != nil && pb.GetSpec().Replicas != nil {
+		d.Spec.Replicas = pb.GetSpec().GetReplicas()
+	}
+	return d, p.err
+}
+
+func deploymentStatusToProto(s *spec.DeploymentStatus) *musterv1.DeploymentStatus {
+	return &musterv1.DeploymentStatus{
+		ObservedGeneration: s.ObservedGeneration, Replicas: s.Replicas, UpdatedReplicas: s.UpdatedReplicas,
+		ReadyReplicas: s.Ready, AvailableReplicas: s.Available, Conditions: conditionsToProto(s.Conditions),
+	}
+}
+
+func (p *parser) deploymentStatus(pb *musterv1.DeploymentStatus) spec.DeploymentStatus {
+	return spec.DeploymentStatus{
+		ObservedGeneration: pb.GetObservedGeneration(), Replicas: pb.GetReplicas(), UpdatedReplicas: pb.GetUpdatedReplicas(),
+		Ready: pb.GetReadyReplicas(), Available: pb.GetAvailableReplicas(),
+		Conditions: p.conditions("status.conditions", pb.GetConditions()),
+	}
+}
+
+func selectorToProto(s spec.Selector) *musterv1.LabelSelector {
+	pb := &musterv1.LabelSelector{MatchLabels: s.Labels}
+	for _, e := range s.Expressions {
+		pb.MatchExpressions = append(pb.MatchExpressions, &musterv1.LabelExpression{
+			Key: e.Key, Operator: operators.to[e.Operator], Values: e.Values,
+		})
+	}
+	return pb
+}
+
+func (p *parser) selector(field string, pb *musterv1.LabelSelector) spec.Selector {
+	s := spec.Selector{Labels: pb.GetMatchLabels()}
+	for i, e := range pb.GetMatchExpressions() {
+		s.Expressions = append(s.Expressions, spec.SelectorExpression{
+			Key: e.GetKey(), Values: e.GetValues(),
+			Operator: in(p, fmt.Sprintf("%s.match_expressions[%d].operator", field, i), operators, e.GetOperator()),
+		})
+	}
+	return s
+}
