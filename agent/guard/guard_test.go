@@ -250,8 +250,8 @@ func TestIdleConnectionsDoNotKeepOthersOut(t *testing.T) {
 	})
 }
 
+// Not parallel: this process stands in for a supervisor, which has one page open and not those of other tests.
 func TestKilledGuardIsReplacedAndThePageStays(t *testing.T) {
-	t.Parallel()
 	dir := t.TempDir()
 	changed := make(chan error, 8)
 	c := ensure(t, dir, func(cfg *guard.Config) { cfg.Changed = func(err error) { changed <- err } })

@@ -5,11 +5,11 @@ import (
 	"errors"
 	"os"
 	"time"
+
+	"github.com/musterhq/muster/internal/fence"
 )
 
 const (
-	// killLead is how long before its deadline a pod is killed.
-	killLead = 500 * time.Millisecond
 	// maxTermLead is how long before the kill SIGTERM comes at most.
 	maxTermLead = 500 * time.Millisecond
 	// startLead is how much time must be left for anything to start.
@@ -18,17 +18,17 @@ const (
 	guardLimit = 5 * time.Second
 )
 
-// fence keeps a pod from executing past its deadline. The kernel's timer is armed at every moment at which anything of
+// podFence keeps a pod from executing past its deadline. The kernel's timer is armed at every moment at which anything of
 // the pod executes, and never for later than the page has said.
-type fence struct {
+type podFence struct {
 	pod   *pod
 	page  *MappedPage
 	timer *killTimer
-	armed int64
+	armed time.Duration
 }
 
 // startFence gets the page and arms the timer. It refuses with CodeFenced when there is under a second.
-func startFence(p *pod) (*fence, error) {
+func startFence(p *pod) (*podFence, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), guardLimit)
 	defer cancel()
 	page, err := FetchPage(ctx, p.data)
@@ -38,7 +38,7 @@ func startFence(p *pod) (*fence, error) {
 	if p.rec.FenceSlot < 1 || p.rec.FenceSlot >= PageBytes/8/slotWords {
 		return nil, errors.New("fence slot is not in the page")
 	}
-	f := &fence{pod: p, page: page}
+	f := &podFence{pod: p, page: page}
 	if f.timer, err = newKillTimer(); err != nil {
 		return nil, err
 	}
@@ -52,10 +52,12 @@ func startFence(p *pod) (*fence, error) {
 	return f, nil
 }
 
-func (f *fence) deadline() int64 { return f.page.Deadline(f.pod.rec.FenceSlot, f.pod.rec.Epoch) }
+func (f *podFence) deadline() time.Duration {
+	return f.page.Deadline(f.pod.rec.FenceSlot, f.pod.rec.Epoch)
+}
 
 // arm publishes what the page allows and then arms exactly that, or less if it has fallen meanwhile.
-func (f *fence) arm() error {
+func (f *podFence) arm() error {
 	at := f.deadline()
 	if at == 0 {
 		return refusal(CodeFenced, "lease expired")
@@ -64,7 +66,7 @@ func (f *fence) arm() error {
 	if again := f.deadline(); again < at {
 		at = again
 	}
-	if err := f.timer.set(at - int64(killLead)); err != nil {
+	if err := f.timer.set(at - fence.KillLead); err != nil {
 		return err
 	}
 	f.armed = at
@@ -73,21 +75,21 @@ func (f *fence) arm() error {
 }
 
 // mayStart refuses with under a second left.
-func (f *fence) mayStart() error {
-	if untilBoottime(f.deadline()) < startLead {
+func (f *podFence) mayStart() error {
+	if f.deadline()-Boottime() < startLead {
 		return refusal(CodeFenced, "lease expired, or ends within "+startLead.String())
 	}
 	return nil
 }
 
 // run follows the page at half of the remaining time, and asks the pod to end when no more comes.
-func (f *fence) run() {
-	lead := int64(killLead + min(max(f.pod.rec.Grace, 0), maxTermLead))
+func (f *podFence) run() {
+	lead := fence.KillLead + min(max(f.pod.rec.Grace, 0), maxTermLead)
 	for {
-		left := untilBoottime(f.armed - lead)
+		left := f.armed - lead - Boottime()
 		if at := f.deadline(); at != f.armed && at != 0 {
 			if err := f.arm(); err == nil {
-				left = untilBoottime(f.armed - lead)
+				left = f.armed - lead - Boottime()
 			}
 		}
 		if left <= 0 {

@@ -10,6 +10,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/musterhq/muster/internal/fence"
 )
 
 const (
@@ -103,15 +105,14 @@ func (p *MappedPage) Assign(slot int, epoch int64) {
 	atomic.StoreUint64(p.word(slot, wordEpoch), uint64(epoch))
 }
 
-// SetDeadline says until when the slot's epoch may execute, as a reading of CLOCK_BOOTTIME in nanoseconds. Only the
-// agent calls it.
-func (p *MappedPage) SetDeadline(slot int, at int64) {
+// SetDeadline says until when the slot's epoch may execute, as a reading of Boottime. Only the agent calls it.
+func (p *MappedPage) SetDeadline(slot int, at time.Duration) {
 	atomic.StoreUint64(p.word(slot, wordDeadline), uint64(at))
 }
 
 // Deadline is what SetDeadline said for that epoch; 0 when the slot is another's, which allows nothing.
-func (p *MappedPage) Deadline(slot int, epoch int64) int64 {
-	at := int64(atomic.LoadUint64(p.word(slot, wordDeadline)))
+func (p *MappedPage) Deadline(slot int, epoch int64) time.Duration {
+	at := time.Duration(atomic.LoadUint64(p.word(slot, wordDeadline)))
 	if int64(atomic.LoadUint64(p.word(slot, wordEpoch))) != epoch {
 		return 0
 	}
@@ -120,17 +121,19 @@ func (p *MappedPage) Deadline(slot int, epoch int64) int64 {
 
 // Armed is the latest deadline that the epoch's supervisor may have armed; 0 before it has any. The agent tells the
 // coordinator the later one of Armed and Deadline.
-func (p *MappedPage) Armed(slot int) int64 { return int64(atomic.LoadUint64(p.word(slot, wordArmed))) }
+func (p *MappedPage) Armed(slot int) time.Duration {
+	return time.Duration(atomic.LoadUint64(p.word(slot, wordArmed)))
+}
 
 // publish says what will be armed; only the slot's supervisor calls it.
-func (p *MappedPage) publish(slot int, at int64) {
+func (p *MappedPage) publish(slot int, at time.Duration) {
 	atomic.StoreUint64(p.word(slot, wordArmed), uint64(at))
 }
 
 // Expired tells whether the time is over that the epoch's supervisor had armed.
 func (p *MappedPage) Expired(slot int, epoch int64) bool {
 	armed := p.Armed(slot)
-	return int64(atomic.LoadUint64(p.word(slot, wordEpoch))) == epoch && armed > 0 && Boottime() >= armed-int64(killLead)
+	return int64(atomic.LoadUint64(p.word(slot, wordEpoch))) == epoch && armed > 0 && Boottime() >= armed-fence.KillLead
 }
 
 // FetchPage gets the page from the guard of a data directory.

@@ -35,7 +35,7 @@ type pod struct {
 	data  string
 	dir   string
 	rec   PodRecord
-	fence *fence // nil for a pod that is not fenced
+	fence *podFence // nil for a pod that is not fenced
 	// forks are run on the main goroutine's thread, which never ends: an init dies with the thread that started it.
 	forks chan func()
 	read  readBuffer
@@ -589,6 +589,9 @@ func (in *instance) watch() {
 	var b [maxCtl]byte
 	for {
 		n, err := in.ctl.Read(b[:])
+		if errors.Is(err, unix.ECONNRESET) {
+			continue // it has ended with words of ours unread; its own are still to be read
+		}
 		if err != nil || n == 0 {
 			break
 		}

