@@ -42,6 +42,9 @@ func subdomain(s string) string {
 	return ""
 }
 
+// NodeName says why s is no name of a node, which is a DNS-1123 subdomain; empty when it is one.
+func NodeName(s string) string { return subdomain(s) }
+
 // qualified tells whether s is what the name part of a label's key, or a label's value, may be.
 func qualified(s string) bool {
 	if s == "" || len(s) > 63 || !alphanumeric(s[0]) || !alphanumeric(s[len(s)-1]) {
