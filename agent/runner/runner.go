@@ -19,13 +19,12 @@ type Runner struct {
 	cfg  Config
 	deps Deps
 
-	wg     sync.WaitGroup
-	slots  chan struct{}
-	disk   chan struct{}
-	look   chan struct{} // list the runtime now
-	wake   chan struct{} // a recheck comes sooner than was thought, or a report waits
-	news   chan struct{} // a status waits for Next
-	reopen chan struct{}
+	wg    sync.WaitGroup
+	slots chan struct{}
+	disk  chan struct{}
+	look  chan struct{} // list the runtime now
+	wake  chan struct{} // a recheck comes sooner than was thought, or a report waits
+	news  chan struct{} // a status waits for Next
 	// inventory is closed once complete is set.
 	inventory chan struct{}
 
@@ -95,7 +94,7 @@ type rowState struct {
 func New(cfg Config, deps Deps) (*Runner, error) {
 	r := &Runner{
 		cfg: cfg, deps: deps, pods: map[container.PodRef]*held{}, slots: make(chan struct{}, starts), disk: make(chan struct{}, writers),
-		look: make(chan struct{}, 1), wake: make(chan struct{}, 1), news: make(chan struct{}, 1), reopen: make(chan struct{}, 1),
+		look: make(chan struct{}, 1), wake: make(chan struct{}, 1), news: make(chan struct{}, 1),
 		inventory: make(chan struct{}),
 	}
 	r.reports.last = map[spec.ProbeID]ProbeReport{}
@@ -333,7 +332,9 @@ func (r *Runner) stepLocked(h *held) {
 	if fenced {
 		h.fenced, h.fencedIn = true, r.session
 		r.deps.Log.Warn("pod stopped by its lease", "pod", h.pod.Key().String(), "epoch", h.ref.Epoch)
-		poke(r.reopen)
+		if r.deps.Lease != nil {
+			r.deps.Lease.Fenced(h.ref.UID, h.ref.Epoch)
+		}
 	}
 	if plan.StatusChanged || fenced || plan.Stopped != h.stopped {
 		h.status, h.stopped = plan.Status, plan.Stopped
@@ -423,11 +424,8 @@ func (r *Runner) forgetLocked(h *held) {
 		r.deps.Prober.Remove(id)
 	}
 	delete(r.pods, h.ref)
-	if !slices.ContainsFunc(slices.Collect(maps.Values(r.pods)), func(o *held) bool { return o.ref.UID == h.ref.UID }) {
-		r.deps.Addresses.Release(h.ref.UID)
-	}
-	if h.slot != 0 && r.deps.Lease != nil {
-		r.deps.Lease.Release(h.ref.UID, h.ref.Epoch)
+	if !h.stopped {
+		r.releaseLocked(h)
 	}
 	r.unlinkLocked(h)
 	for _, o := range r.pods { // it may have been in the way
@@ -435,6 +433,21 @@ func (r *Runner) forgetLocked(h *held) {
 			o.recheck = time.Now()
 			poke(r.wake)
 		}
+	}
+}
+
+// releaseLocked gives back what a pod of which no process is left had of the node.
+func (r *Runner) releaseLocked(h *held) {
+	shared := false
+	for _, o := range r.pods {
+		shared = shared || o != h && o.ref.UID == h.ref.UID && !o.stopped
+	}
+	if !shared {
+		r.deps.Addresses.Release(h.ref.UID)
+	}
+	if h.slot != 0 && r.deps.Lease != nil {
+		r.deps.Lease.Release(h.ref.UID, h.ref.Epoch)
+		h.slot = 0
 	}
 }
 
@@ -522,9 +535,6 @@ func (r *Runner) Report(rep ProbeReport) {
 	r.reports.Unlock()
 	poke(r.wake)
 }
-
-// Reopen is signalled when a pod was stopped by its lease: only an assignment by a new session starts it again.
-func (r *Runner) Reopen() <-chan struct{} { return r.reopen }
 
 // outLocked puts a pod's status in line for Next.
 func (r *Runner) outLocked(h *held) {

@@ -209,6 +209,7 @@ func (r *Runner) wroteLocked(h *held, rec *record, err error) {
 	}
 	if rec.Memory.Stopped && !h.durable {
 		h.durable = true
+		r.releaseLocked(h)
 		r.outLocked(h)
 		if h.removed {
 			r.forgetLocked(h)
