@@ -531,15 +531,10 @@ func below(dir string) ([]process, error) {
 	if err != nil {
 		return nil, err
 	}
-	var found []process
-	for _, name := range parts {
-		some, err := owned(filepath.Join(dir, name))
-		if err != nil {
-			return nil, err
-		}
-		found = append(found, some...)
+	for i := range parts {
+		parts[i] = filepath.Join(dir, parts[i])
 	}
-	return found, nil
+	return owned(claimBelow(dir), parts...)
 }
 
 // partsOf names the servers that have a data directory directly below dir.
@@ -571,7 +566,9 @@ func Kill(ctx context.Context, dir, node string) (int, error) {
 		}
 		nodes = append(nodes, p)
 		if p == node {
-			return kill(ctx, func() ([]process, error) { return owned(filepath.Join(dir, node)) })
+			return kill(ctx, func() ([]process, error) {
+				return owned(claimOne(filepath.Join(dir, node)), filepath.Join(dir, node))
+			})
 		}
 	}
 	if len(nodes) == 0 {

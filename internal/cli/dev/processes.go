@@ -77,13 +77,32 @@ func read(pid int) (process, bool) {
 	return p, true
 }
 
-// role is what the process is to the server whose data directory is one of dirs, by its command line alone.
-func (p process) role(dirs []string) role {
+// claim says which data directories are meant: those that is accepts.
+type claim struct {
+	is func(dataDir string) bool
+	// roots are written in front of every path below those directories.
+	roots []string
+}
+
+// claimOne means one server's directory.
+func claimOne(dir string) claim {
+	dirs := names(dir)
+	return claim{func(d string) bool { return slices.Contains(dirs, d) }, dirs}
+}
+
+// claimBelow means every directory directly below dir, whether it is still there or not.
+func claimBelow(dir string) claim {
+	dirs := names(dir)
+	return claim{func(d string) bool { return slices.Contains(dirs, filepath.Dir(d)) }, dirs}
+}
+
+// role is what the process is to the servers that are meant, by its command line alone.
+func (p process) role(c claim) role {
 	for i, a := range p.argv {
 		if i+1 >= len(p.argv) {
 			break
 		}
-		next := slices.Contains(dirs, filepath.Clean(p.argv[i+1]))
+		next := c.is(filepath.Clean(p.argv[i+1]))
 		switch {
 		case i >= 1 && i <= 2 && next && a == "guard":
 			return roleGuard
@@ -95,7 +114,7 @@ func (p process) role(dirs []string) role {
 				if !ok && flag == "--data-dir" && j+3 < len(p.argv) {
 					value, ok = p.argv[j+3], true
 				}
-				if ok && slices.Contains(dirs, filepath.Clean(value)) {
+				if ok && c.is(filepath.Clean(value)) {
 					return roleServer
 				}
 			}
@@ -104,16 +123,16 @@ func (p process) role(dirs []string) role {
 	return roleNone
 }
 
-// below tells whether the process's environment says that it belongs to a pod below one of dirs. It finds the
-// containers of nodes without namespaces, whose processes may have left their supervisor.
-func (p process) below(dirs []string) bool {
+// inPod tells whether the process's environment says that it belongs to a pod of the servers that are meant. It finds
+// the containers of nodes without namespaces, whose processes may have left their supervisor.
+func (p process) inPod(c claim) bool {
 	env, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", p.pid))
 	if err != nil {
 		return false // another user's, so not one of ours
 	}
 	for v := range bytes.SplitSeq(env, []byte{0}) {
 		if path, ok := bytes.CutPrefix(v, []byte("MUSTER_POD_DIR=")); ok {
-			return slices.ContainsFunc(dirs, func(d string) bool { return strings.HasPrefix(string(path), d+"/") })
+			return slices.ContainsFunc(c.roots, func(d string) bool { return strings.HasPrefix(string(path), d+"/") })
 		}
 	}
 	return false
@@ -134,26 +153,30 @@ func names(dir string) []string {
 	return slices.Compact(dirs)
 }
 
-// owned finds the processes of the server with that data directory: itself, its guard, its supervisors, their
-// containers, and everything below those. They are in the order in which they should die. This process is never one.
-func owned(dir string) ([]process, error) {
+// owned finds the processes of the servers that are meant: themselves, their guards, supervisors and containers, and
+// everything below those. holders are data directories whose holder is one of them, whatever it is called. They are in
+// the order in which they should die. This process is never one.
+func owned(c claim, holders ...string) ([]process, error) {
 	all, err := snapshot()
 	if err != nil {
 		return nil, err
 	}
-	holder, err := datadir.Holder(dir)
-	if err != nil && !errors.Is(err, datadir.ErrInUse) {
-		return nil, err
+	holding := map[int]bool{}
+	for _, dir := range holders {
+		pid, err := datadir.Holder(dir)
+		if err != nil && !errors.Is(err, datadir.ErrInUse) {
+			return nil, err
+		}
+		holding[pid] = true
 	}
-	dirs := names(dir)
 	roles := map[int]role{}
 	for _, p := range all {
-		r := p.role(dirs)
+		r := p.role(c)
 		switch {
 		case r != roleNone:
-		case p.pid == holder:
+		case holding[p.pid]:
 			r = roleServer
-		case p.below(dirs):
+		case p.inPod(c):
 			r = roleContainer
 		}
 		roles[p.pid] = r
