@@ -325,6 +325,8 @@ func (r *Runtime) furnish(p *pod) error {
 	return p.rec.Write(p.dir)
 }
 
+var errHeld = errors.New("a supervisor holds")
+
 // discard takes a pod's directory away unless a supervisor holds it. The record goes first and under the lock: a
 // supervisor that is only just starting then finds nothing to supervise.
 func (r *Runtime) discard(dir string) error {
@@ -337,7 +339,7 @@ func (r *Runtime) discard(dir string) error {
 	}
 	defer unix.Close(lock)
 	if err := unix.Flock(lock, unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		return fmt.Errorf("a supervisor holds %s", dir)
+		return fmt.Errorf("%w %s", errHeld, dir)
 	}
 	if err := os.Remove(filepath.Join(dir, supervisor.PodFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -517,7 +519,7 @@ func (r *Runtime) remove(ctx context.Context, p *pod) error {
 		if err == nil {
 			break
 		}
-		if !locked(p.dir) {
+		if !errors.Is(err, errHeld) {
 			return err
 		}
 		select {
