@@ -14,6 +14,7 @@ import (
 
 	"github.com/musterhq/muster/agent/container"
 	"github.com/musterhq/muster/agent/container/containertest"
+	"github.com/musterhq/muster/agent/lease"
 	"github.com/musterhq/muster/agent/runner"
 	"github.com/musterhq/muster/internal/spec"
 )
@@ -26,16 +27,19 @@ type bench struct {
 	r      *runner.Runner
 	cfg    runner.Config
 	leased bool
-	log    *lockedBuffer
-	stop   func()
+	// unassigned makes Slot refuse.
+	unassigned bool
+	log        *lockedBuffer
+	stop       func()
 
-	mu     sync.Mutex
-	rows   map[spec.ProbeID]runner.ProbeRow
-	pulls  []spec.ProbeID
-	events []string
-	slots  map[string]int
-	fences []string
-	ips    map[string]string
+	mu      sync.Mutex
+	rows    map[spec.ProbeID]runner.ProbeRow
+	pulls   []spec.ProbeID
+	events  []string
+	slots   map[string]int
+	fences  []string
+	adopted []string
+	ips     map[string]string
 }
 
 type lockedBuffer struct {
@@ -89,10 +93,20 @@ func (b *bench) Slot(uid string, epoch int64) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	k := fmt.Sprint(uid, ".", epoch)
+	if b.unassigned {
+		return 0, fmt.Errorf("pod %s: %w", uid, lease.ErrNotAssigned)
+	}
 	if b.slots[k] == 0 {
 		b.slots[k] = len(b.slots) + 1
 	}
 	return b.slots[k], nil
+}
+
+func (b *bench) Adopt(uid string, epoch int64, slot int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.slots[fmt.Sprint(uid, ".", epoch)] = slot
+	b.adopted = append(b.adopted, uid)
 }
 
 func (b *bench) lease(uid string, epoch int64) {

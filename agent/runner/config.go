@@ -88,9 +88,11 @@ type Addresses interface {
 
 // Lease is what a runner needs of agent/lease.
 type Lease interface {
-	// Slot returns the fence page's slot of a fenced binding, the same at every call. container.ErrFenced means that
-	// it is not assigned now: it is asked for again soon.
+	// Slot returns the fence page's slot of a fenced binding, the same at every call. lease.ErrNotAssigned means that it
+	// is not assigned now: it is asked for again soon.
 	Slot(uid string, epoch int64) (int, error)
+	// Adopt says that a pod which ran before this agent has a slot.
+	Adopt(uid string, epoch int64, slot int)
 	// Release gives the slot back; no process of the binding is left, and none will be.
 	Release(uid string, epoch int64)
 	// Fenced says that the lease has ended the binding's pod: it gets no more time in this session, and a new session

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/musterhq/muster/agent/container"
+	"github.com/musterhq/muster/agent/lease"
 	"github.com/musterhq/muster/agent/pod"
 	"github.com/musterhq/muster/internal/spec"
 )
@@ -66,7 +67,7 @@ var errMisconfigured = errors.New("misconfigured")
 
 func failure(err error) pod.Failure {
 	switch {
-	case errors.Is(err, container.ErrFenced):
+	case errors.Is(err, container.ErrFenced), errors.Is(err, lease.ErrNotAssigned):
 		return pod.Fenced
 	case errors.Is(err, container.ErrCannotStart):
 		return pod.CannotStart

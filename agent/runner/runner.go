@@ -261,8 +261,10 @@ func (r *Runner) listed(n uint64, l container.List) {
 			r.deps.Log.Error("two pods have one address", "pod_uid", h.ref.UID, "address", p.IP)
 		}
 		h.seen, h.stale = seen, false
-		if h.slot == 0 && p != nil {
-			h.slot = p.FenceSlot
+		if p != nil && p.FenceSlot != 0 && h.slot == 0 {
+			if h.slot = p.FenceSlot; r.deps.Lease != nil {
+				r.deps.Lease.Adopt(h.ref.UID, h.ref.Epoch, h.slot)
+			}
 		}
 		if changed || h.recheck.IsZero() {
 			r.stepLocked(h)
@@ -292,16 +294,10 @@ func same(a, b *pod.Seen) bool {
 		a.DeadReason == b.DeadReason && a.Fence == b.Fence && a.IP == b.IP && slices.Equal(a.Instances, b.Instances)
 }
 
-// blocked tells whether an older binding of the pod, or of its name, is still here.
+// blocked tells whether an older binding of the pod, or of its name, has not stopped yet.
 func (r *Runner) blocked(h *held) bool {
 	for _, o := range r.pods {
-		if o == h || o.ref.Epoch >= h.ref.Epoch {
-			continue
-		}
-		if o.ref.UID != h.ref.UID && (o.pod == nil || o.pod.Key() != h.pod.Key()) {
-			continue
-		}
-		if !o.stopped && (o.machine == nil || !o.seen.Known || o.seen.Exists || o.stale || !o.machine.Idle()) {
+		if o.ref.Epoch < h.ref.Epoch && !o.stopped && (o.ref.UID == h.ref.UID || o.pod != nil && o.pod.Key() == h.pod.Key()) {
 			return true
 		}
 	}

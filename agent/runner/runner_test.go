@@ -24,7 +24,7 @@ func TestAssignedPodRunsWithinMomentsAndGoesWhenItIsGone(t *testing.T) {
 	on(t, func(t *testing.T, b *bench) {
 		b.settle(time.Second)
 		begin := time.Now()
-		b.full(1, fast(pod("a"), 7))
+		b.full(1, fenced(pod("a"), 7))
 		for len(b.running()) == 0 {
 			b.settle(time.Millisecond)
 		}
@@ -37,7 +37,7 @@ func TestAssignedPodRunsWithinMomentsAndGoesWhenItIsGone(t *testing.T) {
 		}
 		b.full(1)
 		b.settle(2 * time.Second)
-		if _, ok := b.held("a", 7); ok || len(b.running()) != 0 || len(b.ips) != 0 {
+		if _, ok := b.held("a", 7); ok || len(b.slots) != 0 || len(b.running()) != 0 || len(b.ips) != 0 {
 			t.Errorf("held %v, running %v, addresses %v after a full set without it", ok, b.running(), b.ips)
 		}
 		if files, _ := os.ReadDir(b.cfg.StateDir); len(files) != 0 {
@@ -163,6 +163,9 @@ func TestAgentRestartTouchesNothing(t *testing.T) {
 		if n := len(b.fake.Calls()); n != calls {
 			t.Errorf("calls %v", b.fake.Calls()[calls:])
 		}
+		if !slices.Equal(b.adopted, []string{"f"}) {
+			t.Errorf("slots adopted: %v, want f's", b.adopted)
+		}
 		if row := b.rows[row.ID]; !row.Adopted || !row.Started {
 			t.Errorf("row after the restart %+v", row)
 		}
@@ -234,7 +237,10 @@ func TestStartIsTriedAgainWhileTheLeaseIsShort(t *testing.T) {
 		for range 5 {
 			b.fake.FailNext("EnsurePod", fmt.Errorf("page: %w", container.ErrFenced))
 		}
+		b.unassigned = true
 		b.full(1, fenced(pod("f"), 2))
+		b.settle(time.Second)
+		b.unassigned = false
 		b.settle(1200 * time.Millisecond)
 		if len(b.running()) != 1 || b.hasEvent("Warning") {
 			t.Errorf("running %v, events %v", b.running(), b.events)
