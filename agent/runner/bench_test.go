@@ -21,12 +21,14 @@ import (
 
 // bench is a node: a runner on a fake runtime, with a prober, a lease and events that only take notes.
 type bench struct {
-	t      *testing.T
-	dir    string
-	fake   *containertest.Fake
-	r      *runner.Runner
-	cfg    runner.Config
-	leased bool
+	t    *testing.T
+	dir  string
+	fake *containertest.Fake
+	// listTakes makes a listing tell what was there so long ago.
+	listTakes time.Duration
+	r         *runner.Runner
+	cfg       runner.Config
+	leased    bool
 	// unassigned makes Slot refuse.
 	unassigned bool
 	log        *lockedBuffer
@@ -150,6 +152,18 @@ func (a addresses) Release(uid string) {
 	delete(a.ips, uid)
 }
 
+// slowLister is the fake with listings that are old when they come.
+type slowLister struct {
+	*containertest.Fake
+	b *bench
+}
+
+func (s slowLister) List(ctx context.Context) (container.List, error) {
+	l, err := s.Fake.List(ctx)
+	time.Sleep(s.b.listTakes)
+	return l, err
+}
+
 func newBench(t *testing.T) *bench {
 	b := &bench{t: t, dir: t.TempDir(), fake: containertest.NewFake(), leased: true, rows: map[spec.ProbeID]runner.ProbeRow{}, slots: map[string]int{},
 		ips: map[string]string{}, log: &lockedBuffer{}}
@@ -164,7 +178,7 @@ func newBench(t *testing.T) *bench {
 // start makes a runner and runs it; stop ends it as a kill of the agent would, but orderly.
 func (b *bench) start() {
 	b.t.Helper()
-	deps := runner.Deps{Runtime: b.fake, Addresses: addresses{b}, Prober: b, Events: b, Log: slog.New(slog.NewTextHandler(b.log, nil))}
+	deps := runner.Deps{Runtime: slowLister{b.fake, b}, Addresses: addresses{b}, Prober: b, Events: b, Log: slog.New(slog.NewTextHandler(b.log, nil))}
 	if b.leased {
 		deps.Lease = leases{b}
 	}

@@ -315,6 +315,29 @@ func TestAbsenceMeansNothingInAnIncompleteList(t *testing.T) {
 	})
 }
 
+func TestOldListingIsNotBelieved(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		b.listTakes = 700 * time.Millisecond
+		b.fake.Behave = func(container.PodRef, container.ContainerConfig) containertest.Behaviour {
+			return containertest.Behaviour{StartTakes: 900 * time.Millisecond} // a listing begins before and ends after
+		}
+		b.start()
+		b.settle(1900 * time.Millisecond) // a listing without the pod is on its way
+		b.full(1, fast(pod("a"), 1))
+		b.settle(10 * time.Second)
+		if s := b.must("a", 1); b.calls("EnsurePod") != 1 || b.calls("StartContainer") != 1 || s.Status.Containers[0].Restarts != 0 {
+			t.Errorf("calls %v", b.fake.Calls())
+		}
+		b.full(1) // and now one with it
+		b.settle(10 * time.Second)
+		if n := b.calls("RemovePod"); n != 1 {
+			t.Errorf("removed %d times", n)
+		}
+		b.stop()
+	})
+}
+
 func TestUnknownPodIsReportedAndGoesWithTheFirstSet(t *testing.T) {
 	on(t, func(t *testing.T, b *bench) {
 		b.full(1, fast(pod("a"), 1), fast(pod("b"), 2))
