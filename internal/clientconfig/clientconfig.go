@@ -6,6 +6,7 @@ package clientconfig
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -17,6 +18,8 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	"sigs.k8s.io/yaml"
+
+	"github.com/musterhq/muster/internal/identity"
 )
 
 // maxSize bounds a file that is read.
@@ -143,17 +146,24 @@ func (c *Config) Remove(name string) {
 	}
 }
 
-// TLS is how a client of this context speaks: TLS 1.3, the server checked against the CA, its own certificate shown.
+// TLS is how a client of this context speaks: TLS 1.3, its own certificate shown, and the other side a coordinator of the
+// cluster with this CA, at whatever address.
 func (c *Context) TLS() (*tls.Config, error) {
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM([]byte(c.CA)) {
+	block, _ := pem.Decode([]byte(c.CA))
+	if block == nil || block.Type != "CERTIFICATE" {
 		return nil, fmt.Errorf("context %q: ca: no certificate in it", c.Name)
+	}
+	ca, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		return nil, fmt.Errorf("context %q: ca: %w", c.Name, err)
 	}
 	pair, err := tls.X509KeyPair([]byte(c.Certificate), []byte(c.Key))
 	if err != nil {
 		return nil, fmt.Errorf("context %q: certificate and key: %w", c.Name, err)
 	}
-	return &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: pool, Certificates: []tls.Certificate{pair}}, nil
+	holder := &identity.Holder{}
+	holder.Set(&pair)
+	return identity.ClientTLS(ca, holder), nil
 }
 
 // Dial prepares a connection to the context's server; it connects with the first call. Messages of up to 64 MiB are
