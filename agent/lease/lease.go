@@ -1,0 +1,252 @@
+// Package lease owns the deadlines of a node's fenced pods: it numbers the sessions, notes when renewals go out, and
+// writes what their acknowledgements allow onto the fence page, from which the pods' supervisors read it. The rules are
+// internal/fence's.
+package lease
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/musterhq/muster/internal/fence"
+)
+
+// MaxSlots is the number of the last slot of the page; slot 0 is the page's own.
+const MaxSlots = 1023
+
+// The errors of a slot.
+var (
+	// ErrNotAssigned means that this session has not assigned the binding, or not anew after its time ran out.
+	ErrNotAssigned = errors.New("not assigned by the present session")
+	// ErrNoSlot means that every slot is taken.
+	ErrNoSlot = fmt.Errorf("all %d slots of the fence page are taken", MaxSlots)
+)
+
+// Page is the fence page; agent/supervisor's MappedPage is one. Times are readings of CLOCK_BOOTTIME in nanoseconds.
+type Page interface {
+	Assign(slot int, epoch int64)
+	SetDeadline(slot int, at int64)
+	Deadline(slot int, epoch int64) int64
+	Armed(slot int) int64
+}
+
+// Config is what a lease works with.
+type Config struct {
+	// Dir is where the session's number is kept; it exists.
+	Dir string
+	// Page returns the page to write to; it may be another one at each call.
+	Page func() Page
+	// Now reads CLOCK_BOOTTIME.
+	Now func() time.Duration
+}
+
+type held struct {
+	slot int
+}
+
+// Lease is a node's claim. Its methods may be called from any goroutine; none but Hello waits for the disk.
+type Lease struct {
+	cfg Config
+
+	mu       sync.Mutex
+	holder   *fence.Holder
+	session  int64
+	instance string
+	slots    map[fence.Binding]held
+	taken    [MaxSlots + 1]bool
+}
+
+// identity is the file that numbers the sessions.
+type identity struct {
+	Instance string `json:"instance"`
+	Session  int64  `json:"session"`
+}
+
+func (l *Lease) path() string { return filepath.Join(l.cfg.Dir, "session.json") }
+
+// New reads the last session's number; newInstance makes the id of a new data directory.
+func New(cfg Config, newInstance func() string) (*Lease, error) {
+	l := &Lease{cfg: cfg, holder: fence.NewHolder(), slots: map[fence.Binding]held{}}
+	b, err := os.ReadFile(l.path())
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		l.instance = newInstance()
+		return l, l.save(0)
+	case err != nil:
+		return nil, err
+	}
+	var id identity
+	if err := json.Unmarshal(b, &id); err != nil || id.Instance == "" || id.Session < 0 {
+		return nil, fmt.Errorf("%s is damaged: a session number that may have been used must not be used again; remove the data directory to start anew", l.path())
+	}
+	l.instance, l.session = id.Instance, id.Session
+	return l, nil
+}
+
+// Instance is the id that was made with the data directory.
+func (l *Lease) Instance() string { return l.instance }
+
+// save writes the file so that it is there, whole, after a power loss.
+func (l *Lease) save(session int64) error {
+	b, err := json.Marshal(identity{Instance: l.instance, Session: session})
+	if err != nil {
+		return err
+	}
+	tmp := l.path() + ".new"
+	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	if err == nil {
+		err = f.Sync()
+	}
+	if closeErr := f.Close(); err == nil {
+		err = closeErr
+	}
+	if err != nil {
+		return fmt.Errorf("write %s: %w", tmp, err)
+	}
+	if err := os.Rename(tmp, l.path()); err != nil {
+		return err
+	}
+	dir, err := os.Open(l.cfg.Dir)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return dir.Sync()
+}
+
+// Hello returns the number of a new session, higher than any before, once it is safe on disk.
+func (l *Lease) Hello() (int64, error) {
+	l.mu.Lock()
+	next := l.session + 1
+	l.mu.Unlock()
+	if err := l.save(next); err != nil {
+		return 0, err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.session = next
+	l.holder.Begin(next)
+	return next, nil
+}
+
+// Sent notes the time before renewal n of a session goes out.
+func (l *Lease) Sent(session int64, n uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.holder.Sent(session, n, l.cfg.Now())
+}
+
+// Acked writes new deadlines onto the page: for ttl from when renewal n was sent.
+func (l *Lease) Acked(session int64, n uint64, ttl time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := l.cfg.Now()
+	l.fenceLocked(now)
+	for _, b := range l.holder.Acked(session, n, ttl, now) {
+		if at, ok := l.holder.Deadline(b); ok {
+			if h, ok := l.slots[b]; ok {
+				l.cfg.Page().SetDeadline(h.slot, int64(at))
+			}
+		}
+	}
+}
+
+// fenceLocked finds the bindings whose time has run out: their supervisors have ended them, or are about to.
+func (l *Lease) fenceLocked(now time.Duration) {
+	for b := range l.slots {
+		if at, ok := l.holder.Deadline(b); ok && now >= at-2*fence.KillLead {
+			l.holder.Fence(b)
+		}
+	}
+}
+
+// Assign takes the fenced bindings of a session: all of them with full, otherwise more. The next acknowledgement gives
+// them time to run.
+func (l *Lease) Assign(session int64, full bool, bindings []fence.Binding) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.fenceLocked(l.cfg.Now())
+	l.holder.Assign(session, full, bindings)
+}
+
+// Withdraw says that bindings are no longer assigned: they get no more time.
+func (l *Lease) Withdraw(session int64, bindings []fence.Binding) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, b := range bindings {
+		l.holder.Withdraw(session, b)
+	}
+}
+
+// Slot returns the slot of a binding that this session has assigned, the same at every call until Release.
+func (l *Lease) Slot(uid string, epoch int64) (int, error) {
+	b := fence.Binding{UID: uid, Epoch: epoch}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if h, ok := l.slots[b]; ok {
+		return h.slot, nil
+	}
+	if !l.holder.Assigned(b) {
+		return 0, fmt.Errorf("pod %s epoch %d: %w", uid, epoch, ErrNotAssigned)
+	}
+	for i := 1; i <= MaxSlots; i++ {
+		if l.taken[i] {
+			continue
+		}
+		l.taken[i] = true
+		l.slots[b] = held{slot: i}
+		page := l.cfg.Page()
+		page.Assign(i, epoch)
+		if at, ok := l.holder.Deadline(b); ok {
+			page.SetDeadline(i, int64(at))
+		}
+		return i, nil
+	}
+	return 0, ErrNoSlot
+}
+
+// Adopt says that a pod which runs already has a slot, and how long it may still run by the page.
+func (l *Lease) Adopt(uid string, epoch int64, slot int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	b := fence.Binding{UID: uid, Epoch: epoch}
+	if slot < 1 || slot > MaxSlots || l.taken[slot] {
+		return
+	}
+	l.taken[slot], l.slots[b] = true, held{slot: slot}
+	l.holder.Adopt(b, time.Duration(l.cfg.Page().Deadline(slot, epoch)))
+}
+
+// Release gives a binding's slot back: no process of it is left.
+func (l *Lease) Release(uid string, epoch int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	b := fence.Binding{UID: uid, Epoch: epoch}
+	h, ok := l.slots[b]
+	if !ok {
+		return
+	}
+	l.cfg.Page().Assign(h.slot, 0)
+	delete(l.slots, b)
+	l.taken[h.slot] = false
+}
+
+// Longest is the longest time that any fenced pod still has: by its deadline, or by what its supervisor has armed.
+func (l *Lease) Longest() time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := l.cfg.Now()
+	longest := l.holder.Longest(now)
+	for _, h := range l.slots {
+		longest = max(longest, time.Duration(l.cfg.Page().Armed(h.slot))-now)
+	}
+	return max(0, longest)
+}

@@ -1,0 +1,72 @@
+package session
+
+import (
+	"context"
+	"errors"
+
+	agentv1 "github.com/musterhq/muster/gen/muster/agent/v1"
+	musterv1 "github.com/musterhq/muster/gen/muster/v1"
+	"github.com/musterhq/muster/internal/reason"
+)
+
+// ErrNotFound means that what was asked for is not held here.
+var ErrNotFound = errors.New("not found on this node")
+
+// Bounds of one piece of an answer.
+const pieceBytes, pieceResults = 32 << 10, 1000
+
+// answerWriter sends what is written to it as pieces of an answer. A failed send cancels the work behind it.
+type answerWriter struct {
+	stream agentv1.AgentService_AnswerClient
+	id     uint64
+	cancel context.CancelFunc
+	began  bool
+}
+
+func (w *answerWriter) send(m *agentv1.AnswerRequest) error {
+	m.Id, w.began = w.id, true
+	if err := w.stream.Send(m); err != nil {
+		w.cancel()
+		return err
+	}
+	return nil
+}
+
+func (w *answerWriter) Write(p []byte) (int, error) {
+	for n := 0; n < len(p); {
+		end := min(n+pieceBytes, len(p))
+		if err := w.send(&agentv1.AnswerRequest{Answer: &agentv1.AnswerRequest_Data{Data: p[n:end]}}); err != nil {
+			return n, err
+		}
+		n = end
+	}
+	return len(p), nil
+}
+
+func (w *answerWriter) results(all []*musterv1.ProbeAttempt) error {
+	for len(all) > 0 {
+		n := min(pieceResults, len(all))
+		piece := &agentv1.ProbeResults{Results: all[:n]}
+		if err := w.send(&agentv1.AnswerRequest{Answer: &agentv1.AnswerRequest_Results{Results: piece}}); err != nil {
+			return err
+		}
+		all = all[n:]
+	}
+	return nil
+}
+
+// end closes the answer, with the reason when it could not be given.
+func (w *answerWriter) end(err error) {
+	if err != nil && !errors.Is(err, context.Canceled) {
+		why := reason.Internal
+		if errors.Is(err, ErrNotFound) {
+			why = reason.NotFound
+		}
+		_ = w.send(&agentv1.AnswerRequest{Answer: &agentv1.AnswerRequest_Error{
+			Error: &agentv1.AnswerError{Reason: why, Message: err.Error()},
+		}})
+	} else if !w.began {
+		_ = w.send(&agentv1.AnswerRequest{}) // names the question
+	}
+	_, _ = w.stream.CloseAndRecv() // whoever asked has gone, or has it all
+}

@@ -1,0 +1,437 @@
+// Package failover decides whether a node is lost, and whether its pods may leave it. It is pure: signs and the time go
+// in, verdicts, questions to ask and permissions come out; what it remembers is in a Tracker that its caller keeps.
+//
+//	            in time                     agent grace over
+//	┌────────── Ready ◀───────────┐        ┌───────────────┐
+//	│ late, or    ▲               │        │               ▼
+//	│ session     │ heard again   │   AgentDown ────▶    Lost
+//	▼ down        │               │        ▲               ▲
+//	Unreachable ──┴───────────────┘        │               │
+//	│ the guard names a supervisor, the agent is dead or stopped
+//	└──────────────────────────────────────┘               │
+//	└── refused twice, silent to all who were asked, nothing left, or cut off for longer than its lease ──┘
+//
+// A verdict is about speed and may be wrong. Nothing here is what a single-instance pod's safety rests on: that is
+// internal/fence.
+package failover
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/musterhq/muster/internal/spec"
+)
+
+// The times of the rules.
+const (
+	// Late is how old a renewal may be.
+	Late = 1600 * time.Millisecond
+	// NotReadyAfter is how long a node is unreachable before its pods show it.
+	NotReadyAfter = 3 * time.Second
+	// MaxLateness is how late the loop of this coordinator may be before it doubts itself.
+	MaxLateness = 250 * time.Millisecond
+	// TestEvery is how often a node that is in doubt is tested.
+	TestEvery = 500 * time.Millisecond
+	// guardMemory is how long a guard's answer keeps a node that the gossip calls dead from being lost.
+	guardMemory = 2 * time.Second
+	// window is what the brake counts over.
+	window = time.Minute
+	// A node lost flapCount times within flapWindow gets no new pods for flapFirst, doubling to flapMost.
+	flapCount  = 3
+	flapWindow = 10 * time.Minute
+	flapFirst  = 2 * time.Minute
+	flapMost   = 30 * time.Minute
+)
+
+// Guard is what came of asking a node's guard.
+type Guard uint8
+
+// The answers of a guard.
+const (
+	// GuardUnknown means that it was not asked yet.
+	GuardUnknown Guard = iota
+	// GuardSilent means that nothing came in time, or nothing of sense.
+	GuardSilent
+	// GuardRefused means that the machine's kernel refused twice: nothing of muster is left there.
+	GuardRefused
+	// GuardAgentRuns means that the agent's process runs.
+	GuardAgentRuns
+	// GuardAgentDown means that the agent is dead or stopped and at least one supervisor lives.
+	GuardAgentDown
+	// GuardNothingLeft means that the agent is dead and no supervisor lives.
+	GuardNothingLeft
+)
+
+// answered tells whether the machine itself has spoken.
+func (g Guard) answered() bool { return g >= GuardAgentRuns }
+
+// Witness is what another member says of a node that it was asked about.
+type Witness struct {
+	Member, Domain string
+	// Guard is what it heard of the guard; AgentAnswered whether one of its pings was answered.
+	Guard         Guard
+	AgentAnswered bool
+}
+
+// silent tells whether the witness has heard nothing at all.
+func (w *Witness) silent() bool { return !w.AgentAnswered && !w.Guard.answered() }
+
+// Signs are what is known of one node now.
+type Signs struct {
+	Node, Domain string
+	// Up is whether its session is open. Heard is when the last sign of life came; zero when none did in this run.
+	Up    bool
+	Heard time.Duration
+	// Comeback is how long the agent has still announced to be away.
+	Comeback time.Duration
+	// Member is the gossip's word: alive, suspect, dead, left; empty when it knows nothing.
+	Member string
+	// Guard is what our own test has brought, at GuardAt; GuardUnknown before the first one since the node was last Ready.
+	Guard   Guard
+	GuardAt time.Duration
+	// Witnesses are the answers since the node was last Ready, the newest of each member.
+	Witnesses []Witness
+	// Asked is how many members were asked, those who have not answered yet included.
+	Asked int
+	// Pods is how many pods are bound to it.
+	Pods int
+	// LeaseOver is whether its lease is over by itself: its last acknowledgement, T and M have passed.
+	LeaseOver bool
+	// Stored is the verdict that is stored.
+	Stored spec.Verdict
+}
+
+// Input is one look at the fleet.
+type Input struct {
+	Now time.Duration
+	// Wall is the time to show.
+	Wall time.Time
+	// Lateness is how late this look comes.
+	Lateness time.Duration
+	// AgentGrace is how long pods of a node whose agent is down may stay.
+	AgentGrace time.Duration
+	Nodes      []Signs
+	// FreePods is how many more pods the Ready nodes could take.
+	FreePods int
+}
+
+// Plan is what follows.
+type Plan struct {
+	// Status has what to store of each node whose verdict has changed.
+	Status map[string]spec.NodeStatus
+	// Test has the nodes to test, with how many witnesses to ask.
+	Test map[string]int
+	// Leave has the nodes that pods may leave, with the cause.
+	Leave map[string]string
+	// Flapping has the nodes that get no new pods for a while.
+	Flapping map[string]bool
+	// Frozen says why nothing may leave; empty when the brake is off.
+	Frozen string
+	// PerSecond bounds the moves a second after a mass loss; 0 means no bound.
+	PerSecond int
+	// Recheck is when to look again at the latest.
+	Recheck time.Duration
+}
+
+// Tracker remembers what Decide has to know from one look to the next. The zero Tracker has seen nothing.
+type Tracker struct {
+	nodes   map[string]*node
+	started time.Duration
+	begun   bool
+	frozen  string
+	resumed time.Duration // the brake stays off until a minute after
+}
+
+type node struct {
+	verdict spec.Verdict
+	since   time.Duration
+	// wall is since, as shown.
+	wall     time.Time
+	heard    time.Duration // with what self-doubt has added
+	cause    string
+	notReady bool
+	member   string
+	// unreachable is when it stopped being Ready.
+	unreachable time.Duration
+	lost        []time.Duration // times of losses with pods, within flapWindow
+	flapUntil   time.Duration
+	flapFor     time.Duration
+	wasReady    time.Duration // when it was Ready last
+}
+
+// Timing is when a node that is not Ready was last heard, first suspected and judged, for the record of its failovers.
+func (t *Tracker) Timing(name string) (heard, suspected, judged time.Duration, ok bool) {
+	n := t.nodes[name]
+	if n == nil || n.verdict == spec.VerdictReady {
+		return 0, 0, 0, false
+	}
+	return n.heard, n.unreachable, n.since, true
+}
+
+// Resume lets a frozen failover go on for a minute. False when it is not frozen.
+func (t *Tracker) Resume(now time.Duration) bool {
+	if t.frozen == "" {
+		return false
+	}
+	t.frozen, t.resumed = "", now+window
+	return true
+}
+
+// Decide looks at the fleet.
+func (t *Tracker) Decide(in Input) Plan {
+	p := Plan{
+		Status: map[string]spec.NodeStatus{}, Test: map[string]int{}, Leave: map[string]string{}, Flapping: map[string]bool{},
+		Recheck: in.Now + time.Second,
+	}
+	if !t.begun {
+		t.begun, t.started, t.nodes = true, in.Now, map[string]*node{}
+	}
+	present := map[string]bool{}
+	lost := map[string]string{}
+	for i := range in.Nodes {
+		s := &in.Nodes[i]
+		present[s.Node] = true
+		n := t.see(s, &in)
+		verdict, cause := n.judge(s, &in)
+		if n.set(verdict, cause, s, &in) || s.Stored != verdict || n.notReadyNow(in.Now) != n.notReady {
+			n.notReady = n.notReadyNow(in.Now)
+			p.Status[s.Node] = n.status()
+		}
+		if verdict != spec.VerdictReady {
+			p.Test[s.Node] = 3
+			p.Recheck = min(p.Recheck, in.Now+TestEvery)
+		} else {
+			p.Recheck = min(p.Recheck, n.heard+Late)
+		}
+		if why := n.leave(s, &in); why != "" {
+			lost[s.Node] = why
+		}
+		if in.Now < n.flapUntil {
+			p.Flapping[s.Node] = true
+			p.Recheck = min(p.Recheck, n.flapUntil)
+		}
+	}
+	for name := range t.nodes {
+		if !present[name] {
+			delete(t.nodes, name)
+		}
+	}
+	t.brake(&p, &in, lost)
+	return p
+}
+
+// see folds the signs in and doubts this coordinator first: nobody is late because we slept.
+func (t *Tracker) see(s *Signs, in *Input) *node {
+	n := t.nodes[s.Node]
+	if n == nil {
+		n = &node{heard: in.Now, since: in.Now, wall: in.Wall, wasReady: -1}
+		if s.Heard == 0 {
+			n.heard = max(n.heard, t.started)
+		}
+		if s.Stored == spec.VerdictReady {
+			n.wasReady = in.Now // as the leader before said
+		}
+		t.nodes[s.Node] = n
+	}
+	if s.Heard > n.heard || s.Heard > 0 && n.verdict == "" {
+		n.heard = max(s.Heard, n.heard)
+	}
+	if in.Lateness > MaxLateness {
+		n.heard = min(in.Now, n.heard+in.Lateness)
+	}
+	n.member = s.Member
+	return n
+}
+
+// judge applies the table of verdicts.
+func (n *node) judge(s *Signs, in *Input) (spec.Verdict, string) {
+	ago := in.Now - n.heard
+	if s.Up && ago <= Late {
+		if s.Member == "dead" {
+			return spec.VerdictReady, "the gossip calls it dead: is UDP blocked?"
+		}
+		return spec.VerdictReady, ""
+	}
+	if !s.Up && n.verdict == "" && ago <= Late {
+		return spec.VerdictUnreachable, "no session yet"
+	}
+	why := "session down"
+	if s.Up {
+		why = "renewals late"
+	}
+	silent, domains := 0, map[string]bool{}
+	for i := range s.Witnesses {
+		w := &s.Witnesses[i]
+		switch {
+		case w.Guard == GuardAgentDown:
+			return spec.VerdictAgentDown, why + ", the guard says that the agent is down"
+		case w.Guard == GuardNothingLeft:
+			return spec.VerdictLost, why + ", the guard says that nothing is left"
+		case w.silent():
+			silent++
+			domains[w.Domain] = true
+		}
+	}
+	cutOff := s.Guard == GuardAgentRuns || slices.ContainsFunc(s.Witnesses, func(w Witness) bool { return !w.silent() })
+	switch {
+	case s.Guard == GuardAgentDown:
+		return spec.VerdictAgentDown, why + ", the guard says that the agent is down"
+	case s.Guard == GuardNothingLeft:
+		return spec.VerdictLost, why + ", the guard says that nothing is left"
+	case s.Guard == GuardRefused:
+		return spec.VerdictLost, why + ", its machine answers but nothing of muster does"
+	case cutOff && s.LeaseOver:
+		return spec.VerdictLost, why + ", cut off from us for longer than its lease"
+	case cutOff:
+		return spec.VerdictUnreachable, why + ", cut off from us"
+	case s.Guard == GuardSilent && (len(domains) >= 2 || silent >= s.Asked):
+		return spec.VerdictLost, fmt.Sprintf("%s, silent to us and to %d of %d witnesses", why, silent, s.Asked)
+	case s.Member == "dead" && !s.Up && s.Guard == GuardSilent && in.Now-s.GuardAt <= guardMemory:
+		return spec.VerdictLost, why + ", dead to the gossip, and its guard is silent"
+	}
+	if n.verdict == spec.VerdictLost || n.verdict == spec.VerdictAgentDown {
+		return n.verdict, n.cause // no news is no reason to think better of it
+	}
+	return spec.VerdictUnreachable, why
+}
+
+// set takes a verdict and reports whether it has changed.
+func (n *node) set(v spec.Verdict, cause string, s *Signs, in *Input) bool {
+	if v == spec.VerdictReady {
+		n.wasReady = in.Now
+	}
+	if v == n.verdict {
+		changed := v != spec.VerdictReady && cause != n.cause && strings.Contains(cause, "cut off") != strings.Contains(n.cause, "cut off")
+		n.cause = cause
+		return changed
+	}
+	if n.verdict == spec.VerdictReady || n.verdict == "" {
+		n.unreachable = in.Now
+	}
+	if v == spec.VerdictLost && s.Pods > 0 {
+		n.lost = append(slices.DeleteFunc(n.lost, func(at time.Duration) bool { return in.Now-at > flapWindow }), in.Now)
+		if len(n.lost) >= flapCount {
+			n.flapFor = min(max(flapFirst, 2*n.flapFor), flapMost)
+			n.flapUntil = in.Now + n.flapFor
+		}
+	}
+	n.verdict, n.cause, n.since, n.wall = v, cause, in.Now, in.Wall
+	return true
+}
+
+func (n *node) notReadyNow(now time.Duration) bool {
+	switch n.verdict {
+	case spec.VerdictLost:
+		return true
+	case spec.VerdictUnreachable:
+		return now-n.unreachable >= NotReadyAfter
+	}
+	return false
+}
+
+func (n *node) status() spec.NodeStatus {
+	return spec.NodeStatus{Verdict: n.verdict, Since: n.wall, Cause: n.cause, PodsNotReady: n.notReady, Member: n.member}
+}
+
+// leave says why pods may leave the node, empty when they may not.
+func (n *node) leave(s *Signs, in *Input) string {
+	switch {
+	case s.Pods == 0:
+		return ""
+	case n.verdict == spec.VerdictLost:
+		return string(spec.VerdictLost)
+	case n.verdict == spec.VerdictAgentDown && in.Now-n.heard >= in.AgentGrace && s.Comeback == 0:
+		return string(spec.VerdictAgentDown)
+	}
+	return ""
+}
+
+// brake guards against our own error, not against large outages.
+func (t *Tracker) brake(p *Plan, in *Input, lost map[string]string) {
+	if len(lost) == 0 {
+		t.frozen = ""
+		return
+	}
+	ready, up, alive := 0, 0, 0
+	confirmed := true
+	for i := range in.Nodes {
+		s := &in.Nodes[i]
+		n := t.nodes[s.Node]
+		if n.wasReady >= 0 && (n.wasReady >= in.Now-window || lost[s.Node] != "" && n.since >= in.Now-window) {
+			ready++
+		}
+		if n.verdict == spec.VerdictReady {
+			up++
+			alive++
+		}
+	}
+	recent := 0
+	for name := range lost {
+		n := t.nodes[name]
+		if n.wasReady >= 0 && n.since >= in.Now-window {
+			recent++
+		}
+	}
+	mass := recent > 2 && 3*recent > ready
+	if mass {
+		for i := range in.Nodes {
+			if s := &in.Nodes[i]; lost[s.Node] != "" && !t.corroborated(s, in) {
+				confirmed = false
+				p.Test[s.Node] = alive // ask everybody
+			}
+		}
+	}
+	switch {
+	case in.Now < t.resumed:
+		t.frozen = ""
+	case mass && 2*up < ready:
+		t.frozen = fmt.Sprintf("%d of %d nodes lost within a minute, and this coordinator reaches only %d: the fault may be ours", recent, ready, up)
+	case mass && !confirmed:
+		t.frozen = fmt.Sprintf("%d of %d nodes lost within a minute, and fewer than half of the others confirm it", recent, ready)
+	default:
+		t.frozen = ""
+	}
+	if t.frozen != "" {
+		p.Frozen = t.frozen
+		p.Recheck = min(p.Recheck, in.Now+TestEvery)
+		return
+	}
+	if mass {
+		p.PerSecond = max(1, in.FreePods/5)
+	}
+	p.Leave = lost
+}
+
+// corroborated tells whether at least half of the live members of other domains (of all, where there is one domain)
+// confirm that a node is silent, or whether its own machine has said so.
+func (t *Tracker) corroborated(s *Signs, in *Input) bool {
+	if s.Guard == GuardRefused || s.Guard.answered() {
+		return true
+	}
+	others, all := 0, 0
+	for i := range in.Nodes {
+		o := &in.Nodes[i]
+		if t.nodes[o.Node].verdict != spec.VerdictReady {
+			continue
+		}
+		all++
+		if o.Domain != s.Domain {
+			others++
+		}
+	}
+	confirm, confirmOthers := 0, 0
+	for i := range s.Witnesses {
+		if w := &s.Witnesses[i]; w.silent() {
+			confirm++
+			if w.Domain != s.Domain {
+				confirmOthers++
+			}
+		}
+	}
+	if others > 0 {
+		return 2*confirmOthers >= others
+	}
+	return all > 0 && 2*confirm >= all
+}

@@ -1,0 +1,267 @@
+package leader
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/musterhq/muster/coordinator/failover"
+	"github.com/musterhq/muster/coordinator/fleet"
+	"github.com/musterhq/muster/coordinator/lease"
+	"github.com/musterhq/muster/coordinator/store"
+	"github.com/musterhq/muster/internal/fence"
+	"github.com/musterhq/muster/internal/spec"
+)
+
+// labelZone is the failure domain of a node.
+const labelZone = "topology.kubernetes.io/zone"
+
+// terms is one term's memory. It belongs to the loop.
+type terms struct {
+	*Leader
+	ctx     context.Context
+	sealers map[string]*fence.Sealer
+	moves   map[int64]*failover.Move // by the new epoch
+	leaving map[spec.ObjectName]*failover.Move
+	spent   []time.Duration // when pods were moved in the last second
+	testing sync.WaitGroup
+	plan    failover.Plan
+	warned  map[string]bool
+}
+
+// test is what was asked about a node since it was last Ready. Under Leader.mu.
+type test struct {
+	running   bool
+	last      time.Duration
+	guard     failover.Guard
+	guardAt   time.Duration
+	witnesses map[string]failover.Witness
+	asked     int
+}
+
+func statusKey(node string) store.Key { return store.Key{Family: store.NodeStatus, Name: node} }
+
+// pass looks once and does what follows. It says when to look again at the latest.
+func (t *terms) pass(now, late time.Duration) time.Duration {
+	v := t.deps.Cache.View()
+	nodes := fleet.Nodes(v)
+	pods := fleet.Pods(v)
+	perNode := map[string][]*fleet.Pod{}
+	for i := range pods {
+		if n := pods[i].Node(); n != "" {
+			perNode[n] = append(perNode[n], &pods[i])
+		}
+	}
+	in := t.look(now, late, nodes, perNode)
+	t.mu.Lock()
+	t.plan = t.tracker.Decide(in)
+	wasFrozen := t.frozen
+	t.frozen = t.plan.Frozen
+	t.mu.Unlock()
+	if t.plan.Frozen != wasFrozen {
+		t.frozenChanged()
+	}
+	t.verdicts(v, nodes)
+	for i := range nodes {
+		if n := t.plan.Test[nodes[i].Name]; n > 0 {
+			t.test(now, &nodes[i], n)
+		} else {
+			t.mu.Lock()
+			if ts := t.tests[nodes[i].Name]; ts != nil && !ts.running {
+				delete(t.tests, nodes[i].Name)
+			}
+			t.mu.Unlock()
+		}
+	}
+	recheck := t.plan.Recheck
+	recheck = min(recheck, t.seal(now, nodes, perNode))
+	t.workloads(v, pods)
+	recheck = min(recheck, t.pods(now, v, nodes, pods))
+	t.observe(now, pods)
+	return recheck
+}
+
+func (t *terms) frozenChanged() {
+	ref := spec.ObjectRef{Kind: "Node", Name: "cluster"}
+	if t.plan.Frozen == "" {
+		t.deps.Log.Info("failover goes on")
+		t.deps.Events.Record(ref, spec.EventNormal, "FailoverResumed", "Failover goes on")
+		return
+	}
+	t.deps.Log.Error("failover is frozen", "reason", t.plan.Frozen)
+	t.deps.Events.Record(ref, spec.EventWarning, "FailoverFrozen", "Failover is frozen: "+t.plan.Frozen)
+}
+
+// look gathers the signs.
+func (t *terms) look(now, late time.Duration, nodes []fleet.Node, perNode map[string][]*fleet.Pod) failover.Input {
+	in := failover.Input{Now: now, Wall: time.Now(), Lateness: late, AgentGrace: t.cfg.AgentGrace}
+	members := t.deps.Members()
+	for i := range nodes {
+		n := &nodes[i]
+		sign := t.deps.Leases.Sign(n.Name)
+		s := failover.Signs{
+			Node: n.Name, Domain: n.Meta().Labels[labelZone], Up: sign.Up, Comeback: sign.Comeback, Member: members[n.Name],
+			Stored: n.Verdict(),
+		}
+		if sign.Heard {
+			s.Heard = now - sign.Ago
+		}
+		for _, p := range perNode[n.Name] {
+			if !t.final(p) {
+				s.Pods++
+			}
+		}
+		ttl := fence.DefaultTTL
+		if n.Lease != nil {
+			ttl = n.Lease.TTL
+		}
+		s.LeaseOver = sign.Heard && sign.Ago > ttl+fence.Margin(ttl)
+		t.mu.Lock()
+		if ts := t.tests[n.Name]; ts != nil {
+			s.Guard, s.GuardAt, s.Asked = ts.guard, ts.guardAt, ts.asked
+			for _, w := range ts.witnesses {
+				s.Witnesses = append(s.Witnesses, w)
+			}
+		}
+		t.mu.Unlock()
+		if n.Verdict() == spec.VerdictReady && n.Facts != nil {
+			in.FreePods += max(0, int(n.Facts.MaxPods)-len(perNode[n.Name]))
+		}
+		in.Nodes = append(in.Nodes, s)
+		sealer := t.sealers[n.Name]
+		if sealer == nil {
+			sealer = &fence.Sealer{}
+			t.sealers[n.Name] = sealer
+		}
+		if n.Lease != nil {
+			sealer.See(now, lease.Record(n.Lease), n.LeaseRevision)
+		}
+	}
+	return in
+}
+
+func (t *terms) final(p *fleet.Pod) bool {
+	h := p.Current()
+	return h != nil && h.Status.Phase.Final()
+}
+
+// verdicts stores what has changed, one write a node.
+func (t *terms) verdicts(v *store.View, nodes []fleet.Node) {
+	for i := range nodes {
+		n := &nodes[i]
+		st, ok := t.plan.Status[n.Name]
+		if !ok {
+			continue
+		}
+		_, revision, _ := store.Get[*spec.NodeStatus](v, statusKey(n.Name))
+		_, err := t.commit(t.ctx, store.Txn{
+			If:   []store.Cond{{Key: statusKey(n.Name), Revision: revision}},
+			Then: []store.Write{{Key: statusKey(n.Name), Value: &st}},
+		})
+		t.lost(err, "store the verdict of node "+n.Name)
+		if n.Verdict() == st.Verdict {
+			continue
+		}
+		t.deps.Log.Info("verdict", "node", n.Name, "verdict", st.Verdict, "was", n.Verdict(), "cause", st.Cause)
+		ref := spec.ObjectRef{Kind: "Node", Name: n.Name}
+		if st.Verdict == spec.VerdictReady {
+			t.deps.Events.Record(ref, spec.EventNormal, "NodeReady", "Node is ready")
+		} else {
+			t.deps.Events.Record(ref, spec.EventWarning, "NodeNotReady", "Node is "+string(st.Verdict)+": "+st.Cause)
+		}
+	}
+}
+
+// lost logs what a write came to: a lost race is no error, for the write that won wakes the loop.
+func (t *terms) lost(err error, what string) bool {
+	if err == nil {
+		return false
+	}
+	if !errors.Is(err, store.ErrConflict) && t.ctx.Err() == nil {
+		t.deps.Log.Warn("not written", "what", what, "err", err)
+	}
+	return true
+}
+
+// test asks a node's guard and its witnesses, unless that is under way or was done just now.
+func (t *terms) test(now time.Duration, n *fleet.Node, witnesses int) {
+	t.mu.Lock()
+	ts := t.tests[n.Name]
+	if ts == nil {
+		ts = &test{witnesses: map[string]failover.Witness{}, last: now - failover.TestEvery}
+		t.tests[n.Name] = ts
+	}
+	if ts.running || now-ts.last < failover.TestEvery || n.Facts == nil {
+		t.mu.Unlock()
+		return
+	}
+	ts.running, ts.last = true, now
+	t.mu.Unlock()
+	node := *n
+	t.testing.Go(func() {
+		ctx, cancel := context.WithTimeout(t.ctx, 2*time.Second)
+		defer cancel()
+		asking := sync.WaitGroup{}
+		asking.Go(func() {
+			g := t.deps.Guards(ctx, node.Facts.GuardAddress)
+			t.mu.Lock()
+			ts.guard, ts.guardAt = g, t.cfg.Now()
+			t.mu.Unlock()
+			t.poke()
+		})
+		asking.Go(func() {
+			asked := t.deps.Witnesses(ctx, &node, witnesses, func(w failover.Witness) {
+				t.mu.Lock()
+				ts.witnesses[w.Member] = w
+				t.mu.Unlock()
+				t.poke()
+			})
+			t.mu.Lock()
+			ts.asked = asked
+			t.mu.Unlock()
+		})
+		asking.Wait()
+		t.mu.Lock()
+		ts.running = false
+		t.mu.Unlock()
+		t.poke()
+	})
+}
+
+// seal asks for the end of the leases whose nodes fenced pods may leave, as far as the verdict goes.
+func (t *terms) seal(now time.Duration, nodes []fleet.Node, perNode map[string][]*fleet.Pod) time.Duration {
+	recheck := now + time.Second
+	for i := range nodes {
+		n := &nodes[i]
+		sealer := t.sealers[n.Name]
+		if left, ok := sealer.Left(now); ok {
+			recheck = min(recheck, now+left)
+		}
+		if t.plan.Leave[n.Name] == "" || !t.hasFenced(perNode[n.Name]) {
+			continue
+		}
+		rec, revision, ok := sealer.Seal(now)
+		if !ok {
+			continue
+		}
+		key := store.Key{Family: store.NodeLeases, Name: n.Name}
+		_, err := t.commit(t.ctx, store.Txn{
+			If:   []store.Cond{{Key: key, Revision: revision}},
+			Then: []store.Write{{Key: key, Value: lease.Spec(rec)}},
+		})
+		if !t.lost(err, "seal the lease of node "+n.Name) {
+			t.deps.Log.Info("sealing lease", "node", n.Name, "session", rec.Session, "barred", rec.Barred)
+		}
+	}
+	return recheck
+}
+
+func (t *terms) hasFenced(pods []*fleet.Pod) bool {
+	for _, p := range pods {
+		if p.Binding.Class == spec.Fenced && !t.final(p) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,388 @@
+package leader
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/musterhq/muster/coordinator/failover"
+	"github.com/musterhq/muster/coordinator/fleet"
+	"github.com/musterhq/muster/coordinator/placement"
+	"github.com/musterhq/muster/coordinator/store"
+	"github.com/musterhq/muster/coordinator/workload"
+	"github.com/musterhq/muster/internal/spec"
+)
+
+func podRef(p *spec.Pod) spec.ObjectRef {
+	return spec.ObjectRef{Kind: "Pod", Namespace: p.Namespace, Name: p.Name, UID: p.UID}
+}
+
+// placeNodes is the fleet as placement sees it; plan may be nil.
+func (l *Leader) placeNodes(v *store.View, t *terms) []placement.Node {
+	bound := map[string][]placement.Bound{}
+	for _, p := range fleet.Pods(v) {
+		if h := p.Current(); p.Binding != nil && (h == nil || !h.Status.Phase.Final()) {
+			b := placement.Bound{Requests: p.Spec.Requests()}
+			if p.Owner != nil {
+				b.Owner = p.Owner.UID
+			}
+			bound[p.Node()] = append(bound[p.Node()], b)
+		}
+	}
+	var out []placement.Node
+	for _, n := range fleet.Nodes(v) {
+		if n.Facts == nil {
+			continue
+		}
+		node := placement.Node{
+			Name: n.Name, Labels: n.Meta().Labels, Ready: n.Verdict() == spec.VerdictReady,
+			Cordoned: n.User != nil && n.User.Unschedulable, RunsImages: n.Facts.Images == "ignore",
+			Allocatable: n.Facts.Allocatable, MaxPods: int(n.Facts.MaxPods), Bound: bound[n.Name],
+		}
+		if t != nil {
+			node.Flapping = t.plan.Flapping[n.Name]
+			if st, ok := t.plan.Status[n.Name]; ok {
+				node.Ready = st.Verdict == spec.VerdictReady
+			}
+			node.LastChoice = t.sealers[n.Name].LastChoice(l.cfg.Now())
+		}
+		out = append(out, node)
+	}
+	return out
+}
+
+// candidate is a pod that needs a place, with what its new binding is conditioned on.
+type candidate struct {
+	pod   *fleet.Pod
+	conds []store.Cond
+	cause string
+	from  string
+}
+
+// pods ends what is over, and binds what needs a place.
+func (t *terms) pods(now time.Duration, v *store.View, nodes []fleet.Node, pods []fleet.Pod) time.Duration {
+	verdicts := map[string]*fleet.Node{}
+	for i := range nodes {
+		verdicts[nodes[i].Name] = &nodes[i]
+	}
+	var wanted []candidate
+	for i := range pods {
+		p := &pods[i]
+		if txn := ended(p); txn != nil {
+			_, err := t.commit(t.ctx, *txn)
+			if !t.lost(err, "end the binding of pod "+p.Key().String()) {
+				t.freed(now, p)
+			}
+			continue
+		}
+		if p.Binding == nil {
+			if !p.Deleting() {
+				wanted = append(wanted, candidate{pod: p})
+			}
+			continue
+		}
+		conds, ok := t.mayLeave(now, p)
+		switch {
+		case !ok:
+		case p.Deleting():
+			txn := forget(p)
+			txn.If = append(txn.If, conds...)
+			_, err := t.commit(t.ctx, txn)
+			t.lost(err, "end deleted pod "+p.Key().String())
+		default:
+			wanted = append(wanted, candidate{pod: p, conds: conds, cause: t.plan.Leave[p.Node()], from: p.Node()})
+		}
+	}
+	return t.bind(now, v, pods, wanted)
+}
+
+// mayLeave tells whether a bound pod may be bound elsewhere now, and on which conditions besides.
+func (t *terms) mayLeave(now time.Duration, p *fleet.Pod) ([]store.Cond, bool) {
+	if t.plan.Leave[p.Node()] == "" || t.final(p) {
+		return nil, false
+	}
+	switch p.Binding.Class {
+	case spec.Fast:
+		return nil, true
+	case spec.Fenced:
+		revision, ok := t.sealers[p.Node()].Over(now)
+		return []store.Cond{{Key: store.Key{Family: store.NodeLeases, Name: p.Node()}, Revision: revision}}, ok
+	case spec.Stay:
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		return nil, t.accepted[p.Epoch]
+	}
+	return nil, false
+}
+
+// freed notes that a pod which was asked to leave has ended.
+func (t *terms) freed(now time.Duration, p *fleet.Pod) {
+	if p.Deleting() || p.Stop == nil {
+		return
+	}
+	t.leaving[p.Key()] = &failover.Move{
+		Cause: p.Stop.Reason, Class: p.Binding.Class, Pod: p.Key(), UID: p.UID, From: p.Node(), Wall: time.Now(), Judged: now, Free: now,
+	}
+}
+
+// bind places the candidates and writes their bindings. After a mass loss it keeps the pace, those first whose owner has
+// no ready pod left.
+func (t *terms) bind(now time.Duration, v *store.View, pods []fleet.Pod, wanted []candidate) time.Duration {
+	recheck := now + time.Second
+	if len(wanted) == 0 {
+		return recheck
+	}
+	if per := t.plan.PerSecond; per > 0 {
+		wanted, recheck = t.pace(now, v, pods, wanted, per)
+	}
+	byName := map[spec.ObjectName]candidate{}
+	var ask []placement.Pod
+	t.mu.Lock()
+	for _, c := range wanted {
+		byName[c.pod.Key()] = c
+		p := placement.PodOf(c.pod.Pod)
+		p.Not = c.from
+		if a, ok := t.avoid[p.Name]; ok && now < a.until {
+			p.Not = a.node
+			recheck = min(recheck, a.until)
+		} else {
+			delete(t.avoid, p.Name)
+		}
+		ask = append(ask, p)
+	}
+	t.mu.Unlock()
+	for _, r := range placement.Place(t.placeNodes(v, t), ask) {
+		c := byName[r.Pod]
+		if r.Node == "" {
+			t.deps.Events.Record(podRef(c.pod.Pod), spec.EventWarning, "FailedScheduling", r.Why)
+			continue
+		}
+		t.write(now, c, r.Node)
+	}
+	return recheck
+}
+
+// write writes one binding: the pod and its old binding must be as they were seen, and the lease that was waited for.
+func (t *terms) write(now time.Duration, c candidate, to string) {
+	p := c.pod
+	name := p.Key()
+	move := t.moveOf(now, c, to)
+	b := &spec.Binding{UID: p.UID, Node: to, Class: p.FailoverClass(), Cause: "scheduled"}
+	if move != nil {
+		b.Cause = move.ID
+	}
+	epoch, err := t.commit(t.ctx, store.Txn{
+		If: append([]store.Cond{
+			{Key: store.PodKey(name), Revision: p.PodRevision},
+			{Key: store.BindingKey(name), Revision: p.Epoch},
+		}, c.conds...),
+		Then: []store.Write{{Key: store.BindingKey(name), Value: b}, {Key: store.StopKey(name)}},
+	})
+	if t.lost(err, "bind pod "+name.String()) {
+		return
+	}
+	delete(t.leaving, name)
+	t.mu.Lock()
+	delete(t.avoid, name)
+	delete(t.accepted, p.Epoch)
+	t.mu.Unlock()
+	if move == nil {
+		t.deps.Log.Info("pod bound", "pod", name.String(), "node", to, "epoch", epoch)
+		t.deps.Events.Record(podRef(p.Pod), spec.EventNormal, "Scheduled", fmt.Sprintf("Successfully assigned %s to %s", name, to))
+		return
+	}
+	move.Epoch, move.Bound = epoch, t.cfg.Now()
+	t.moves[epoch] = move
+	t.deps.Log.Info("pod moved", "pod", name.String(), "from", move.From, "to", to, "epoch", epoch, "cause", move.Cause)
+	t.deps.Events.Record(podRef(p.Pod), spec.EventNormal, "Moved", fmt.Sprintf("Moved from %s to %s: %s", move.From, to, move.Cause))
+	t.store(move)
+}
+
+// moveOf is the record of a pod that leaves a node, nil for one that comes from nowhere.
+func (t *terms) moveOf(now time.Duration, c candidate, to string) *failover.Move {
+	if m := t.leaving[c.pod.Key()]; m != nil {
+		m.ID, m.To = moveID(c.pod, m.From), to
+		return m
+	}
+	if c.from == "" {
+		return nil
+	}
+	t.mu.Lock()
+	heard, suspected, judged, ok := t.tracker.Timing(c.from)
+	t.mu.Unlock()
+	m := &failover.Move{
+		ID: moveID(c.pod, c.from), Cause: c.cause, Class: c.pod.Binding.Class, Pod: c.pod.Key(), UID: c.pod.UID,
+		From: c.from, To: to, Wall: time.Now(), Free: now,
+	}
+	if ok {
+		m.Heard, m.Suspected, m.Judged, m.Wall = heard, suspected, judged, time.Now().Add(heard-now)
+	}
+	if c.pod.Binding.Class == spec.Fast {
+		m.Free = m.Judged // nothing was waited for
+	}
+	return m
+}
+
+func moveID(p *fleet.Pod, from string) string { return fmt.Sprintf("%s-%s-%d", p.Name, from, p.Epoch) }
+
+// observe follows the moves that are under way.
+func (t *terms) observe(now time.Duration, pods []fleet.Pod) {
+	if len(t.moves) == 0 {
+		return
+	}
+	byEpoch := map[int64]*fleet.Pod{}
+	for i := range pods {
+		byEpoch[pods[i].Epoch] = &pods[i]
+	}
+	for epoch, m := range t.moves {
+		p := byEpoch[epoch]
+		if p == nil {
+			if now-m.Bound > time.Second {
+				delete(t.moves, epoch) // bound anew, or gone
+			}
+			continue
+		}
+		t.mu.Lock()
+		at, delivered := t.delivered[epoch]
+		t.mu.Unlock()
+		changed := delivered && m.Delivered == 0
+		if changed {
+			m.Delivered = at
+		}
+		if m.Observe(now, p.Current()) || changed {
+			t.store(m)
+		}
+		if m.Ready != 0 {
+			t.deps.Metrics.Failover(m.Record())
+			delete(t.moves, epoch)
+			t.mu.Lock()
+			delete(t.delivered, epoch)
+			t.mu.Unlock()
+		}
+	}
+}
+
+// store writes a move's record, and takes the oldest away where there are too many.
+func (t *terms) store(m *failover.Move) {
+	txn := store.Txn{Then: []store.Write{{Key: store.Key{Family: store.Failovers, Name: m.ID}, Value: m.Record()}}}
+	v := t.deps.Cache.View()
+	if v.Len(store.Failovers) >= keepFailovers {
+		var oldest *store.Record
+		for r := range v.All(store.Failovers) {
+			if oldest == nil || r.Created < oldest.Created {
+				oldest = r
+			}
+		}
+		if oldest.Key.Name != m.ID {
+			txn.Then = append(txn.Then, store.Write{Key: oldest.Key})
+		}
+	}
+	_, err := t.commit(t.ctx, txn)
+	t.lost(err, "record of failover "+m.ID)
+}
+
+// pace lets so many moves a second through, those first whose owner has no ready pod.
+func (t *terms) pace(now time.Duration, v *store.View, pods []fleet.Pod, wanted []candidate, per int) ([]candidate, time.Duration) {
+	ready := map[string]bool{}
+	for i := range pods {
+		if p := &pods[i]; p.Owner != nil {
+			if st := fleet.Shown(v, p); st.Ready() {
+				ready[p.Owner.UID] = true
+			}
+		}
+	}
+	urgent := func(c candidate) int {
+		if c.pod.Owner == nil || !ready[c.pod.Owner.UID] {
+			return 0
+		}
+		return 1
+	}
+	slices.SortStableFunc(wanted, func(a, b candidate) int { return cmp.Compare(urgent(a), urgent(b)) })
+	for len(t.spent) > 0 && now-t.spent[0] >= time.Second {
+		t.spent = t.spent[1:]
+	}
+	room := max(0, per-len(t.spent))
+	var through []candidate
+	for _, c := range wanted {
+		if c.from == "" || room > 0 {
+			if c.from != "" {
+				room--
+				t.spent = append(t.spent, now)
+			}
+			through = append(through, c)
+		}
+	}
+	return through, now + 100*time.Millisecond
+}
+
+// workloads makes and deletes the pods of Deployments.
+func (t *terms) workloads(v *store.View, pods []fleet.Pod) {
+	owned := map[string][]workload.Pod{}
+	for i := range pods {
+		p := &pods[i]
+		if p.Owner == nil {
+			continue
+		}
+		st := fleet.Shown(v, p)
+		owned[p.Owner.UID] = append(owned[p.Owner.UID], workload.Pod{Pod: p.Pod, Ready: st.Ready(), Bound: p.Binding != nil, Phase: st.Phase})
+	}
+	revisions := map[string]int64{}
+	for i := range pods {
+		revisions[pods[i].UID] = pods[i].PodRevision
+	}
+	for rec := range v.All(store.Deployments) {
+		d := *rec.Value.(*spec.Deployment)
+		stateKey := store.Key{Family: store.DeployState, Namespace: d.Namespace, Name: d.Name}
+		st, stRevision, ok := store.Get[*spec.DeploymentStatus](v, stateKey)
+		if ok {
+			d.Status = *st
+		}
+		out := workload.Decide(&d, owned[d.UID], t.deps.Suffix, time.Now())
+		what := "deployment " + d.Key().String()
+		if out.Remove {
+			_, err := t.commit(t.ctx, store.Txn{
+				If:   []store.Cond{{Key: rec.Key, Revision: rec.Revision}},
+				Then: []store.Write{{Key: rec.Key}, {Key: stateKey}},
+			})
+			t.lost(err, "remove "+what)
+			continue
+		}
+		held := []store.Cond{{Key: rec.Key, Revision: rec.Revision}}
+		for _, p := range out.Create {
+			p.UID, p.CreateTime = fleet.NewUID(), time.Now()
+			_, err := t.commit(t.ctx, store.Txn{
+				If:   append([]store.Cond{{Key: store.PodKey(p.Key())}}, held...),
+				Then: []store.Write{{Key: store.PodKey(p.Key()), Value: p}},
+			})
+			t.lost(err, "create pod "+p.Key().String())
+		}
+		for _, p := range out.Delete {
+			del := p.Clone()
+			del.DeleteTime, del.DeleteGrace = time.Now(), p.Spec.TerminationGrace
+			_, err := t.commit(t.ctx, store.Txn{
+				If:   []store.Cond{{Key: store.PodKey(p.Key()), Revision: revisions[p.UID]}},
+				Then: []store.Write{{Key: store.PodKey(p.Key()), Value: del}},
+			})
+			t.lost(err, "delete pod "+p.Key().String())
+		}
+		if !ok || !sameStatus(st, &out.Status) {
+			_, err := t.commit(t.ctx, store.Txn{
+				If:   []store.Cond{{Key: stateKey, Revision: stRevision}, {Key: rec.Key, Revision: rec.Revision}},
+				Then: []store.Write{{Key: stateKey, Value: &out.Status}},
+			})
+			t.lost(err, "status of "+what)
+		}
+	}
+}
+
+// sameStatus compares statuses by what they say: times change only with it.
+func sameStatus(a, b *spec.DeploymentStatus) bool {
+	if a.ObservedGeneration != b.ObservedGeneration || a.Replicas != b.Replicas || a.UpdatedReplicas != b.UpdatedReplicas ||
+		a.Ready != b.Ready || a.Available != b.Available {
+		return false
+	}
+	return slices.EqualFunc(a.Conditions, b.Conditions, func(x, y spec.Condition) bool {
+		return x.Type == y.Type && x.Status == y.Status && x.Reason == y.Reason && x.Message == y.Message
+	})
+}
