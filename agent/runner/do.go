@@ -18,6 +18,9 @@ import (
 func (r *Runner) do(h *held, w pod.Wanted, a pod.Action) {
 	ctx, cancel := context.WithTimeout(r.ctx, callTimeout+a.Grace)
 	defer cancel()
+	if a.Why != "" {
+		r.deps.Log.Info("pod action", "pod", w.Pod.Key().String(), "container", a.Container, "action", a.Kind.String(), "why", a.Why, "grace", a.Grace)
+	}
 	var err error
 	var made container.Pod
 	var started container.Container

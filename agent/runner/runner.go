@@ -512,6 +512,9 @@ func (r *Runner) assignLocked(ref container.PodRef, a *Assigned) *held {
 		h.class, h.restarts = a.Class, a.Restarts
 		h.machine = pod.New(a.Pod, nil, a.Restarts, true)
 	}
+	if a.Stop && !h.stop {
+		r.deps.Log.Info("pod is to stop", "pod", a.Pod.Key().String(), "epoch", a.Epoch, "why", a.StopReason)
+	}
 	h.pod, h.stop, h.stopReason, h.removed = a.Pod, a.Stop, a.StopReason, false
 	if !h.fenced || r.session > h.fencedIn {
 		h.machine.AssignedAnew()
