@@ -104,6 +104,12 @@ func (b *bench) Slot(uid string, epoch int64) (int, error) {
 	return b.slots[k], nil
 }
 
+func (b *bench) refuse(on bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.unassigned = on
+}
+
 func (b *bench) Adopt(uid string, epoch int64, slot int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

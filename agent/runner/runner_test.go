@@ -237,10 +237,10 @@ func TestStartIsTriedAgainWhileTheLeaseIsShort(t *testing.T) {
 		for range 5 {
 			b.fake.FailNext("EnsurePod", fmt.Errorf("page: %w", container.ErrFenced))
 		}
-		b.unassigned = true
+		b.refuse(true)
 		b.full(1, fenced(pod("f"), 2))
 		b.settle(time.Second)
-		b.unassigned = false
+		b.refuse(false)
 		b.settle(1200 * time.Millisecond)
 		if len(b.running()) != 1 || b.hasEvent("Warning") {
 			t.Errorf("running %v, events %v", b.running(), b.events)
