@@ -39,7 +39,6 @@ type bench struct {
 	pulls   []spec.ProbeID
 	events  []string
 	slots   map[string]int
-	fences  []string
 	adopted []string
 	ips     map[string]string
 }
@@ -123,11 +122,7 @@ func (b *bench) lease(uid string, epoch int64) {
 	delete(b.slots, fmt.Sprint(uid, ".", epoch))
 }
 
-func (b *bench) Fenced(uid string, epoch int64) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.fences = append(b.fences, fmt.Sprint(uid, ".", epoch))
-}
+var _ runner.Lease = (*lease.Lease)(nil)
 
 // leases and addresses are bench's other two faces; both have a Release.
 type leases struct{ *bench }

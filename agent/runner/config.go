@@ -95,9 +95,6 @@ type Lease interface {
 	Adopt(uid string, epoch int64, slot int)
 	// Release gives the slot back; no process of the binding is left, and none will be.
 	Release(uid string, epoch int64)
-	// Fenced says that the lease has ended the binding's pod: it gets no more time in this session, and a new session
-	// is wanted. It must not call the runner back.
-	Fenced(uid string, epoch int64)
 }
 
 // Prober attempts probes. Its methods must not block and must not call the runner back.

@@ -19,12 +19,13 @@ type Runner struct {
 	cfg  Config
 	deps Deps
 
-	wg    sync.WaitGroup
-	slots chan struct{}
-	disk  chan struct{}
-	look  chan struct{} // list the runtime now
-	wake  chan struct{} // a recheck comes sooner than was thought, or a report waits
-	news  chan struct{} // a status waits for Next
+	wg     sync.WaitGroup
+	slots  chan struct{}
+	disk   chan struct{}
+	look   chan struct{} // list the runtime now
+	wake   chan struct{} // a recheck comes sooner than was thought, or a report waits
+	news   chan struct{} // a status waits for Next
+	reopen chan struct{} // a fenced pod waits for a new session
 	// inventory is closed once complete is set.
 	inventory chan struct{}
 
@@ -94,7 +95,7 @@ type rowState struct {
 func New(cfg Config, deps Deps) (*Runner, error) {
 	r := &Runner{
 		cfg: cfg, deps: deps, pods: map[container.PodRef]*held{}, slots: make(chan struct{}, starts), disk: make(chan struct{}, writers),
-		look: make(chan struct{}, 1), wake: make(chan struct{}, 1), news: make(chan struct{}, 1),
+		look: make(chan struct{}, 1), wake: make(chan struct{}, 1), news: make(chan struct{}, 1), reopen: make(chan struct{}, 1),
 		inventory: make(chan struct{}),
 	}
 	r.reports.last = map[spec.ProbeID]ProbeReport{}
@@ -328,9 +329,7 @@ func (r *Runner) stepLocked(h *held) {
 	if fenced {
 		h.fenced, h.fencedIn = true, r.session
 		r.deps.Log.Warn("pod stopped by its lease", "pod", h.pod.Key().String(), "epoch", h.ref.Epoch)
-		if r.deps.Lease != nil {
-			r.deps.Lease.Fenced(h.ref.UID, h.ref.Epoch)
-		}
+		poke(r.reopen)
 	}
 	if plan.StatusChanged || fenced || plan.Stopped != h.stopped {
 		h.status, h.stopped = plan.Status, plan.Stopped
@@ -534,6 +533,9 @@ func (r *Runner) Report(rep ProbeReport) {
 	r.reports.Unlock()
 	poke(r.wake)
 }
+
+// Reopen is signalled when a pod was stopped by its lease: only a new session can let it go on.
+func (r *Runner) Reopen() <-chan struct{} { return r.reopen }
 
 // outLocked puts a pod's status in line for Next.
 func (r *Runner) outLocked(h *held) {
