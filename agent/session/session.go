@@ -50,6 +50,8 @@ type Assigned struct {
 	// Stop asks to stop it for good, and StopReason says why.
 	Stop       bool
 	StopReason string
+	// Restarts are the restart counts it comes with from another node, by container; may be nil.
+	Restarts map[string]int32
 }
 
 // Held names one binding of one pod.
@@ -451,7 +453,7 @@ func (o *open) gather(set *Assignments, pb *agentv1.Assignments) error {
 			return fmt.Errorf("assignment of pod %s: %w", pod.Key(), err)
 		}
 		set.Assigned = append(set.Assigned, Assigned{
-			Pod: pod, Epoch: a.GetEpoch(), Class: class, Stop: a.GetStop(), StopReason: a.GetStopReason(),
+			Pod: pod, Epoch: a.GetEpoch(), Class: class, Stop: a.GetStop(), StopReason: a.GetStopReason(), Restarts: a.GetRestarts(),
 		})
 		handle := a.GetFirstProbeHandle()
 		for i := range pod.Spec.Containers {

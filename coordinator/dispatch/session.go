@@ -314,6 +314,12 @@ func assignment(p *fleet.Pod, handle uint32) *agentv1.Assignment {
 	if p.Stop != nil {
 		a.Stop, a.StopReason = true, p.Stop.Reason
 	}
+	if p.Held != nil && p.Current() == nil { // of an earlier binding: its counts go on
+		a.Restarts = map[string]int32{}
+		for _, c := range p.Held.Status.Containers {
+			a.Restarts[c.Name] = c.Restarts
+		}
+	}
 	return a
 }
 
@@ -450,14 +456,14 @@ func (d *Dispatch) Renew(stream agentv1.AgentService_RenewServer) error {
 	}
 }
 
-// skewed tells whether two versions "vMAJOR.MINOR.…" are more than one minor version apart. A version that is not of
+// skewed tells whether two versions "MAJOR.MINOR.…" are more than one minor version apart. A version that is not of
 // this form, such as that of a build from a work tree, goes with every other.
 func skewed(a, b string) bool {
 	var aMajor, aMinor, bMajor, bMinor int
-	if _, err := fmt.Sscanf(a, "v%d.%d", &aMajor, &aMinor); err != nil {
+	if _, err := fmt.Sscanf(a, "%d.%d", &aMajor, &aMinor); err != nil {
 		return false
 	}
-	if _, err := fmt.Sscanf(b, "v%d.%d", &bMajor, &bMinor); err != nil {
+	if _, err := fmt.Sscanf(b, "%d.%d", &bMajor, &bMinor); err != nil {
 		return false
 	}
 	return aMajor != bMajor || aMinor-bMinor > 1 || bMinor-aMinor > 1

@@ -93,7 +93,7 @@ type Signs struct {
 	GuardAt time.Duration
 	// Witnesses are the answers since the node was last Ready, the newest of each member.
 	Witnesses []Witness
-	// Asked is how many members were asked, those who have not answered yet included.
+	// Asked is how many members have answered of those who were asked; -1 while not all have had their time.
 	Asked int
 	// Pods is how many pods are bound to it.
 	Pods int
@@ -286,8 +286,8 @@ func (n *node) judge(s *Signs, in *Input) (spec.Verdict, string) {
 		return spec.VerdictLost, why + ", cut off from us for longer than its lease"
 	case cutOff:
 		return spec.VerdictUnreachable, why + ", cut off from us"
-	case s.Guard == GuardSilent && (len(domains) >= 2 || silent >= s.Asked):
-		return spec.VerdictLost, fmt.Sprintf("%s, silent to us and to %d of %d witnesses", why, silent, s.Asked)
+	case s.Guard == GuardSilent && (len(domains) >= 2 || s.Asked >= 0 && silent >= s.Asked):
+		return spec.VerdictLost, fmt.Sprintf("%s, silent to us and to %d witnesses", why, silent)
 	case s.Member == "dead" && !s.Up && s.Guard == GuardSilent && in.Now-s.GuardAt <= guardMemory:
 		return spec.VerdictLost, why + ", dead to the gossip, and its guard is silent"
 	}

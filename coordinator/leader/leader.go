@@ -48,8 +48,8 @@ type Leases interface {
 type Guards func(ctx context.Context, address string) failover.Guard
 
 // Witnesses asks at most n live members, of other failure domains first, what they hear of a node, and reports each
-// answer to heard as it comes. It returns how many were asked.
-type Witnesses func(ctx context.Context, node *fleet.Node, n int, heard func(failover.Witness)) (asked int)
+// answer to heard as it comes. It returns how many have answered.
+type Witnesses func(ctx context.Context, node *fleet.Node, n int, heard func(failover.Witness)) (answered int)
 
 // Events takes the coordinator's events; internal/event's Recorder does.
 type Events interface {

@@ -37,7 +37,8 @@ type test struct {
 	guard     failover.Guard
 	guardAt   time.Duration
 	witnesses map[string]failover.Witness
-	asked     int
+	// asked is as in failover.Signs.
+	asked int
 }
 
 func statusKey(node string) store.Key { return store.Key{Family: store.NodeStatus, Name: node} }
@@ -101,7 +102,7 @@ func (t *terms) look(now, late time.Duration, nodes []fleet.Node, perNode map[st
 		n := &nodes[i]
 		sign := t.deps.Leases.Sign(n.Name)
 		s := failover.Signs{
-			Node: n.Name, Domain: n.Meta().Labels[labelZone], Up: sign.Up, Comeback: sign.Comeback, Member: members[n.Name],
+			Asked: -1, Node: n.Name, Domain: n.Meta().Labels[labelZone], Up: sign.Up, Comeback: sign.Comeback, Member: members[n.Name],
 			Stored: n.Verdict(),
 		}
 		if sign.Heard {
@@ -189,7 +190,7 @@ func (t *terms) test(now time.Duration, n *fleet.Node, witnesses int) {
 	t.mu.Lock()
 	ts := t.tests[n.Name]
 	if ts == nil {
-		ts = &test{witnesses: map[string]failover.Witness{}, last: now - failover.TestEvery}
+		ts = &test{witnesses: map[string]failover.Witness{}, asked: -1, last: now - failover.TestEvery}
 		t.tests[n.Name] = ts
 	}
 	if ts.running || now-ts.last < failover.TestEvery || n.Facts == nil {

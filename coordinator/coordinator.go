@@ -1,0 +1,360 @@
+// Package coordinator builds a coordinator's parts and owns their life: the store and its cache, the API and the agents'
+// sessions, the gossip, and the leader's loop while this coordinator leads.
+package coordinator
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/health"
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/reflection"
+
+	"github.com/musterhq/muster/coordinator/api"
+	"github.com/musterhq/muster/coordinator/dispatch"
+	"github.com/musterhq/muster/coordinator/election"
+	"github.com/musterhq/muster/coordinator/events"
+	"github.com/musterhq/muster/coordinator/fleet"
+	"github.com/musterhq/muster/coordinator/leader"
+	"github.com/musterhq/muster/coordinator/lease"
+	"github.com/musterhq/muster/coordinator/probes"
+	"github.com/musterhq/muster/coordinator/store"
+	"github.com/musterhq/muster/coordinator/store/etcd"
+	"github.com/musterhq/muster/coordinator/trust"
+	agentv1 "github.com/musterhq/muster/gen/muster/agent/v1"
+	"github.com/musterhq/muster/internal/clientconfig"
+	"github.com/musterhq/muster/internal/datadir"
+	"github.com/musterhq/muster/internal/event"
+	"github.com/musterhq/muster/internal/fence"
+	"github.com/musterhq/muster/internal/identity"
+	"github.com/musterhq/muster/internal/membership"
+	"github.com/musterhq/muster/internal/spec"
+	"github.com/musterhq/muster/internal/version"
+	"github.com/musterhq/muster/internal/wire"
+)
+
+const (
+	// holdLimit bounds how long an orderly stop waits for the nodes to hear of the hold.
+	holdLimit = 3 * time.Second
+	// stopLimit bounds how long calls in flight may take at a stop.
+	stopLimit = time.Second
+	// maxMessage bounds a message from outside, in bytes.
+	maxMessage = 4 << 20
+	// maxGrace bounds the agent grace.
+	maxGrace = time.Hour
+)
+
+// Config is what a coordinator is told. Addresses are HOST:PORT; port 0 takes a free one.
+type Config struct {
+	// DataDir is the coordinator's directory.
+	DataDir string
+	// Listen serves the API and the sessions, HTTPListen metrics and health over HTTPS, GossipListen the gossip.
+	Listen, HTTPListen, GossipListen string
+	// Advertise is the host that agents reach this coordinator at; empty: the listen host, or the default route's address.
+	Advertise string
+	// Name is this coordinator's name in the gossip; empty: the host's name with "coordinator-" in front.
+	Name string
+	// LeaseTTL is T, 3 s to 10 min; AgentGrace is at most an hour.
+	LeaseTTL, AgentGrace time.Duration
+	// AllowProbeHosts are the networks that probes may reach besides their pod.
+	AllowProbeHosts []netip.Prefix
+	// OpenMetrics serves metrics and health to everybody.
+	OpenMetrics bool
+	Log         *slog.Logger
+}
+
+// Coordinator is one run of a coordinator.
+type Coordinator struct {
+	cfg   Config
+	owner string
+	start time.Time
+}
+
+// New checks the configuration; nothing is opened before Run.
+func New(cfg Config) (*Coordinator, error) {
+	if cfg.DataDir == "" {
+		return nil, errors.New("data directory: required")
+	}
+	if err := fence.CheckTTL(cfg.LeaseTTL); err != nil {
+		return nil, err
+	}
+	if cfg.AgentGrace < 0 || cfg.AgentGrace > maxGrace {
+		return nil, fmt.Errorf("agent grace: %v, must be 0 to %v", cfg.AgentGrace, maxGrace)
+	}
+	if cfg.Name == "" {
+		host, err := os.Hostname()
+		if err != nil {
+			return nil, fmt.Errorf("name: %w", err)
+		}
+		cfg.Name = "coordinator-" + strings.ToLower(host)
+	}
+	return &Coordinator{cfg: cfg, owner: fleet.NewUID(), start: time.Now()}, nil
+}
+
+// now reads this run's clock. It never reads 0, which stands for "never".
+func (c *Coordinator) now() time.Duration { return time.Since(c.start) + time.Second }
+
+// Run serves until ctx ends, then stops in order: the hold first, so that fenced pods outlive it; then the sessions, the
+// leadership, the store. It takes at most 10 s to stop.
+func (c *Coordinator) Run(ctx context.Context) error {
+	dir, err := datadir.Lock(c.cfg.DataDir, datadir.Coordinator, "")
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	log := c.cfg.Log
+	db, err := etcd.Open(ctx, etcd.Config{Dir: filepath.Join(dir.Path(), "etcd"), Codec: wire.Codec{}, Log: log})
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err := db.Close(); err != nil {
+			log.Warn("store not closed in order", "err", err)
+		}
+	}()
+	authority, err := trust.Open(ctx, db, nil)
+	if err != nil {
+		return err
+	}
+
+	listener, err := net.Listen("tcp", c.cfg.Listen)
+	if err != nil {
+		return fmt.Errorf("listen for the API: %w", err)
+	}
+	defer listener.Close()
+	web, err := net.Listen("tcp", c.cfg.HTTPListen)
+	if err != nil {
+		return fmt.Errorf("listen for HTTPS: %w", err)
+	}
+	defer web.Close()
+	host, err := c.advertised(listener)
+	if err != nil {
+		return err
+	}
+	credentials, err := authority.IssueCoordinator(c.cfg.Name, []string{host})
+	if err != nil {
+		return err
+	}
+	holder := &identity.Holder{}
+	holder.Set(credentials.TLS())
+	at := func(l net.Addr) string { return net.JoinHostPort(host, port(l)) }
+
+	// The parts live on for a moment when ctx has ended: work is their context.
+	work, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	g, work := errgroup.WithContext(work)
+
+	cache := store.NewCache(db, log)
+	g.Go(func() error { return cache.Run(work) })
+	select {
+	case <-cache.Ready():
+	case <-work.Done():
+		return g.Wait()
+	case <-ctx.Done():
+		stop()
+		return g.Wait()
+	}
+	leases, err := lease.New(lease.Config{Owner: c.owner, TTL: c.cfg.LeaseTTL, Now: c.now}, db, cache, log)
+	if err != nil {
+		return err
+	}
+	gossip, err := membership.New(membership.Config{
+		Name: c.cfg.Name, Cluster: authority.ClusterID(), Key: authority.GossipKey(), Listen: c.cfg.GossipListen, Advertise: host,
+		Meta:  membership.Meta{Role: membership.Coordinator, API: at(listener.Addr()), HTTP: at(web.Addr())},
+		Seeds: func() []string { return seeds(cache.View()) },
+	}, membership.Deps{Log: log})
+	if err != nil {
+		return fmt.Errorf("listen for the gossip: %w", err)
+	}
+	recorder := event.New("coordinator", "")
+	writer := events.New(db, log)
+	table := probes.New()
+	metrics, err := newMetrics(c, cache, table)
+	if err != nil {
+		return err
+	}
+	lead := leader.New(leader.Config{AgentGrace: c.cfg.AgentGrace, Now: c.now}, leader.Deps{
+		Store: db, Cache: cache, Leases: leases, Guards: askGuard, Witnesses: witnesses(gossip), Members: members(gossip),
+		Events: recorder, Suffix: suffix, Log: log, Metrics: metrics,
+	})
+	sessions := dispatch.New(dispatch.Config{
+		Owner: c.owner, ClusterID: authority.ClusterID(), Generation: 1, Version: version.Version,
+		GossipKey: authority.GossipKey(), GossipSeeds: func() []string { return []string{gossip.Address()} },
+	}, dispatch.Deps{
+		Store: db, Cache: cache, Leases: leases, Probes: table, Events: writer, Authority: authority,
+		Delivered: lead.Delivered, Log: log,
+	})
+	addresses := datadir.Addresses{Listen: at(listener.Addr()), HTTP: at(web.Addr()), Gossip: gossip.Address()}
+	services := api.New(api.Config{
+		Version: version.Version, ClusterID: authority.ClusterID(), LeaseTTL: c.cfg.LeaseTTL,
+		Addresses:  map[string]string{"listen": addresses.Listen, "http": addresses.HTTP, "gossip": addresses.Gossip},
+		Validation: spec.Options{AllowProbeHosts: c.cfg.AllowProbeHosts},
+	}, api.Deps{
+		Store: db, Cache: cache, Probes: table, Sessions: sessions, Leader: lead, Tokens: tokens{authority},
+		Members: gossip.Members, Log: log, Now: time.Now,
+	})
+	server := newServer(identity.ServerTLS(authority.CA(), holder), log)
+	services.Register(server)
+	agentv1.RegisterAgentServiceServer(server, sessions)
+	healthv1.RegisterHealthServer(server, health.NewServer())
+	reflection.Register(server)
+
+	elector := election.New(election.Config{Owner: c.owner, Exclusive: true}, db, log)
+	g.Go(func() error { return gossip.Run(work) })
+	g.Go(func() error { return leases.Run(work) })
+	g.Go(func() error { return writer.Run(work) })
+	g.Go(func() error { return record(work, recorder, writer) })
+	g.Go(func() error { return sessions.Run(work) })
+	g.Go(func() error { return elector.Run(work, lead.Run) })
+	g.Go(func() error {
+		return metrics.serve(work, web, identity.ServerTLS(authority.CA(), holder), authority, c.cfg.OpenMetrics)
+	})
+	g.Go(func() error { return rotate(work, authority, c.cfg.Name, host, holder) })
+	g.Go(func() error {
+		defer context.AfterFunc(work, func() { stopServer(server) })()
+		return server.Serve(listener)
+	})
+	if err := c.publish(dir, authority, addresses); err != nil {
+		stop()
+		return errors.Join(err, g.Wait())
+	}
+	log.Info("coordinator serves", "listen", addresses.Listen, "http", addresses.HTTP, "gossip", addresses.Gossip, "cluster", authority.ClusterID())
+
+	select {
+	case <-work.Done():
+	case <-ctx.Done():
+		held, cancel := context.WithTimeout(work, holdLimit)
+		log.Info("coordinator stops", "held", leases.Hold(held))
+		cancel()
+	}
+	stop()
+	return g.Wait()
+}
+
+// port is the port of an address in use.
+func port(a net.Addr) string {
+	_, p, err := net.SplitHostPort(a.String())
+	if err != nil {
+		return "0"
+	}
+	return p
+}
+
+// advertised is the host that others reach this coordinator at.
+func (c *Coordinator) advertised(l net.Listener) (string, error) {
+	if c.cfg.Advertise != "" {
+		return c.cfg.Advertise, nil
+	}
+	if a, ok := l.Addr().(*net.TCPAddr); ok && !a.IP.IsUnspecified() {
+		return a.IP.String(), nil
+	}
+	// No packet is sent: the kernel only says which address it would send from.
+	conn, err := net.Dial("udp", "192.0.2.1:9")
+	if err != nil {
+		return "127.0.0.1", nil //nolint:nilerr // a machine without a route has itself only
+	}
+	defer conn.Close()
+	return conn.LocalAddr().(*net.UDPAddr).IP.String(), nil
+}
+
+// publish tells people where this coordinator is and lets its admin in.
+func (c *Coordinator) publish(dir *datadir.Dir, authority *trust.Authority, a datadir.Addresses) error {
+	path := filepath.Join(dir.Path(), "client.yaml")
+	admin, err := authority.IssueUser("admin", identity.RoleAdmin)
+	if err != nil {
+		return err
+	}
+	ca, cert, key, err := admin.PEM()
+	if err != nil {
+		return err
+	}
+	cfg := &clientconfig.Config{}
+	cfg.Set(clientconfig.Context{Name: "muster", Server: a.Listen, CA: string(ca), Certificate: string(cert), Key: string(key)})
+	cfg.CurrentContext = "muster"
+	if err := cfg.Save(path); err != nil {
+		return err
+	}
+	return dir.WriteAddresses(a)
+}
+
+// newServer is the gRPC server: errors mapped outermost, then rights.
+func newServer(cfg *tls.Config, log *slog.Logger) *grpc.Server {
+	return grpc.NewServer(
+		grpc.Creds(credentials.NewTLS(cfg)),
+		grpc.ChainUnaryInterceptor(api.UnaryErrors(log), trust.UnaryAccess(log)),
+		grpc.ChainStreamInterceptor(api.StreamErrors(log), trust.StreamAccess()),
+		grpc.MaxRecvMsgSize(maxMessage),
+		grpc.ConnectionTimeout(10*time.Second),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 15 * time.Second, Timeout: 10 * time.Second}),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
+	)
+}
+
+// stopServer gives calls in flight a moment: streams end with their sessions, or here.
+func stopServer(s *grpc.Server) {
+	hard := time.AfterFunc(stopLimit, s.Stop)
+	defer hard.Stop()
+	s.GracefulStop()
+}
+
+// rotate replaces the certificate at two thirds of its life.
+func rotate(ctx context.Context, a *trust.Authority, name, host string, h *identity.Holder) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(time.Until(identity.RenewAt(h.Get()))):
+		}
+		fresh, err := a.IssueCoordinator(name, []string{host})
+		if err != nil {
+			return fmt.Errorf("rotate the certificate: %w", err)
+		}
+		h.Set(fresh.TLS())
+	}
+}
+
+// record writes the coordinator's own events.
+func record(ctx context.Context, r *event.Recorder, w *events.Writer) error {
+	for {
+		batch, err := r.Next(ctx, 100)
+		if err != nil {
+			return nil //nolint:nilerr // it fails only when ctx ends
+		}
+		w.Write(batch...)
+	}
+}
+
+// suffix is what tells pods of one template apart, without letters that make words.
+func suffix() string {
+	const letters = "bcdfghjklmnpqrstvwxz2456789"
+	b := make([]byte, 5)
+	for i := range b {
+		b[i] = letters[rand.IntN(len(letters))]
+	}
+	return string(b)
+}
+
+// seeds are the agents' gossip addresses: a coordinator that comes back finds its members by them.
+func seeds(v *store.View) []string {
+	var out []string
+	for rec := range v.All(store.NodeFacts) {
+		if a := rec.Value.(*spec.NodeFacts).GossipAddress; a != "" && len(out) < 16 {
+			out = append(out, a)
+		}
+	}
+	return out
+}

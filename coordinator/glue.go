@@ -1,0 +1,131 @@
+package coordinator
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/musterhq/muster/coordinator/failover"
+	"github.com/musterhq/muster/coordinator/fleet"
+	"github.com/musterhq/muster/coordinator/trust"
+	musterv1 "github.com/musterhq/muster/gen/muster/v1"
+	"github.com/musterhq/muster/internal/fence"
+	"github.com/musterhq/muster/internal/identity"
+	"github.com/musterhq/muster/internal/membership"
+)
+
+// guardOf is what a guard's answer means for the verdict on its node.
+func guardOf(s membership.GuardSign) failover.Guard {
+	switch s.State {
+	case membership.GuardRefused:
+		return failover.GuardRefused
+	case membership.GuardAnswered:
+		switch {
+		case s.Answer.Agent == fence.AgentRunning:
+			return failover.GuardAgentRuns
+		case s.Answer.Supervisors > 0:
+			return failover.GuardAgentDown
+		case s.Answer.Agent == fence.AgentDead:
+			return failover.GuardNothingLeft
+		default:
+			// A stopped agent without pods: nothing is left that could run.
+			return failover.GuardNothingLeft
+		}
+	}
+	return failover.GuardSilent
+}
+
+func askGuard(ctx context.Context, address string) failover.Guard {
+	return guardOf(membership.AskGuard(ctx, address))
+}
+
+// members is the gossip's word on each member.
+func members(m *membership.Membership) func() map[string]string {
+	return func() map[string]string {
+		all := m.Members()
+		out := make(map[string]string, len(all))
+		for _, member := range all {
+			out[member.Name] = string(member.State)
+		}
+		return out
+	}
+}
+
+// witnesses asks agents that are alive, those of other zones first.
+func witnesses(m *membership.Membership) func(context.Context, *fleet.Node, int, func(failover.Witness)) int {
+	return func(ctx context.Context, n *fleet.Node, most int, heard func(failover.Witness)) int {
+		zone := n.Meta().Labels["topology.kubernetes.io/zone"]
+		var able []membership.Member
+		for _, member := range m.Members() {
+			if member.Name != n.Name && member.State == membership.Alive && member.Meta.Role == membership.Agent {
+				able = append(able, member)
+			}
+		}
+		slices.SortStableFunc(able, func(a, b membership.Member) int {
+			bit := func(m membership.Member) int {
+				if m.Meta.Zone != zone {
+					return 0
+				}
+				return 1
+			}
+			return bit(a) - bit(b)
+		})
+		able = able[:min(most, len(able))]
+		ctx, cancel := context.WithTimeout(ctx, 1500*time.Millisecond)
+		defer cancel()
+		var wg sync.WaitGroup
+		var answered atomic.Int32
+		for _, member := range able {
+			wg.Go(func() {
+				sight, err := m.Ask(ctx, member.Name, membership.Request{
+					Node: n.Name, Gossip: n.Facts.GossipAddress, Guard: n.Facts.GuardAddress,
+				})
+				if err != nil {
+					return // a witness that does not answer says nothing
+				}
+				answered.Add(1)
+				heard(failover.Witness{
+					Member: member.Name, Domain: member.Meta.Zone, Guard: guardOf(sight.Guard), AgentAnswered: sight.Agent,
+				})
+			})
+		}
+		wg.Wait()
+		return int(answered.Load())
+	}
+}
+
+// tokens speaks of tokens as the API does.
+type tokens struct{ *trust.Authority }
+
+var roles = map[musterv1.Role]identity.Role{
+	musterv1.Role_ROLE_NODE: identity.RoleNode, musterv1.Role_ROLE_VIEWER: identity.RoleViewer,
+	musterv1.Role_ROLE_EDITOR: identity.RoleEditor, musterv1.Role_ROLE_ADMIN: identity.RoleAdmin,
+}
+
+func (t tokens) Create(ctx context.Context, role musterv1.Role, ttl time.Duration, uses int) (string, error) {
+	return t.Authority.Create(ctx, roles[role], ttl, uses)
+}
+
+func (t tokens) List(ctx context.Context) ([]*musterv1.Token, error) {
+	all, err := t.Authority.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var out []*musterv1.Token
+	for _, k := range all {
+		pb := &musterv1.Token{
+			Id: k.ID, ExpireTime: timestamppb.New(k.ExpireTime), CreateTime: timestamppb.New(k.CreateTime), UsesLeft: int32(k.UsesLeft),
+		}
+		for r, role := range roles {
+			if role == k.Role {
+				pb.Role = r
+			}
+		}
+		out = append(out, pb)
+	}
+	return out, nil
+}
