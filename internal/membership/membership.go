@@ -90,7 +90,8 @@ type Config struct {
 	Cluster string
 	// Key encrypts the gossip: 16, 24 or 32 bytes.
 	Key []byte
-	// Listen is IP:PORT for TCP and UDP; port 0 takes a free one. Unused with a Transport.
+	// Listen is HOST:PORT for TCP and UDP; without a host all of IPv4, and port 0 takes a free one. Unused with a
+	// Transport.
 	Listen string
 	// Advertise is the address under which others reach this member: an IP address, or a name that is looked up once.
 	// Empty: that of Listen, which must then not be 0.0.0.0 or [::].
@@ -197,9 +198,13 @@ func (m *Membership) listen() error {
 		m.addr = net.JoinHostPort(ip.String(), strconv.Itoa(port))
 		return nil
 	}
-	at, err := netip.ParseAddrPort(m.cfg.Listen)
-	if err != nil {
-		return fmt.Errorf("gossip: listen on %q: want IP:PORT", m.cfg.Listen)
+	tcp, err := net.ResolveTCPAddr("tcp", m.cfg.Listen)
+	if err != nil || m.cfg.Listen == "" {
+		return fmt.Errorf("gossip: listen on %q: want HOST:PORT", m.cfg.Listen)
+	}
+	at := tcp.AddrPort()
+	if tcp.IP == nil { // no host: all of them
+		at = netip.AddrPortFrom(netip.IPv4Unspecified(), at.Port())
 	}
 	advertise := at.Addr().Unmap()
 	if m.cfg.Advertise != "" {
@@ -217,7 +222,7 @@ func (m *Membership) listen() error {
 	// A free TCP port may be taken for UDP: then another is tried.
 	for range 10 {
 		t, err = memberlist.NewNetTransport(&memberlist.NetTransportConfig{
-			BindAddrs: []string{at.Addr().String()}, BindPort: int(at.Port()), Logger: c.Logger,
+			BindAddrs: []string{at.Addr().Unmap().String()}, BindPort: int(at.Port()), Logger: c.Logger,
 		})
 		if err == nil || at.Port() != 0 {
 			break

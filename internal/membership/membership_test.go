@@ -562,7 +562,8 @@ func TestConfigsThatCannotWorkAreRefusedByName(t *testing.T) {
 		"cluster id":                     func(c *Config) { c.Cluster = "" },
 		"key of 5 bytes":                 func(c *Config) { c.Key = c.Key[:5] },
 		"role":                           func(c *Config) { c.Meta.Role = "" },
-		"want IP:PORT":                   func(c *Config) { c.Listen = "localhost:7702" },
+		"want HOST:PORT":                 func(c *Config) { c.Listen = "localhost" },
+		"how others reach":               func(c *Config) { c.Listen = ":0" },
 		"at most 512":                    func(c *Config) { c.Meta.Zone = strings.Repeat("z", 600) },
 		"advertised address":             func(c *Config) { c.Listen = "0.0.0.0:0" },
 		"no address of that name":        func(c *Config) { c.Advertise = "no-such-host.invalid" },
@@ -596,17 +597,17 @@ func TestAPortInUseIsNamed(t *testing.T) {
 
 func TestTwoMembersMeetOnLoopback(t *testing.T) {
 	var seeds []string
-	var ms []*Membership
-	for _, name := range []string{"c", "n1"} {
+	ms := map[string]*Membership{}
+	for name, listen := range map[string]string{"c": ":0", "n1": "localhost:0"} {
 		m, err := New(Config{
-			Name: name, Cluster: "c1", Key: key, Listen: "127.0.0.1:0", Meta: Meta{Role: Agent}, Seeds: func() []string { return seeds },
+			Name: name, Cluster: "c1", Key: key, Listen: listen, Advertise: "127.0.0.1", Meta: Meta{Role: Agent}, Seeds: func() []string { return seeds },
 		}, Deps{Log: logger()})
 		if err != nil {
 			t.Fatal(err)
 		}
-		ms = append(ms, m)
+		ms[name] = m
 	}
-	seeds = []string{ms[0].Address()}
+	seeds = []string{ms["c"].Address()}
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
 	for _, m := range ms {
@@ -618,7 +619,7 @@ func TestTwoMembersMeetOnLoopback(t *testing.T) {
 	}
 	start := time.Now()
 	for {
-		if got, _ := ms[0].Member("n1"); got.State == Alive {
+		if got, _ := ms["c"].Member("n1"); got.State == Alive {
 			break
 		}
 		if time.Since(start) > 10*time.Second {
@@ -626,17 +627,17 @@ func TestTwoMembersMeetOnLoopback(t *testing.T) {
 		}
 		<-time.After(5 * time.Millisecond)
 	}
-	rtt, err := ms[0].Ping("n1")
+	rtt, err := ms["c"].Ping("n1")
 	if err != nil {
 		t.Error(err)
 	}
-	if _, err := ms[0].Ping("n2"); !errors.Is(err, ErrNotMember) {
+	if _, err := ms["c"].Ping("n2"); !errors.Is(err, ErrNotMember) {
 		t.Errorf("ping of nobody: %v", err)
 	}
 	t.Logf("met after %v, ping %v", time.Since(start), rtt)
 	cancel()
 	wg.Wait()
-	if _, err := ms[0].Ping("n1"); !errors.Is(err, ErrNotMember) {
+	if _, err := ms["c"].Ping("n1"); !errors.Is(err, ErrNotMember) {
 		t.Errorf("ping after Run: %v", err)
 	}
 	if l, err := net.Listen("tcp", seeds[0]); err != nil {
