@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -14,12 +13,13 @@ import (
 	"google.golang.org/grpc/codes"
 
 	musterv1 "github.com/musterhq/muster/gen/muster/v1"
+	"github.com/musterhq/muster/internal/manifest"
 )
 
 type applyFlags struct {
-	files                     []string
-	dryRun                    string
-	replace, ignoreUnsupports bool
+	files                      []string
+	dryRun                     string
+	replace, ignoreUnsupported bool
 }
 
 func applyCommand(o *options) *cobra.Command {
@@ -36,14 +36,11 @@ func applyCommand(o *options) *cobra.Command {
 	f.StringSliceVarP(&a.files, "filename", "f", nil, "a file, a directory, or - for stdin (required; may be repeated)")
 	f.StringVar(&a.dryRun, "dry-run", "none", "server: validate, default and place, but store nothing")
 	f.BoolVar(&a.replace, "replace", false, "where a field that cannot change has changed: delete the object and create it anew")
-	f.BoolVar(&a.ignoreUnsupports, "ignore-unsupported", false, "fields that Kubernetes knows and muster does not only warn")
+	f.BoolVar(&a.ignoreUnsupported, "ignore-unsupported", false, "fields that Kubernetes knows and muster does not only warn")
 	o.connectFlags(cmd)
 	o.namespaceFlag(cmd)
 	return cmd
 }
-
-// maxManifest bounds one file.
-const maxManifest = 2 << 20
 
 // source is one file's text.
 type source struct {
@@ -104,12 +101,12 @@ func readFile(name string) ([]byte, error) {
 }
 
 func readAll(name string, r io.Reader) ([]byte, error) {
-	text, err := io.ReadAll(io.LimitReader(r, maxManifest+1))
+	text, err := io.ReadAll(io.LimitReader(r, manifest.MaxFile+1))
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", name, err)
 	}
-	if len(text) > maxManifest {
-		return nil, fmt.Errorf("%s: more than %d bytes: part it into smaller files", name, maxManifest)
+	if len(text) > manifest.MaxFile {
+		return nil, fmt.Errorf("%s: more than %d bytes: part it into smaller files", name, manifest.MaxFile)
 	}
 	return text, nil
 }
@@ -125,7 +122,7 @@ func runApply(ctx context.Context, o *options, a applyFlags) error {
 		return usagef("--dry-run=%s: want server", a.dryRun)
 	}
 	return o.with(ctx, func(ctx context.Context, c *client) error {
-		objects, failed, err := o.readManifests(a.files, a.ignoreUnsupports)
+		objects, failed, err := o.readManifests(a.files, manifest.Options{IgnoreUnsupported: a.ignoreUnsupported})
 		if err != nil {
 			return err
 		}
@@ -221,12 +218,11 @@ func (x object) update(ctx context.Context, c *client, validateOnly bool) (strin
 
 // inNamespace puts the object into the namespace of -n; one that names another is refused.
 func (o *options) inNamespace(own string) (string, error) {
-	explicit := o.namespaceGiven
 	switch {
 	case own == "":
 		return o.namespace, nil
-	case explicit && own != o.namespace:
-		return "", errors.New("metadata.namespace: " + own + " is not the namespace of -n, " + o.namespace + ": leave one of them out")
+	case o.namespaceGiven && own != o.namespace:
+		return "", fmt.Errorf("metadata.namespace: %q is not the namespace of -n, %q: leave one of them out", own, o.namespace)
 	}
 	return own, nil
 }

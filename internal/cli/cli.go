@@ -23,13 +23,14 @@ import (
 type World struct {
 	Stdin          io.Reader
 	Stdout, Stderr io.Writer
-	// Getenv is os.Getenv outside tests.
-	Getenv func(string) string
+	// Getenv and Environ are those of package os outside tests.
+	Getenv  func(string) string
+	Environ func() []string
 }
 
 // Process is the world of this process.
 func Process() World {
-	return World{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Getenv: os.Getenv}
+	return World{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Getenv: os.Getenv, Environ: os.Environ}
 }
 
 // The exit statuses.

@@ -35,6 +35,14 @@ func newShell(t *testing.T, f *fake) *shell {
 	return s
 }
 
+func (s *shell) environ() []string {
+	var all []string
+	for k, v := range s.env {
+		all = append(all, k+"="+v)
+	}
+	return all
+}
+
 type answer struct {
 	status         int
 	stdout, stderr string
@@ -47,7 +55,8 @@ func (s *shell) runWith(stdin string, args ...string) answer {
 	ctx, cancel := context.WithTimeout(s.t.Context(), 20*time.Second)
 	defer cancel()
 	var stdout, stderr bytes.Buffer
-	status := Main(ctx, args, World{Stdin: strings.NewReader(stdin), Stdout: &stdout, Stderr: &stderr, Getenv: func(k string) string { return s.env[k] }})
+	status := Main(ctx, args, World{Stdin: strings.NewReader(stdin), Stdout: &stdout, Stderr: &stderr,
+		Getenv: func(k string) string { return s.env[k] }, Environ: s.environ})
 	if ctx.Err() != nil {
 		s.t.Fatalf("muster %s did not return", strings.Join(args, " "))
 	}
@@ -128,11 +137,22 @@ func TestAWrongCommandLineIsUsageAndSaysWhereToLook(t *testing.T) {
 		"token create --role king":            "want node, viewer, editor or admin",
 		"probe history a --limit 10001":       "--limit",
 		"status --timeout -1s":                "must not be negative",
-		"dev --nodes 0":                       "--nodes 0: want 1 to",
-		"dev --images never":                  "want ignore or refuse",
-		"dev --ports 7":                       "want default or free",
-		"dev cleanup":                         "--data-dir is required",
-		"dev kill":                            "accepts 1 arg(s)",
+		"coordinator":                         "--data-dir is required",
+		"coordinator --data-dir d --lease-ttl 1s":                 "3s",
+		"coordinator --data-dir d --metrics-auth no":              "want required or none",
+		"coordinator --data-dir d --allow-probe-host x":           "want a network",
+		"coordinator --data-dir d --log-level loud":               "want debug",
+		"coordinator --data-dir d --log-format xml":               "want text or json",
+		"agent --data-dir d --node n":                             "--join is required",
+		"agent --data-dir d --join h:1":                           "--node is required",
+		"agent --data-dir d --node n --join h:1 --images maybe":   "want refuse or ignore",
+		"agent --data-dir d --node n --join h:1 --labels a":       "want k=v",
+		"agent --data-dir d --node n --join h:1 --runtime docker": "want process",
+		"dev --nodes 0":      "--nodes 0: want 1 to",
+		"dev --images never": "want ignore or refuse",
+		"dev --ports 7":      "want default or free",
+		"dev cleanup":        "--data-dir is required",
+		"dev kill":           "accepts 1 arg(s)",
 	} {
 		a := s.run(strings.Fields(line)...)
 		if a.status != 2 || !strings.Contains(a.stderr, want) || !strings.Contains(a.stderr, "--help") || a.stdout != "" {
@@ -147,6 +167,29 @@ func TestEveryCommandHasHelpAndEveryFlagAWord(t *testing.T) {
 		if out := s.ok(strings.Fields(line)...); len(out) < 40 {
 			t.Errorf("%s says only %q", line, out)
 		}
+	}
+}
+
+func TestAServersSettingsAreFlagsElseEnvironmentElseFile(t *testing.T) {
+	s := newShell(t, nil)
+	file := filepath.Join(t.TempDir(), "c.yaml")
+	if err := os.WriteFile(file, []byte("lease-ttl: 7s\nagent-grace: 8s\nname: from-file\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.env["MUSTER_COORDINATOR_AGENT_GRACE"] = "9s"
+	out := s.ok("coordinator", "--name", "from-flag", "--config-file", file, "--print-config")
+	for _, want := range []string{"lease-ttl 7s file " + file, "agent-grace 9s environment MUSTER_COORDINATOR_AGENT_GRACE", "name from-flag flag", "listen :7700 default"} {
+		if !strings.Contains(strings.Join(strings.Fields(out), " "), want) {
+			t.Errorf("--print-config lacks %q:\n%s", want, out)
+		}
+	}
+	s.env = map[string]string{"MUSTER_AGENT_TOKEN": "muster:v1:secret"}
+	if out := s.ok("agent", "--print-config"); strings.Contains(out, "muster:v1") {
+		t.Errorf("--print-config shows the token:\n%s", out)
+	}
+	s.env = map[string]string{"MUSTER_AGENT_TOKN": "x"}
+	if a := s.run("agent"); a.status != 2 || !strings.Contains(a.stderr, "MUSTER_AGENT_TOKN") {
+		t.Errorf("a misspelt variable: %+v", a)
 	}
 }
 

@@ -97,16 +97,14 @@ func runDelete(ctx context.Context, o *options, d deleteFlags, args []string) er
 	return o.with(ctx, func(ctx context.Context, c *client) error {
 		var targets []doomed
 		if len(d.files) > 0 {
-			objects, bad, err := o.readManifests(d.files, false)
+			found, bad, err := o.readNames(d.files)
 			if err != nil {
 				return err
 			}
-			if bad {
+			if bad { // half of what was named is not what was asked for
 				return errReported
 			}
-			for _, m := range objects {
-				targets = append(targets, doomed{m.kind, m.namespace, m.name})
-			}
+			targets = found
 		}
 		for _, n := range named {
 			if n.name != "" {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"syscall"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
@@ -94,6 +95,9 @@ func explain(err error) string {
 	if !ok {
 		if errors.Is(err, context.DeadlineExceeded) {
 			return context.DeadlineExceeded.Error() + ": pass a longer --timeout"
+		}
+		if errors.Is(err, syscall.EADDRINUSE) {
+			return err.Error() + ": stop what has it, or choose another port (0: any free one)"
 		}
 		return err.Error()
 	}

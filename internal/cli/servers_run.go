@@ -1,81 +1,230 @@
 package cli
 
 import (
+	"errors"
+	"net/netip"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"github.com/musterhq/muster/coordinator"
+	"github.com/musterhq/muster/internal/config"
+	"github.com/musterhq/muster/internal/telemetry"
 )
+
+// serverFlags are the settings that both servers have.
+type serverFlags struct {
+	dataDir, gossipListen, httpListen, advertise, metricsAuth string
+	log                                                       telemetry.LogConfig
+}
+
+func (s *serverFlags) add(f *pflag.FlagSet, http string) {
+	f.StringVar(&s.dataDir, "data-dir", "", "this server's directory (required)")
+	f.StringVar(&s.gossipListen, "gossip-listen", ":7702", "where the gossip is, TCP and UDP, HOST:PORT; port 0: any free one")
+	f.StringVar(&s.httpListen, "http-listen", http, "where HTTPS is served (metrics, health), HOST:PORT; port 0: any free one")
+	f.StringVar(&s.metricsAuth, "metrics-auth", "required", "required: metrics and health need a client certificate; none: they are open")
+	s.log.AddFlags(f)
+}
+
+// check finds what is wrong with the settings that both servers have.
+func (s *serverFlags) check() error {
+	switch {
+	case s.dataDir == "":
+		return usagef("--data-dir is required")
+	case s.metricsAuth != "required" && s.metricsAuth != "none":
+		return usagef("--metrics-auth %s: want required or none", s.metricsAuth)
+	}
+	return nil
+}
 
 // coordinatorFlags are the settings of "muster coordinator".
 type coordinatorFlags struct {
-	dataDir, listen, httpListen, gossipListen string
-	advertise, name, metricsAuth              string
-	leaseTTL, agentGrace                      time.Duration
-	allowProbeHost, etcdEndpoints             []string
+	serverFlags
+	listen, name                  string
+	leaseTTL, agentGrace          time.Duration
+	allowProbeHost, etcdEndpoints []string
 }
 
 func (s *coordinatorFlags) add(f *pflag.FlagSet) {
-	f.StringVar(&s.dataDir, "data-dir", "", "the coordinator's directory (required)")
-	f.StringVar(&s.listen, "listen", ":7700", "where the API and the agents' sessions are served, HOST:PORT; port 0: any free one")
-	f.StringVar(&s.httpListen, "http-listen", ":7701", "where HTTPS is served (metrics, health), HOST:PORT")
-	f.StringVar(&s.gossipListen, "gossip-listen", ":7702", "where the gossip is, TCP and UDP, HOST:PORT")
+	s.serverFlags.add(f, ":7701")
 	f.StringVar(&s.advertise, "advertise", "", "the host that agents reach this coordinator at (default: the listen host, else the default route's address)")
-	f.StringVar(&s.name, "name", "", "this coordinator's name in the gossip (default: the host's name)")
+	f.StringVar(&s.listen, "listen", ":7700", "where the API and the agents' sessions are served, HOST:PORT; port 0: any free one")
+	f.StringVar(&s.name, "name", "", "this coordinator's name in the gossip (default: coordinator-HOSTNAME)")
 	f.DurationVar(&s.leaseTTL, "lease-ttl", 10*time.Second, "how long a node's acknowledged renewal lasts, 3s to 10m")
 	f.DurationVar(&s.agentGrace, "agent-grace", 10*time.Second, "how long a dead agent's pods stay where they run while their machine lives, 0 to 1h")
 	f.StringSliceVar(&s.allowProbeHost, "allow-probe-host", nil, "networks, as CIDR, that probes may reach besides the pod's own address")
-	f.StringVar(&s.metricsAuth, "metrics-auth", "required", "required: metrics and health need a client certificate or token; none: they are open")
-	f.StringSliceVar(&s.etcdEndpoints, "etcd-endpoints", nil, "URLs of an etcd of your own (default: one inside the coordinator)")
+	f.StringSliceVar(&s.etcdEndpoints, "etcd-endpoints", nil, "URLs of an etcd of your own (not built yet: one inside the coordinator is used)")
+}
+
+// probeHosts parses --allow-probe-host.
+func (s *coordinatorFlags) probeHosts() ([]netip.Prefix, error) {
+	var hosts []netip.Prefix
+	for _, text := range s.allowProbeHost {
+		p, err := netip.ParsePrefix(text)
+		if err != nil {
+			return nil, usagef("--allow-probe-host %s: want a network such as 10.0.0.0/8", text)
+		}
+		hosts = append(hosts, p)
+	}
+	return hosts, nil
 }
 
 // agentFlags are the settings of "muster agent".
 type agentFlags struct {
-	dataDir, node, token                string
-	join                                []string
-	gossipListen, httpListen            string
-	advertise, guardListen              string
-	runtime                             []string
-	images, runAs, network, metricsAuth string
-	labels                              map[string]string
-	allowPrivilegedPods                 bool
-	hostPathAllow                       []string
+	serverFlags
+	node, token, guardListen string
+	join, runtimes           []string
+	images, runAs, network   string
+	labels, hostPathAllow    []string
+	allowPrivilegedPods      bool
 }
 
 func (s *agentFlags) add(f *pflag.FlagSet) {
-	f.StringVar(&s.dataDir, "data-dir", "", "the agent's directory (required)")
+	s.serverFlags.add(f, ":7703")
+	f.StringVar(&s.advertise, "advertise", "", "the address that others reach this node at (default: that of the connection to the coordinator)")
 	f.StringVar(&s.node, "node", "", "the node's name, a DNS-1123 subdomain (required)")
 	f.StringSliceVar(&s.join, "join", nil, "API addresses of coordinators, HOST:PORT (required)")
 	f.StringVar(&s.token, "token", "", "a join token; needed the first time only")
-	f.StringVar(&s.gossipListen, "gossip-listen", ":7702", "where the gossip is, TCP and UDP, HOST:PORT; port 0: any free one")
-	f.StringVar(&s.httpListen, "http-listen", ":7703", "where HTTPS is served (metrics, health), HOST:PORT")
-	f.StringVar(&s.guardListen, "guard-listen", ":7704", "where the guard answers, TCP, HOST:PORT")
-	f.StringVar(&s.advertise, "advertise", "", "the address that others reach this node at (default: that of the connection to the coordinator)")
-	f.StringSliceVar(&s.runtime, "runtime", []string{"process"}, "the runtimes: process")
+	f.StringVar(&s.guardListen, "guard-listen", ":7704", "where the guard answers, TCP, HOST:PORT; port 0: any free one")
+	f.StringSliceVar(&s.runtimes, "runtime", []string{"process"}, "the node's runtimes: process (cri is not built yet)")
 	f.StringVar(&s.images, "images", "refuse", "pods that name an image: refuse them, or ignore the image and run the command")
-	f.StringToStringVar(&s.labels, "labels", nil, "the node's labels, k=v")
-	f.StringVar(&s.runAs, "run-as", "", "the user that containers run as unless they say otherwise (default as root: nobody; else the agent's own)")
+	f.StringSliceVar(&s.labels, "labels", nil, "the node's labels, k=v")
+	f.StringVar(&s.runAs, "run-as", "", "the user that containers run as unless they say otherwise (default: nobody as root, else the agent's own)")
 	f.BoolVar(&s.allowPrivilegedPods, "allow-privileged-pods", false, "pods may ask for user 0, for the host's namespaces, and for any hostPath")
 	f.StringSliceVar(&s.hostPathAllow, "host-path-allow", nil, "directories that every pod's hostPath may be in")
-	f.StringVar(&s.network, "network", "host-gw", "host-gw: pods have a network of their own, as root; none: they share the node's")
+	f.StringVar(&s.network, "network", "none", "none: pods share the node's network, each with an address of its own where that can be (host-gw is not built yet)")
+	config.Secret(f, "token")
 }
 
-func coordinatorCommand(World) *cobra.Command {
+// checkAgent finds what is wrong with the settings that only agents have.
+func (s *agentFlags) checkAgent() error {
+	switch {
+	case s.node == "":
+		return usagef("--node is required: this node's name")
+	case len(s.join) == 0:
+		return usagef("--join is required: a coordinator's API address, HOST:PORT")
+	case s.images != "refuse" && s.images != "ignore":
+		return usagef("--images %s: want refuse or ignore", s.images)
+	case s.network == "host-gw":
+		return notBuilt("agent --network host-gw")
+	case s.network != "none":
+		return usagef("--network %s: want none", s.network)
+	}
+	for _, r := range s.runtimes {
+		switch r {
+		case "process":
+		case "cri":
+			return notBuilt("agent --runtime cri")
+		default:
+			return usagef("--runtime %s: want process", r)
+		}
+	}
+	return nil
+}
+
+// nodeLabels parses --labels.
+func (s *agentFlags) nodeLabels() (map[string]string, error) {
+	labels := map[string]string{}
+	for _, l := range s.labels {
+		k, v, ok := strings.Cut(l, "=")
+		if !ok || k == "" {
+			return nil, usagef("--labels %s: want k=v", l)
+		}
+		if _, twice := labels[k]; twice {
+			return nil, usagef("--labels: %s is there twice", k)
+		}
+		labels[k] = v
+	}
+	return labels, nil
+}
+
+// errPrinted ends a server that was only asked for its settings.
+var errPrinted = errors.New("printed")
+
+// settled resolves a server's settings, or prints them.
+func settled(s *config.Settings, w World) error {
+	if err := s.Resolve(w.Environ()); err != nil {
+		return &usageError{err}
+	}
+	if s.Print() {
+		if err := s.Write(w.Stdout); err != nil {
+			return err
+		}
+		return errPrinted
+	}
+	return nil
+}
+
+func coordinatorCommand(w World) *cobra.Command {
 	var s coordinatorFlags
 	cmd := &cobra.Command{
 		Use: "coordinator --data-dir DIR", Short: "Run a coordinator", Args: cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error { return notBuilt("coordinator") },
+		Long: "Run a coordinator with an etcd of its own, in the foreground. It writes a client config for an admin to\nDIR/client.yaml: MUSTER_CONFIG=DIR/client.yaml muster status",
 	}
 	s.add(cmd.Flags())
+	settings := config.Add("coordinator", cmd.Flags())
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if err := settled(settings, w); err != nil {
+			return ignorePrinted(err)
+		}
+		if err := s.check(); err != nil {
+			return err
+		}
+		if len(s.etcdEndpoints) > 0 {
+			return notBuilt("coordinator --etcd-endpoints")
+		}
+		hosts, err := s.probeHosts()
+		if err != nil {
+			return err
+		}
+		log, err := telemetry.NewLogger(w.Stderr, s.log)
+		if err != nil {
+			return &usageError{err}
+		}
+		c, err := coordinator.New(coordinator.Config{
+			DataDir: s.dataDir, Listen: s.listen, HTTPListen: s.httpListen, GossipListen: s.gossipListen, Advertise: s.advertise,
+			Name: s.name, LeaseTTL: s.leaseTTL, AgentGrace: s.agentGrace, AllowProbeHosts: hosts, OpenMetrics: s.metricsAuth == "none",
+			Log: log,
+		})
+		if err != nil {
+			return &usageError{err}
+		}
+		return c.Run(cmd.Context())
+	}
 	return cmd
 }
 
-func agentCommand(World) *cobra.Command {
+func agentCommand(w World) *cobra.Command {
 	var s agentFlags
 	cmd := &cobra.Command{
-		Use: "agent --data-dir DIR --node NAME --join HOST:PORT", Short: "Run a node's agent", Args: cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error { return notBuilt("agent") },
+		Use: "agent --data-dir DIR --node NAME --join HOST:PORT[,…]", Short: "Run a node's agent", Args: cobra.NoArgs,
+		Long: "Run a node's agent, in the foreground. Stopping it leaves its pods alive; started again with the same directory it\ntakes them up.",
 	}
 	s.add(cmd.Flags())
+	settings := config.Add("agent", cmd.Flags())
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if err := settled(settings, w); err != nil {
+			return ignorePrinted(err)
+		}
+		if err := s.check(); err != nil {
+			return err
+		}
+		if err := s.checkAgent(); err != nil {
+			return err
+		}
+		if _, err := s.nodeLabels(); err != nil {
+			return err
+		}
+		return notBuilt("agent")
+	}
 	return cmd
+}
+
+func ignorePrinted(err error) error {
+	if errors.Is(err, errPrinted) {
+		return nil
+	}
+	return err
 }
