@@ -1,0 +1,70 @@
+// Package history holds what the probes of a node have answered: of each the last attempts, in memory.
+package history
+
+import (
+	"sync"
+
+	"github.com/musterhq/muster/internal/spec"
+)
+
+const (
+	// Keep is how many attempts of a probe are kept.
+	Keep = 32
+	// MaxOutput bounds what is kept of an attempt's output, in bytes.
+	MaxOutput = 1 << 10
+)
+
+type ring struct {
+	attempts [Keep]spec.Attempt
+	n        int
+}
+
+// History is the memory. Its methods may be called from any goroutine. Probes that are forgotten bound it: each holds at
+// most Keep attempts of at most MaxOutput bytes.
+type History struct {
+	mu    sync.Mutex
+	rings map[spec.ProbeID]*ring
+}
+
+// New returns an empty history.
+func New() *History { return &History{rings: map[spec.ProbeID]*ring{}} }
+
+// Add keeps an attempt.
+func (h *History) Add(id spec.ProbeID, a spec.Attempt) {
+	a.Output = a.Output[:min(len(a.Output), MaxOutput)]
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	r := h.rings[id]
+	if r == nil {
+		r = &ring{}
+		h.rings[id] = r
+	}
+	if last := &r.attempts[(r.n+Keep-1)%Keep]; r.n > 0 && last.Output == a.Output {
+		a.Output = last.Output // equal outputs are kept once
+	}
+	r.attempts[r.n%Keep] = a
+	r.n++
+}
+
+// Last returns the newest n attempts of a probe, oldest first.
+func (h *History) Last(id spec.ProbeID, n int) []spec.Attempt {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	r := h.rings[id]
+	if r == nil {
+		return nil
+	}
+	n = min(n, r.n, Keep)
+	out := make([]spec.Attempt, 0, n)
+	for i := r.n - n; i < r.n; i++ {
+		out = append(out, r.attempts[i%Keep])
+	}
+	return out
+}
+
+// Forget drops a probe.
+func (h *History) Forget(id spec.ProbeID) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.rings, id)
+}

@@ -1,0 +1,373 @@
+// Package prober says when each probe of a node is asked, makes the attempts with a bounded number under way, and tells
+// what has come of them. A waiting probe is a row in a wheel, not a goroutine or a timer: rows that are due at nearly
+// the same moment are started by one wake-up. What an attempt is, is agent/probe's; what outcomes count for is
+// agent/health's.
+package prober
+
+import (
+	"context"
+	"hash/fnv"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/musterhq/muster/agent/container"
+	"github.com/musterhq/muster/agent/health"
+	"github.com/musterhq/muster/agent/probe"
+	"github.com/musterhq/muster/internal/spec"
+)
+
+const (
+	// Slot is the width of a slot for probes whose period is 2 s or longer, FineSlot for the others: an attempt starts at
+	// most so much after its time, while the agent gets processor time.
+	Slot, FineSlot = 50 * time.Millisecond, 10 * time.Millisecond
+	// coarse is from which period on Slot is enough.
+	coarse = 2 * time.Second
+	// InFlight bounds the attempts under way; more wait their turn, and their lag says so.
+	InFlight = 256
+	// attempts is how often an attempt that could not be made is made at most in one run (4.1).
+	attempts = 3
+)
+
+// Row is one probe and where its container stands.
+type Row struct {
+	ID      spec.ProbeID
+	Pod     spec.ObjectName
+	Probe   *spec.Probe
+	Address string
+	Ports   []spec.Port
+	// Instance is the newest instance's id, StartedAt when it started; Running is false once it has ended.
+	Instance  container.ContainerID
+	StartedAt time.Time
+	Running   bool
+	// Started opens the gate of liveness and readiness, and shuts that of startup.
+	Started bool
+	// Adopted means that the instance ran before this agent.
+	Adopted bool
+}
+
+// Report is what an attempt has brought that somebody may have to act on.
+type Report struct {
+	ID       spec.ProbeID
+	Instance container.ContainerID
+	Outcome  spec.Outcome
+	Output   string
+	// Verdict is what is believed now; ResultUnknown while no threshold was met since the agent's start.
+	Verdict spec.Result
+}
+
+// Config is what a prober works with. None of the functions may block or call the prober back.
+type Config struct {
+	// Attempt makes one attempt; it may block for the probe's timeout.
+	Attempt func(ctx context.Context, q *probe.Question) probe.Answer
+	// Report is told of every attempt that is no plain success, of every change of a verdict, and of the first success
+	// after an attempt that could not be made.
+	Report func(Report)
+	// Result is told of every attempt.
+	Result func(spec.ProbeID, spec.Attempt)
+	// Believe is told of every change of what is believed.
+	Believe func(spec.ProbeState)
+	// Forgotten is told of probes that are removed.
+	Forgotten func(spec.ProbeID)
+	Metrics   Metrics
+	Log       *slog.Logger
+}
+
+// Metrics counts runs, with the kubelet's meaning.
+type Metrics interface {
+	// Run is told of every run that counts, with how long its last attempt took.
+	Run(pod spec.ObjectName, id spec.ProbeID, r spec.Result, took time.Duration)
+	// Lag is told how late each attempt began.
+	Lag(d time.Duration)
+}
+
+// row is a Row in the wheel. Under Prober.mu.
+type row struct {
+	Row
+	tracker health.Tracker
+	// met is whether a threshold was met since the agent's start, for this instance.
+	met bool
+	// at is the row's own time, due the end of the slot that it falls into.
+	at, due time.Time
+	queued  bool
+	running bool
+	// again is set when a time has come, or a trigger, while an attempt was under way.
+	again   bool
+	gone    bool
+	errored string
+	last    *spec.Attempt
+	phase   time.Duration
+}
+
+// Prober asks the probes of a node. Its methods may be called from any goroutine and never block.
+type Prober struct {
+	cfg   Config
+	wake  chan struct{}
+	slots chan struct{}
+
+	mu    sync.Mutex
+	rows  map[spec.ProbeID]*row
+	wheel wheel
+}
+
+// New builds a prober; nothing is asked before Run.
+func New(cfg Config) *Prober {
+	return &Prober{cfg: cfg, wake: make(chan struct{}, 1), slots: make(chan struct{}, InFlight), rows: map[spec.ProbeID]*row{}}
+}
+
+// phaseOf spreads probes over their period, the same at every start.
+func phaseOf(id spec.ProbeID, period time.Duration) time.Duration {
+	h := fnv.New64a()
+	h.Write([]byte(id.PodUID))
+	h.Write([]byte(id.Container))
+	h.Write([]byte{byte(id.Kind)})
+	return time.Duration(h.Sum64() % uint64(max(period, 1)))
+}
+
+// Set adds a row, or replaces the one of the same ID. A new instance resets what was counted.
+func (p *Prober) Set(r Row) {
+	now := time.Now()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	w := p.rows[r.ID]
+	if w == nil {
+		w = &row{Row: r, tracker: health.New(r.ID.Kind, r.Probe), phase: phaseOf(r.ID, r.Probe.Period)}
+		p.rows[r.ID] = w
+	}
+	fresh := r.Instance != w.Instance || w.tracker.Instance() == ""
+	w.Row = r
+	changed := w.tracker.See(health.Facts{
+		Instance: string(r.Instance), StartedAt: r.StartedAt, Running: r.Running, Started: r.Started, Adopted: r.Adopted,
+	}, now)
+	if fresh {
+		w.met, w.errored = false, ""
+	}
+	if changed || fresh {
+		p.cfg.Believe(w.state())
+	}
+	// The first attempt comes as soon as the gate opens, not up to a period later.
+	if w.tracker.Waiting() && !w.running && (fresh || !w.queued) {
+		at := w.tracker.OpensAt()
+		if !at.After(now) {
+			at = now
+			if r.Adopted {
+				at = now.Add(w.phase) // a restart of the agent does not ask everything at once
+			}
+		}
+		p.queue(w, at)
+	}
+}
+
+// Remove ends a row; unknown ones are no error.
+func (p *Prober) Remove(id spec.ProbeID) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if w := p.rows[id]; w != nil {
+		w.gone = true
+		delete(p.rows, id)
+		p.cfg.Forgotten(id)
+	}
+}
+
+// Trigger asks a probe at once, unless its gate is shut, and starts its period anew (5.5).
+func (p *Prober) Trigger(id spec.ProbeID) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	w := p.rows[id]
+	if w == nil || !w.tracker.Open(time.Now()) {
+		return
+	}
+	if w.running {
+		w.again = true
+		return
+	}
+	p.queue(w, time.Now())
+}
+
+// States returns what is believed of every probe.
+func (p *Prober) States() []spec.ProbeState {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	out := make([]spec.ProbeState, 0, len(p.rows))
+	for _, w := range p.rows {
+		out = append(out, w.state())
+	}
+	return out
+}
+
+func (w *row) state() spec.ProbeState {
+	return spec.ProbeState{
+		ID: w.ID, Pod: w.Pod, Handler: w.Probe.HandlerName(), Period: w.Probe.Period, Verdict: w.tracker.Verdict(),
+		Since: w.tracker.Since(), RunLength: w.tracker.Run(), Last: w.last, ErroredReason: w.errored,
+	}
+}
+
+// queue puts a row into the wheel for a moment, taking it from where it was.
+func (p *Prober) queue(w *row, at time.Time) {
+	slot := FineSlot
+	if w.Probe.Period >= coarse {
+		slot = Slot
+	}
+	w.at, w.queued = at, true
+	if p.wheel.add(w, at, slot) {
+		select {
+		case p.wake <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// Run asks until ctx ends, and returns when no attempt is under way.
+func (p *Prober) Run(ctx context.Context) error {
+	var under sync.WaitGroup
+	defer under.Wait()
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	var waiting []*row
+	for {
+		p.mu.Lock()
+		now := time.Now()
+		waiting = append(waiting, p.wheel.take(now)...)
+		next, any := p.wheel.next()
+		p.mu.Unlock()
+		for len(waiting) > 0 && p.begin(ctx, &under, waiting[0]) {
+			waiting = waiting[1:]
+		}
+		pause := time.Hour
+		if any {
+			pause = time.Until(next)
+		}
+		timer.Reset(max(0, pause))
+		free := p.slots
+		if len(waiting) == 0 {
+			free = nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-timer.C:
+		case <-p.wake:
+		case free <- struct{}{}:
+			<-p.slots // there is room: begin takes it
+		}
+	}
+}
+
+// begin starts a row's run if there is room.
+func (p *Prober) begin(ctx context.Context, under *sync.WaitGroup, w *row) bool {
+	now := time.Now()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if w.gone || w.running || !w.queued || w.due.After(now) {
+		return true // it has been moved, or has gone
+	}
+	if !w.tracker.Open(now) {
+		w.queued = false
+		if w.tracker.Waiting() {
+			p.queue(w, w.tracker.OpensAt())
+		}
+		return true
+	}
+	select {
+	case p.slots <- struct{}{}:
+	default:
+		return false
+	}
+	w.running, w.queued = true, false
+	q := probe.Question{Probe: w.Probe, Address: w.Address, Ports: w.Ports, Instance: w.Instance}
+	lag := now.Sub(w.due)
+	under.Go(func() {
+		p.run(ctx, w, &q, now, lag)
+		<-p.slots
+	})
+	return true
+}
+
+// run makes the attempts of one run, and folds the last one in.
+func (p *Prober) run(ctx context.Context, w *row, q *probe.Question, began time.Time, lag time.Duration) {
+	var answer probe.Answer
+	start := began
+	for range attempts {
+		start = time.Now()
+		answer = p.cfg.Attempt(ctx, q)
+		if answer.Outcome != spec.OutcomeErrored || ctx.Err() != nil {
+			break
+		}
+	}
+	took := time.Since(start)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	w.running = false
+	if w.gone || ctx.Err() != nil {
+		return
+	}
+	if w.Instance == q.Instance {
+		p.fold(w, &answer, start, took, lag)
+	}
+	p.plan(w)
+}
+
+// fold takes an answer in.
+func (p *Prober) fold(w *row, answer *probe.Answer, start time.Time, took, lag time.Duration) {
+	now := time.Now()
+	result := resultOf(answer.Outcome)
+	a := spec.Attempt{
+		Start: start, Outcome: answer.Outcome, Result: result, Duration: took, CPU: answer.CPU, Lag: lag,
+		Instance: string(w.Instance), Output: answer.Output[:min(len(answer.Output), 1<<10)],
+	}
+	w.last = &a
+	p.cfg.Result(w.ID, a)
+	p.cfg.Metrics.Lag(lag)
+	changed := w.tracker.Observe(result, now)
+	w.met = w.met || changed || result != spec.ResultUnknown && w.tracker.Verdict() == result
+	recovered := false
+	switch {
+	case answer.Outcome == spec.OutcomeErrored && w.errored == "":
+		w.errored, changed = a.Output, true
+	case answer.Outcome != spec.OutcomeErrored && w.errored != "":
+		w.errored, changed, recovered = "", true, true
+	}
+	if changed {
+		p.cfg.Believe(w.state())
+	}
+	if result != spec.ResultUnknown {
+		p.cfg.Metrics.Run(w.Pod, w.ID, result, took)
+	}
+	if changed || recovered || answer.Outcome != spec.OutcomeSuccess {
+		verdict := spec.ResultUnknown
+		if w.met {
+			verdict = w.tracker.Verdict()
+		}
+		p.cfg.Report(Report{ID: w.ID, Instance: w.Instance, Outcome: answer.Outcome, Output: a.Output, Verdict: verdict})
+	}
+}
+
+// resultOf is what an outcome counts as (4.2).
+func resultOf(o spec.Outcome) spec.Result {
+	switch o {
+	case spec.OutcomeSuccess, spec.OutcomeWarning:
+		return spec.ResultSuccess
+	case spec.OutcomeFailure:
+		return spec.ResultFailure
+	}
+	return spec.ResultUnknown
+}
+
+// plan puts a row that has been asked into the wheel again, a period after its last time. Times that have passed
+// meanwhile count as one.
+func (p *Prober) plan(w *row) {
+	if !w.tracker.Waiting() {
+		return // Set wakes it when its gate opens
+	}
+	now := time.Now()
+	if w.again {
+		w.again = false
+		p.queue(w, now)
+		return
+	}
+	next := w.at.Add(w.Probe.Period)
+	if next.Before(now) {
+		next = now
+	}
+	p.queue(w, next)
+}
