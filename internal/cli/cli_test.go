@@ -376,8 +376,14 @@ func TestAPodsStatusIsTheWordThatSaysMost(t *testing.T) {
 		return &musterv1.ContainerState{State: &musterv1.ContainerState_Terminated{Terminated: &musterv1.ContainerTerminated{ExitCode: code, Signal: signal, Reason: r}}}
 	}
 	for want, change := range map[string]func(*musterv1.Pod){
-		"Running":          func(*musterv1.Pod) {},
-		"Pending":          func(p *musterv1.Pod) { p.Status = nil },
+		"Running": func(*musterv1.Pod) {},
+		"Pending": func(p *musterv1.Pod) {
+			p.Node, p.Status.Phase = "", musterv1.PodPhase_POD_PHASE_PENDING
+			p.Status.Containers[0].State = waiting("ContainerCreating")
+		},
+		"ContainerCreating": func(p *musterv1.Pod) {
+			p.Status.Phase, p.Status.Containers[0].State = musterv1.PodPhase_POD_PHASE_PENDING, waiting("ContainerCreating")
+		},
 		"Evicted":          func(p *musterv1.Pod) { p.Status.Reason = "Evicted" },
 		"CrashLoopBackOff": func(p *musterv1.Pod) { p.Status.Containers[0].State = waiting("CrashLoopBackOff") },
 		"Completed":        func(p *musterv1.Pod) { p.Status.Containers[0].State = ended(0, 0, "Completed") },

@@ -158,6 +158,9 @@ func podStatus(p *musterv1.Pod) string {
 			word = fmt.Sprintf("ExitCode:%d", t.GetExitCode())
 		}
 	}
+	if p.GetNode() == "" && p.GetStatus().GetPhase() <= musterv1.PodPhase_POD_PHASE_PENDING {
+		word = "Pending" // nothing is being created before there is a node
+	}
 	if p.GetMeta().GetDeleteTime() != nil {
 		word = "Terminating"
 	}

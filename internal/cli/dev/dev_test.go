@@ -214,7 +214,7 @@ type cluster struct {
 	dir            string
 	contextFile    string
 	stdout, stderr buffer
-	applied        []string
+	applied        chan []string
 	cancel         context.CancelFunc
 	done           chan error
 }
@@ -222,7 +222,7 @@ type cluster struct {
 func newCluster(t *testing.T, how string) *cluster {
 	t.Helper()
 	t.Setenv(fakeEnv, how)
-	c := &cluster{t: t, dir: filepath.Join(t.TempDir(), "dev"), done: make(chan error, 1)}
+	c := &cluster{t: t, dir: filepath.Join(t.TempDir(), "dev"), done: make(chan error, 1), applied: make(chan []string, 1)}
 	c.contextFile = filepath.Join(t.TempDir(), "config.yaml")
 	t.Cleanup(func() {
 		for _, p := range c.processes() {
@@ -252,7 +252,7 @@ func (c *cluster) start(files ...string) {
 	}
 	d, err := New(Config{Program: self, Dir: c.dir, Nodes: 2, Images: "ignore", FreePorts: true, ContextFile: c.contextFile, Files: files},
 		func(_ context.Context, config string, files []string) error {
-			c.applied = append([]string{config}, files...)
+			c.applied <- append([]string{config}, files...)
 			return nil
 		}, &c.stdout, &c.stderr)
 	if err != nil {
@@ -307,9 +307,8 @@ func TestDevStartsEveryPartAsItsOwnProcessAndLeavesNone(t *testing.T) {
 	c.start(file)
 	c.untilReady()
 	eventually(t, "9 processes: a coordinator, and 2 of agent, supervisor, guard, container", func() bool { return len(c.processes()) == 9 })
-	eventually(t, "the files are applied", func() bool { return c.applied != nil })
-	if want := []string{filepath.Join(c.dir, "client.yaml"), file}; !slices.Equal(c.applied, want) {
-		t.Errorf("applied %v, want %v", c.applied, want)
+	if got, want := <-c.applied, []string{filepath.Join(c.dir, "client.yaml"), file}; !slices.Equal(got, want) {
+		t.Errorf("applied %v, want %v", got, want)
 	}
 	if a, err := datadir.ReadAddresses(c.dir); err != nil || a.Listen == "" {
 		t.Errorf("addresses: %+v, %v", a, err)
