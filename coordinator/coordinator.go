@@ -43,6 +43,7 @@ import (
 	"github.com/musterhq/muster/internal/identity"
 	"github.com/musterhq/muster/internal/membership"
 	"github.com/musterhq/muster/internal/spec"
+	"github.com/musterhq/muster/internal/telemetry"
 	"github.com/musterhq/muster/internal/version"
 	"github.com/musterhq/muster/internal/wire"
 )
@@ -183,7 +184,16 @@ func (c *Coordinator) Run(ctx context.Context) error {
 	recorder := event.New("coordinator", "")
 	writer := events.New(db, log)
 	table := probes.New()
-	metrics, err := newMetrics(c, cache, table)
+	measured, err := telemetry.NewMetrics("coordinator", c.cfg.Name, version.Version, log)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = measured.Shutdown(work) }() // what was measured has been read, or is lost
+	metrics, err := newMetrics(measured, cache)
+	if err != nil {
+		return err
+	}
+	https, err := c.https(web, identity.ServerTLS(authority.CA(), holder), authority, db, measured)
 	if err != nil {
 		return err
 	}
@@ -220,9 +230,7 @@ func (c *Coordinator) Run(ctx context.Context) error {
 	g.Go(func() error { return record(work, recorder, writer) })
 	g.Go(func() error { return sessions.Run(work) })
 	g.Go(func() error { return elector.Run(work, lead.Run) })
-	g.Go(func() error {
-		return metrics.serve(work, web, identity.ServerTLS(authority.CA(), holder), authority, c.cfg.OpenMetrics)
-	})
+	g.Go(func() error { return https.Run(work) })
 	g.Go(func() error { return rotate(work, authority, c.cfg.Name, host, holder) })
 	g.Go(func() error {
 		defer context.AfterFunc(work, func() { stopServer(server) })()
@@ -243,6 +251,18 @@ func (c *Coordinator) Run(ctx context.Context) error {
 	}
 	stop()
 	return g.Wait()
+}
+
+// https serves metrics and health.
+func (c *Coordinator) https(l net.Listener, cfg *tls.Config, a *trust.Authority, db store.Store, m *telemetry.Metrics) (*telemetry.HTTPS, error) {
+	ready := &telemetry.Health{}
+	ready.Check("store", db.Writable)
+	auth := telemetry.AuthRequired
+	if c.cfg.OpenMetrics {
+		auth = telemetry.AuthNone
+	}
+	return telemetry.NewHTTPS(telemetry.HTTPSConfig{Listener: l, TLS: cfg, MetricsAuth: auth, Bearer: a.Bearer},
+		telemetry.HTTPSDeps{Metrics: m, Health: ready, Log: c.cfg.Log})
 }
 
 // port is the port of an address in use.

@@ -2,22 +2,82 @@ package coordinator
 
 import (
 	"context"
-	"crypto/tls"
-	"net"
+	"time"
 
-	"github.com/musterhq/muster/coordinator/probes"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/metric"
+
+	"github.com/musterhq/muster/coordinator/fleet"
 	"github.com/musterhq/muster/coordinator/store"
-	"github.com/musterhq/muster/coordinator/trust"
 	"github.com/musterhq/muster/internal/spec"
+	"github.com/musterhq/muster/internal/telemetry"
 )
 
-type metrics struct{}
+// metrics are the coordinator's: how failovers went, phase by phase, and how the fleet stands.
+type metrics struct {
+	phases map[string]metric.Float64Histogram
+	total  metric.Float64Histogram
+}
 
-func newMetrics(*Coordinator, *store.Cache, *probes.Table) (*metrics, error) { return &metrics{}, nil }
+// failoverBuckets are in seconds.
+var failoverBuckets = []float64{0.05, 0.1, 0.25, 0.5, 1, 2, 3.5, 5, 7.5, 10, 15, 20, 30, 60, 180}
 
-func (m *metrics) Failover(*spec.Failover) {}
+func newMetrics(t *telemetry.Metrics, cache *store.Cache) (*metrics, error) {
+	meter := t.Meter("coordinator")
+	m := &metrics{phases: map[string]metric.Float64Histogram{}}
+	buckets := metric.WithExplicitBucketBoundaries(failoverBuckets...)
+	for _, phase := range []string{"detect", "confirm", "fence", "place", "deliver", "start", "ready"} {
+		h, err := meter.Float64Histogram("muster_failover_"+phase, metric.WithUnit("s"), buckets,
+			metric.WithDescription("How long the phase "+phase+" of failovers took."))
+		if err != nil {
+			return nil, err
+		}
+		m.phases[phase] = h
+	}
+	var err error
+	if m.total, err = meter.Float64Histogram("muster_failover", metric.WithUnit("s"), buckets,
+		metric.WithDescription("How long failovers took, from the last sign of life to ready.")); err != nil {
+		return nil, err
+	}
+	_, err = meter.Int64ObservableGauge("muster_nodes", metric.WithDescription("Nodes by verdict."),
+		metric.WithInt64Callback(func(_ context.Context, o metric.Int64Observer) error {
+			counts := map[spec.Verdict]int64{}
+			for _, n := range fleet.Nodes(cache.View()) {
+				counts[n.Verdict()]++
+			}
+			for v, n := range counts {
+				o.Observe(n, metric.WithAttributes(attribute.String("verdict", string(v))))
+			}
+			return nil
+		}))
+	if err != nil {
+		return nil, err
+	}
+	_, err = meter.Int64ObservableGauge("muster_store_revision", metric.WithDescription("The newest store revision seen."),
+		metric.WithInt64Callback(func(_ context.Context, o metric.Int64Observer) error {
+			o.Observe(cache.View().Revision())
+			return nil
+		}))
+	return m, err
+}
 
-func (m *metrics) serve(ctx context.Context, _ net.Listener, _ *tls.Config, _ *trust.Authority, _ bool) error {
-	<-ctx.Done()
-	return nil
+// Failover takes a failover whose phases are known.
+func (m *metrics) Failover(f *spec.Failover) {
+	ctx := context.Background()
+	class := metric.WithAttributes(attribute.String("class", string(f.Class)), attribute.String("cause", f.Cause))
+	var total time.Duration
+	p := &f.Phases
+	for _, phase := range []struct {
+		name string
+		took time.Duration
+	}{
+		{"detect", p.Detect}, {"confirm", p.Confirm}, {"fence", p.Fence}, {"place", p.Place},
+		{"deliver", p.Deliver}, {"start", p.Start}, {"ready", p.Ready},
+	} {
+		if phase.took >= 0 {
+			m.phases[phase.name].Record(ctx, phase.took.Seconds(), class)
+			total += phase.took
+		}
+	}
+	m.total.Record(ctx, total.Seconds(), class)
 }

@@ -26,12 +26,12 @@ var (
 	ErrNoSlot = fmt.Errorf("all %d slots of the fence page are taken", MaxSlots)
 )
 
-// Page is the fence page; agent/supervisor's MappedPage is one. Times are readings of CLOCK_BOOTTIME in nanoseconds.
+// Page is the fence page; agent/supervisor's MappedPage is one. Times are readings of CLOCK_BOOTTIME.
 type Page interface {
 	Assign(slot int, epoch int64)
-	SetDeadline(slot int, at int64)
-	Deadline(slot int, epoch int64) int64
-	Armed(slot int) int64
+	SetDeadline(slot int, at time.Duration)
+	Deadline(slot int, epoch int64) time.Duration
+	Armed(slot int) time.Duration
 }
 
 // Config is what a lease works with.
@@ -153,7 +153,7 @@ func (l *Lease) Acked(session int64, n uint64, ttl time.Duration) {
 	for _, b := range l.holder.Acked(session, n, ttl, now) {
 		if at, ok := l.holder.Deadline(b); ok {
 			if h, ok := l.slots[b]; ok {
-				l.cfg.Page().SetDeadline(h.slot, int64(at))
+				l.cfg.Page().SetDeadline(h.slot, at)
 			}
 		}
 	}
@@ -206,7 +206,7 @@ func (l *Lease) Slot(uid string, epoch int64) (int, error) {
 		page := l.cfg.Page()
 		page.Assign(i, epoch)
 		if at, ok := l.holder.Deadline(b); ok {
-			page.SetDeadline(i, int64(at))
+			page.SetDeadline(i, at)
 		}
 		return i, nil
 	}
@@ -222,7 +222,7 @@ func (l *Lease) Adopt(uid string, epoch int64, slot int) {
 		return
 	}
 	l.taken[slot], l.slots[b] = true, held{slot: slot}
-	l.holder.Adopt(b, time.Duration(l.cfg.Page().Deadline(slot, epoch)))
+	l.holder.Adopt(b, l.cfg.Page().Deadline(slot, epoch))
 }
 
 // Release gives a binding's slot back: no process of it is left.
@@ -246,7 +246,7 @@ func (l *Lease) Longest() time.Duration {
 	now := l.cfg.Now()
 	longest := l.holder.Longest(now)
 	for _, h := range l.slots {
-		longest = max(longest, time.Duration(l.cfg.Page().Armed(h.slot))-now)
+		longest = max(longest, l.cfg.Page().Armed(h.slot)-now)
 	}
 	return max(0, longest)
 }
