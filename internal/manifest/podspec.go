@@ -1,0 +1,247 @@
+package manifest
+
+import (
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+
+	"github.com/musterhq/muster/internal/spec"
+)
+
+func meta(m *metav1.ObjectMeta) spec.Meta {
+	return spec.Meta{Namespace: m.Namespace, Name: m.Name, Labels: m.Labels, Annotations: m.Annotations}
+}
+
+func (d *decoder) pod(k *corev1.Pod) *spec.Pod {
+	return &spec.Pod{Meta: meta(&k.ObjectMeta), Spec: d.podSpec("spec", &k.Spec)}
+}
+
+func (d *decoder) deployment(k *appsv1.Deployment) *spec.Deployment {
+	out := &spec.Deployment{Meta: meta(&k.ObjectMeta), Spec: spec.DeploymentSpec{
+		Replicas: 1,
+		Template: spec.PodTemplate{
+			Labels: k.Spec.Template.Labels, Annotations: k.Spec.Template.Annotations,
+			Spec: d.podSpec("spec.template.spec", &k.Spec.Template.Spec),
+		},
+	}}
+	if k.Spec.Replicas != nil {
+		out.Spec.Replicas = *k.Spec.Replicas
+	}
+	if s := k.Spec.Selector; s != nil {
+		out.Spec.Selector.Labels = s.MatchLabels
+		for _, e := range s.MatchExpressions {
+			out.Spec.Selector.Expressions = append(out.Spec.Selector.Expressions,
+				spec.SelectorExpression{Key: e.Key, Operator: spec.SelectorOperator(e.Operator), Values: e.Values})
+		}
+	}
+	return out
+}
+
+func (d *decoder) podSpec(at string, k *corev1.PodSpec) spec.PodSpec {
+	out := spec.PodSpec{
+		RestartPolicy: spec.RestartPolicy(k.RestartPolicy), TerminationGrace: spec.UnsetGrace,
+		NodeSelector: k.NodeSelector, Hostname: k.Hostname,
+	}
+	if g := k.TerminationGracePeriodSeconds; g != nil {
+		out.TerminationGrace = d.seconds(at+".terminationGracePeriodSeconds", *g)
+	}
+	for _, g := range k.ReadinessGates {
+		out.ReadinessGates = append(out.ReadinessGates, string(g.ConditionType))
+	}
+	for _, v := range k.Volumes {
+		volume := spec.Volume{Name: v.Name}
+		if h := v.HostPath; h != nil {
+			volume.HostPath = h.Path
+			if h.Type != nil {
+				volume.HostPathType = string(*h.Type)
+			}
+		}
+		out.Volumes = append(out.Volumes, volume)
+	}
+	for i := range k.Containers {
+		out.Containers = append(out.Containers, d.container(fmt.Sprintf("%s.containers[%d]", at, i), &k.Containers[i]))
+	}
+	return out
+}
+
+// seconds is n seconds; more than 32 bits are refused, for they may be no duration.
+func (d *decoder) seconds(at string, n int64) time.Duration {
+	if n < math.MinInt32 || n > math.MaxInt32 {
+		d.add(at, spec.Invalid, n, fmt.Sprintf("must be between 0 and %d", math.MaxInt32))
+		return 0
+	}
+	return time.Duration(n) * time.Second
+}
+
+func (d *decoder) container(at string, k *corev1.Container) spec.Container {
+	out := spec.Container{
+		Name: k.Name, Image: k.Image, Command: k.Command, Args: k.Args, WorkingDir: k.WorkingDir,
+		Resources: d.resources(at+".resources", &k.Resources),
+		Liveness:  d.probe(at+".livenessProbe", k.LivenessProbe),
+		Readiness: d.probe(at+".readinessProbe", k.ReadinessProbe),
+		Startup:   d.probe(at+".startupProbe", k.StartupProbe),
+	}
+	for i := range k.Env {
+		out.Env = append(out.Env, d.env(fmt.Sprintf("%s.env[%d]", at, i), &k.Env[i]))
+	}
+	for _, p := range k.Ports {
+		out.Ports = append(out.Ports, spec.Port{Name: p.Name, Number: p.ContainerPort, Protocol: string(p.Protocol), HostPort: p.HostPort})
+	}
+	for _, m := range k.VolumeMounts {
+		out.Mounts = append(out.Mounts, spec.Mount{Volume: m.Name, Path: m.MountPath, ReadOnly: m.ReadOnly})
+	}
+	if k.RestartPolicy != nil {
+		out.RestartPolicy = spec.RestartPolicy(*k.RestartPolicy)
+	}
+	for i, r := range k.RestartPolicyRules {
+		rule := spec.RestartRule{Action: string(r.Action)}
+		if e := r.ExitCodes; e != nil {
+			rule.ExitCodes = e.Values
+			switch e.Operator {
+			case corev1.ContainerRestartRuleOnExitCodesOpIn:
+				rule.In = true
+			case corev1.ContainerRestartRuleOnExitCodesOpNotIn:
+			default:
+				d.add(fmt.Sprintf("%s.restartPolicyRules[%d].exitCodes.operator", at, i), spec.NotSupported, string(e.Operator),
+					`supported values: "In", "NotIn"`)
+			}
+		}
+		out.RestartRules = append(out.RestartRules, rule)
+	}
+	return out
+}
+
+// env is the variable; without a value where its source is not built, which was found before.
+func (d *decoder) env(at string, k *corev1.EnvVar) spec.EnvVar {
+	out := spec.EnvVar{Name: k.Name, Value: k.Value}
+	from := k.ValueFrom
+	if from == nil {
+		return out
+	}
+	if *from == (corev1.EnvVarSource{}) {
+		d.add(at+".valueFrom", spec.Invalid, nil, "must specify a source")
+	}
+	if ref := from.FieldRef; ref != nil {
+		if ref.APIVersion != "" && ref.APIVersion != "v1" {
+			d.add(at+".valueFrom.fieldRef.apiVersion", spec.NotSupported, ref.APIVersion, `supported values: "v1"`)
+		}
+		if ref.FieldPath == "" {
+			d.add(at+".valueFrom.fieldRef.fieldPath", spec.Required, nil, "")
+		}
+		out.FieldPath = ref.FieldPath
+	}
+	return out
+}
+
+// dropIgnoredEnv takes out the variables whose sources are ignored: a program can tell a missing one from an empty one.
+func dropIgnoredEnv(out *spec.PodSpec, k *corev1.PodSpec) {
+	for i := range out.Containers {
+		at := -1
+		out.Containers[i].Env = slices.DeleteFunc(out.Containers[i].Env, func(spec.EnvVar) bool {
+			at++
+			from := k.Containers[i].Env[at].ValueFrom
+			return from != nil && from.FieldRef == nil
+		})
+	}
+}
+
+// The most that a container may ask for: sums over a pod stay far from overflow.
+const (
+	maxMilliCPU = 1_000_000_000
+	maxMemory   = 1 << 50
+)
+
+func (d *decoder) resources(at string, k *corev1.ResourceRequirements) spec.Resources {
+	out := spec.Resources{Requests: d.resourceList(at+".requests", k.Requests), Limits: d.resourceList(at+".limits", k.Limits)}
+	for _, x := range []struct {
+		name           corev1.ResourceName
+		request, limit int64
+	}{
+		{corev1.ResourceCPU, out.Requests.MilliCPU, out.Limits.MilliCPU},
+		{corev1.ResourceMemory, out.Requests.MemoryBytes, out.Limits.MemoryBytes},
+	} {
+		// Left out, a request is the limit; a zero can't be told from that later.
+		if q, given := k.Requests[x.name]; given && q.IsZero() && x.limit > 0 {
+			d.add(at+".requests["+string(x.name)+"]", spec.NotBuilt, "0", "a request of 0 beside a limit")
+		}
+	}
+	return out
+}
+
+func (d *decoder) resourceList(at string, k corev1.ResourceList) spec.ResourceList {
+	var out spec.ResourceList
+	for _, name := range slices.Sorted(maps.Keys(k)) {
+		q, path := k[name], at+"["+string(name)+"]"
+		switch name {
+		case corev1.ResourceCPU:
+			out.MilliCPU = d.amount(path, q, resource.Milli, maxMilliCPU)
+		case corev1.ResourceMemory:
+			out.MemoryBytes = d.amount(path, q, 0, maxMemory)
+		default:
+			d.notBuilt(path)
+		}
+	}
+	return out
+}
+
+// amount is q in units of scale, rounded up.
+func (d *decoder) amount(path string, q resource.Quantity, scale resource.Scale, most int64) int64 {
+	switch {
+	case q.Sign() < 0:
+		d.add(path, spec.Invalid, q.String(), "must be greater than or equal to 0")
+		return 0
+	case q.Cmp(*resource.NewScaledQuantity(most, scale)) > 0:
+		d.add(path, spec.Invalid, q.String(), "must be at most "+resource.NewScaledQuantity(most, scale).String())
+		return 0
+	}
+	return q.ScaledValue(scale)
+}
+
+func (d *decoder) probe(at string, k *corev1.Probe) *spec.Probe {
+	if k == nil {
+		return nil
+	}
+	sec := func(n int32) time.Duration { return time.Duration(n) * time.Second }
+	out := &spec.Probe{
+		InitialDelay: sec(k.InitialDelaySeconds), Period: sec(k.PeriodSeconds), Timeout: sec(k.TimeoutSeconds),
+		SuccessThreshold: k.SuccessThreshold, FailureThreshold: k.FailureThreshold,
+	}
+	if g := k.TerminationGracePeriodSeconds; g != nil {
+		grace := d.seconds(at+".terminationGracePeriodSeconds", *g)
+		out.TerminationGrace = &grace
+	}
+	if a := k.Exec; a != nil {
+		out.Exec = &spec.ExecAction{Command: a.Command}
+	}
+	if a := k.HTTPGet; a != nil {
+		out.HTTP = &spec.HTTPAction{Scheme: string(a.Scheme), Host: a.Host, Port: portRef(a.Port), Path: a.Path}
+		for _, h := range a.HTTPHeaders {
+			out.HTTP.Headers = append(out.HTTP.Headers, spec.Header{Name: h.Name, Value: h.Value})
+		}
+	}
+	if a := k.TCPSocket; a != nil {
+		out.TCP = &spec.TCPAction{Host: a.Host, Port: portRef(a.Port)}
+	}
+	if a := k.GRPC; a != nil {
+		out.GRPC = &spec.GRPCAction{Port: a.Port}
+		if a.Service != nil {
+			out.GRPC.Service = *a.Service
+		}
+	}
+	return out
+}
+
+func portRef(p intstr.IntOrString) spec.PortRef {
+	if p.Type == intstr.String {
+		return spec.PortRef{Name: p.StrVal}
+	}
+	return spec.PortRef{Number: p.IntVal}
+}
