@@ -100,7 +100,7 @@ func (h *HTTPS) Run(ctx context.Context) error {
 		limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
 		defer cancel()
 		if h.server.Shutdown(limit) != nil {
-			h.server.Close()
+			_ = h.server.Close() // what is cut off has had its time
 		}
 		return nil
 	})
