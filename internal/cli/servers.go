@@ -8,7 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/musterhq/muster/agent/supervisor"
+	"github.com/musterhq/muster/agent/guard"
 	"github.com/musterhq/muster/internal/cli/dev"
 )
 
@@ -23,7 +23,7 @@ func supervisorCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "pod-supervisor", Hidden: true, DisableFlagParsing: true,
 		Run: func(_ *cobra.Command, args []string) {
-			os.Exit(supervisor.Main(self, args))
+			os.Exit(guard.Tiny(self, args))
 		},
 	}
 }

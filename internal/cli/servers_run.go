@@ -3,12 +3,14 @@ package cli
 import (
 	"errors"
 	"net/netip"
+	"os"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/musterhq/muster/agent"
 	"github.com/musterhq/muster/coordinator"
 	"github.com/musterhq/muster/internal/config"
 	"github.com/musterhq/muster/internal/telemetry"
@@ -214,10 +216,28 @@ func agentCommand(w World) *cobra.Command {
 		if err := s.checkAgent(); err != nil {
 			return err
 		}
-		if _, err := s.nodeLabels(); err != nil {
+		labels, err := s.nodeLabels()
+		if err != nil {
 			return err
 		}
-		return notBuilt("agent")
+		log, err := telemetry.NewLogger(w.Stderr, s.log)
+		if err != nil {
+			return &usageError{err}
+		}
+		program, err := os.Executable()
+		if err != nil {
+			return err
+		}
+		a, err := agent.New(agent.Config{
+			DataDir: s.dataDir, Node: s.node, Join: s.join, Token: s.token,
+			GossipListen: s.gossipListen, HTTPListen: s.httpListen, GuardListen: s.guardListen, Advertise: s.advertise,
+			Images: s.images, Labels: labels, RunAs: s.runAs, AllowPrivilegedPods: s.allowPrivilegedPods, HostPathAllow: s.hostPathAllow,
+			Program: program, OpenMetrics: s.metricsAuth == "none", Log: log,
+		})
+		if err != nil {
+			return &usageError{err}
+		}
+		return a.Run(cmd.Context())
 	}
 	return cmd
 }
