@@ -20,6 +20,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/musterhq/muster/internal/datadir"
 )
 
 // Cluster is one coordinator and its agents, laid out below Dir as "muster dev" lays them out.
@@ -91,6 +93,14 @@ func Start(t testing.TB, n int, opts ...Option) *Cluster {
 		t.Fatal(err)
 	}
 	c.Dir = dir
+	// A directory of "muster dev" is one that its cleanup takes away.
+	mark, err := datadir.Lock(dir, datadir.Dev, "")
+	if err == nil {
+		err = mark.Close()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 	t.Cleanup(c.stop)
 	c.StartCoordinator()
 	for i := range n {

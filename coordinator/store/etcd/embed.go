@@ -93,7 +93,7 @@ type zapToSlog struct {
 
 // noise are warnings that every start gives and nobody can act on.
 var noise = []string{
-	"simple token", "Running http and grpc server on single port", "snapshot file", "apply request took too long",
+	"simple token", "storage version", "schema version", "Running http and grpc server on single port", "snapshot file", "apply request took too long",
 }
 
 func (z zapToSlog) Enabled(l zapcore.Level) bool { return l >= z.min }
