@@ -89,8 +89,6 @@ const (
 
 // clash is what is known of somebody else under this member's name.
 type clash struct {
-	// fresh is set until it was acted upon.
-	fresh bool
 	// since and last are when it was first and last seen, told when a person was told.
 	since, last, told time.Time
 }
@@ -108,18 +106,9 @@ func (e *events) NotifyConflict(existing, other *memberlist.Node) {
 	if now.Sub(c.last) > clashGap {
 		c.since = now
 	}
-	c.fresh, c.last = true, now
+	c.last = now
 	if now.Sub(c.since) > clashPatience && now.Sub(c.told) > clashPatience {
 		c.told = now
 		m.deps.Log.Error("gossip: another member has this one's name, so this one is not heard", "node", m.cfg.Name, "other", other.Address())
 	}
-}
-
-// clashed tells whether somebody else was seen under this name since it was last asked.
-func (m *Membership) clashed() bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	fresh := m.clash.fresh
-	m.clash.fresh = false
-	return fresh
 }

@@ -281,15 +281,15 @@ func (m *Membership) leave(list *memberlist.Memberlist) {
 	}
 }
 
-// keepJoined joins the seeds when the gossip begins, when somebody else has this member's name, and while none of them is
-// among the living. It goes on for a while each time, at growing intervals: where a former run of this member lived at
-// another address, the others take this one in only once they hold that one for dead.
+// keepJoined joins the seeds when the gossip begins and while none of them is among the living. It goes on for half a
+// minute each time, at growing intervals: where a former run of this member lived at another address, the others take
+// this one in only once they hold that one for dead.
 func (m *Membership) keepJoined(ctx context.Context, list *memberlist.Memberlist) error {
 	pause, saw := minRejoin, false
 	for {
 		seeds := m.seeds()
 		sees := m.sees(seeds)
-		if m.clashed() || saw && !sees {
+		if saw && !sees {
 			pause = minRejoin
 		}
 		saw = sees
