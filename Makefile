@@ -23,7 +23,7 @@ help: ## list the targets
 .PHONY: build
 build: ## build bin/muster, with the tiny binary in it
 	go build -ldflags '-s -w' -o agent/supervisor/embedded/supervisor ./cmd/muster-supervisor
-	go build -tags supervisor_embedded -o bin/muster ./cmd/muster
+	go build -ldflags '-s -w' -tags supervisor_embedded -o bin/muster ./cmd/muster
 
 .PHONY: demo
 demo: build ## show a cluster, a failing probe and a dying node on this machine
