@@ -16,6 +16,10 @@ func (d *Deployment) Clone() *Deployment {
 	out.Meta = d.clone()
 	out.Spec.Selector.Labels = maps.Clone(d.Spec.Selector.Labels)
 	out.Spec.Selector.Expressions = slices.Clone(d.Spec.Selector.Expressions)
+	for i := range out.Spec.Selector.Expressions {
+		e := &out.Spec.Selector.Expressions[i]
+		e.Values = slices.Clone(e.Values)
+	}
 	t := &out.Spec.Template
 	t.Labels, t.Annotations, t.Spec = maps.Clone(t.Labels), maps.Clone(t.Annotations), t.Spec.Clone()
 	out.Status.Conditions = slices.Clone(d.Status.Conditions)
