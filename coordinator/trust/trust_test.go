@@ -329,9 +329,12 @@ func TestTokensAreBounded(t *testing.T) {
 
 func TestTheNumberOfTokensIsBoundedAndExpiredOnesMakeRoom(t *testing.T) {
 	a, c := authority(t, memory.New())
-	for range MaxTokens {
-		token(t, a, identity.RoleNode, time.Hour, 1)
+	for i := range MaxTokens - 1 {
+		if err := a.put(t.Context(), fmt.Sprint(i), 0, &tokenRecord{Role: identity.RoleNode, Expires: c.now().Add(time.Hour), Uses: 1}); err != nil {
+			t.Fatal(err)
+		}
 	}
+	token(t, a, identity.RoleNode, time.Hour, 1)
 	if _, err := a.Create(t.Context(), identity.RoleNode, time.Hour, 1); !errors.Is(err, ErrTooManyTokens) {
 		t.Errorf("error %v", err)
 	}

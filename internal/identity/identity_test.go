@@ -17,6 +17,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -341,7 +342,7 @@ func TestCredentialsSurviveTheirFile(t *testing.T) {
 	}
 	for name, bad := range map[string][]byte{
 		"empty": nil, "cut": whole[:len(whole)/2], "garbage": []byte("garbage"), "large": make([]byte, maxFile+1),
-		"two clusters": append(whole[:len(whole):len(whole)][:strings.LastIndex(string(whole), "-----BEGIN")], otherCA(t)...),
+		"two clusters": slices.Concat(whole[:strings.LastIndex(string(whole), "-----BEGIN")], otherCA(t)),
 	} {
 		if err := os.WriteFile(path, bad, 0o600); err != nil {
 			t.Fatal(err)
