@@ -18,6 +18,9 @@ import (
 // MaxSlots is the number of the last slot of the page; slot 0 is the page's own.
 const MaxSlots = 1023
 
+// startLead is how much time must be left for a pod to be started.
+const startLead = time.Second
+
 // The errors of a slot.
 var (
 	// ErrNotAssigned means that this session has not assigned the binding, or not anew after its time ran out.
@@ -149,7 +152,6 @@ func (l *Lease) Acked(session int64, n uint64, ttl time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := l.cfg.Now()
-	l.fenceLocked(now)
 	for _, b := range l.holder.Acked(session, n, ttl, now) {
 		if at, ok := l.holder.Deadline(b); ok {
 			if h, ok := l.slots[b]; ok {
@@ -159,21 +161,11 @@ func (l *Lease) Acked(session int64, n uint64, ttl time.Duration) {
 	}
 }
 
-// fenceLocked finds the bindings whose time has run out: their supervisors have ended them, or are about to.
-func (l *Lease) fenceLocked(now time.Duration) {
-	for b := range l.slots {
-		if at, ok := l.holder.Deadline(b); ok && now >= at-2*fence.KillLead {
-			l.holder.Fence(b)
-		}
-	}
-}
-
 // Assign takes the fenced bindings of a session: all of them with full, otherwise more. The next acknowledgement gives
 // them time to run.
 func (l *Lease) Assign(session int64, full bool, bindings []fence.Binding) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.fenceLocked(l.cfg.Now())
 	l.holder.Assign(session, full, bindings)
 }
 
@@ -186,16 +178,21 @@ func (l *Lease) Withdraw(session int64, bindings []fence.Binding) {
 	}
 }
 
-// Slot returns the slot of a binding that this session has assigned, the same at every call until Release.
+// Slot returns the slot of a binding that this session has assigned and that has time to start, the same at every call
+// until Release.
 func (l *Lease) Slot(uid string, epoch int64) (int, error) {
 	b := fence.Binding{UID: uid, Epoch: epoch}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if h, ok := l.slots[b]; ok {
-		return h.slot, nil
-	}
 	if !l.holder.Assigned(b) {
 		return 0, fmt.Errorf("pod %s epoch %d: %w", uid, epoch, ErrNotAssigned)
+	}
+	// A supervisor that finds no time on the page ends at once: the next acknowledgement gives it some.
+	if at, ok := l.holder.Deadline(b); !ok || at-l.cfg.Now() < startLead {
+		return 0, fmt.Errorf("pod %s epoch %d: no time yet: %w", uid, epoch, ErrNotAssigned)
+	}
+	if h, ok := l.slots[b]; ok {
+		return h.slot, nil
 	}
 	for i := 1; i <= MaxSlots; i++ {
 		if l.taken[i] {

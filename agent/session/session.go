@@ -330,6 +330,15 @@ func (o *open) send(m *agentv1.ConnectRequest) error {
 	return o.stream.Send(m)
 }
 
+// push sends while the session is held. When the stream is broken, receive is told why: only one may receive.
+func (o *open) push(ctx context.Context, m *agentv1.ConnectRequest) error {
+	if o.send(m) == nil {
+		return nil
+	}
+	<-ctx.Done()
+	return ctx.Err()
+}
+
 // run holds the session until a part of it fails or ctx ends.
 func (o *open) run(ctx, streamCtx context.Context, welcome *agentv1.Welcome, watchdog *time.Timer) error {
 	defer watchdog.Stop()
@@ -502,14 +511,15 @@ func (o *open) renew(ctx, streamCtx context.Context, every time.Duration) error 
 				m.Results = batch
 				if proto.Size(m) > maxRenewal {
 					m.Results = nil
-					if err := o.send(&agentv1.ConnectRequest{Message: &agentv1.ConnectRequest_Results{Results: batch}}); err != nil {
-						return recvError(o.stream, err)
+					if err := o.push(ctx, &agentv1.ConnectRequest{Message: &agentv1.ConnectRequest_Results{Results: batch}}); err != nil {
+						return err
 					}
 				}
 			}
 			o.deps.Lease.Sent(o.number, n)
-			if err := stream.Send(m); err != nil {
-				return fmt.Errorf("renew: %w", err)
+			if stream.Send(m) != nil {
+				<-ctx.Done() // the receiver is told why
+				return ctx.Err()
 			}
 			select {
 			case <-ctx.Done():
@@ -525,7 +535,7 @@ func (o *open) renew(ctx, streamCtx context.Context, every time.Duration) error 
 // report says everything that is held, then what changes.
 func (o *open) report(ctx context.Context) error {
 	statuses, complete := o.deps.Pods.All(ctx)
-	if err := o.sendStatuses(statuses, complete); err != nil {
+	if err := o.sendStatuses(ctx, statuses, complete); err != nil {
 		return err
 	}
 	o.results.begin(o.deps.Probes.States())
@@ -536,7 +546,7 @@ func (o *open) report(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			if err := o.sendStatuses(statuses, false); err != nil {
+			if err := o.sendStatuses(ctx, statuses, false); err != nil {
 				return err
 			}
 		}
@@ -550,8 +560,8 @@ func (o *open) report(ctx context.Context) error {
 			}
 			// Verdicts do not wait for the next renewal.
 			if batch := o.batch(); batch != nil {
-				if err := o.send(&agentv1.ConnectRequest{Message: &agentv1.ConnectRequest_Results{Results: batch}}); err != nil {
-					return recvError(o.stream, err)
+				if err := o.push(ctx, &agentv1.ConnectRequest{Message: &agentv1.ConnectRequest_Results{Results: batch}}); err != nil {
+					return err
 				}
 			}
 		}
@@ -559,7 +569,7 @@ func (o *open) report(ctx context.Context) error {
 	return g.Wait()
 }
 
-func (o *open) sendStatuses(statuses []spec.HeldStatus, complete bool) error {
+func (o *open) sendStatuses(ctx context.Context, statuses []spec.HeldStatus, complete bool) error {
 	for first := true; first || len(statuses) > 0; first = false {
 		n := min(batchStatuses, len(statuses))
 		batch := &agentv1.StatusBatch{Complete: complete && n == len(statuses)}
@@ -567,8 +577,8 @@ func (o *open) sendStatuses(statuses []spec.HeldStatus, complete bool) error {
 			batch.Statuses = append(batch.Statuses, wire.HeldStatusToProto(&statuses[i]))
 		}
 		statuses = statuses[n:]
-		if err := o.send(&agentv1.ConnectRequest{Message: &agentv1.ConnectRequest_Statuses{Statuses: batch}}); err != nil {
-			return recvError(o.stream, err)
+		if err := o.push(ctx, &agentv1.ConnectRequest{Message: &agentv1.ConnectRequest_Statuses{Statuses: batch}}); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -584,8 +594,8 @@ func (o *open) reportEvents(ctx context.Context) error {
 		for i := range events {
 			batch.Events = append(batch.Events, wire.EventToProto(&events[i]))
 		}
-		if err := o.send(&agentv1.ConnectRequest{Message: &agentv1.ConnectRequest_Events{Events: batch}}); err != nil {
-			return recvError(o.stream, err)
+		if err := o.push(ctx, &agentv1.ConnectRequest{Message: &agentv1.ConnectRequest_Events{Events: batch}}); err != nil {
+			return err
 		}
 	}
 }
