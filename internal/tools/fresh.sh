@@ -6,7 +6,8 @@ cd "$(dirname "$0")/../.."
 source=$PWD
 user=65534
 times=
-dir=$(mktemp -d)
+# Not below /tmp, which pods do not see.
+dir=$(mktemp -d /var/tmp/muster-fresh.XXXXXX)
 finish() {
 	chmod -R u+w "$dir" # Go's module cache is read-only
 	rm -rf "$dir"
