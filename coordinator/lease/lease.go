@@ -128,7 +128,7 @@ func (l *Leases) slot(node string) *slot {
 	s := l.slots[node]
 	if s == nil {
 		rec, revision, _ := store.Get[*spec.NodeLease](l.cache.View(), key(node))
-		s = &slot{owner: fence.NewOwner(l.cfg.Owner, l.cfg.TTL, Record(rec), revision, l.start)}
+		s = &slot{owner: fence.NewOwner(l.cfg.Owner, l.cfg.TTL, Record(rec), revision, l.start, l.cfg.Now())}
 		l.slots[node] = s
 	}
 	return s

@@ -9,7 +9,8 @@ type Binding struct {
 }
 
 // Holder is the agent's side: it turns acknowledgements into deadlines for the fenced bindings that are assigned in the
-// present session.
+// present session. That a pod which its lease has ended waits for a newer session is its runner's to see to: here it only
+// has a deadline that has passed, until there is another.
 type Holder struct {
 	session int64
 	// sent has when each renewal went out that is not answered yet.
@@ -20,15 +21,18 @@ type Holder struct {
 	held     bool
 	bindings map[Binding]*deadline
 
-	ackTime, ackBeforeSet, restartAfterFence bool // errors that only tests switch on
+	holderFaults
+}
+
+// holderFaults are errors that only tests switch on.
+type holderFaults struct {
+	ackTime, ackBeforeSet, anySession bool
 }
 
 type deadline struct {
 	at time.Duration
 	// session is the one that assigned it last.
 	session int64
-	// fenced is the session in which its time ran out; it goes on under a later one only.
-	fenced int64
 }
 
 // maxUnanswered bounds the renewals that wait for an answer: older ones are forgotten, and their answers ignored.
@@ -84,9 +88,6 @@ func (h *Holder) Acked(session int64, n uint64, ttl, now time.Duration) []Bindin
 		if d.session != session && !h.ackBeforeSet {
 			continue
 		}
-		if d.fenced != 0 && d.session <= d.fenced && !h.restartAfterFence {
-			continue
-		}
 		if at+ttl != d.at {
 			d.at = at + ttl
 			moved = append(moved, b)
@@ -97,7 +98,7 @@ func (h *Holder) Acked(session int64, n uint64, ttl, now time.Duration) []Bindin
 
 // Assign takes the fenced bindings of this session: all of them with full, otherwise more of them.
 func (h *Holder) Assign(session int64, full bool, bindings []Binding) {
-	if session != h.session {
+	if session != h.session && !h.anySession {
 		return
 	}
 	for _, b := range bindings {
@@ -106,7 +107,7 @@ func (h *Holder) Assign(session int64, full bool, bindings []Binding) {
 			d = &deadline{}
 			h.bindings[b] = d
 		}
-		d.session = session
+		d.session = h.session
 	}
 	h.held = h.held || full
 }
@@ -121,13 +122,6 @@ func (h *Holder) Withdraw(session int64, b Binding) {
 // Forget drops a binding of which nothing runs any more.
 func (h *Holder) Forget(b Binding) { delete(h.bindings, b) }
 
-// Fence says that a binding's time has run out: it is extended no more in this session.
-func (h *Holder) Fence(b Binding) {
-	if d := h.bindings[b]; d != nil && d.fenced < h.session {
-		d.fenced = h.session
-	}
-}
-
 // Deadline is until when a binding may execute; false when it may not at all.
 func (h *Holder) Deadline(b Binding) (time.Duration, bool) {
 	d := h.bindings[b]
@@ -140,7 +134,7 @@ func (h *Holder) Deadline(b Binding) (time.Duration, bool) {
 // Assigned tells whether a binding is assigned in this session and may be started under it.
 func (h *Holder) Assigned(b Binding) bool {
 	d := h.bindings[b]
-	return d != nil && h.held && d.session == h.session && (d.fenced == 0 || d.fenced < d.session)
+	return d != nil && h.held && d.session == h.session
 }
 
 // Longest is the longest time that any binding still has.

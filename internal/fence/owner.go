@@ -20,22 +20,22 @@ type Owner struct {
 	open bool
 	// received is when the last sign of life of rec's session came.
 	received time.Duration
-	// seen is when a sealed record was first seen here.
+	// seen is when rec was first seen here.
 	seen time.Duration
-	// held is set once the hold's T has been acknowledged.
+	// held is set once the hold is written: this session is acknowledged with the record's T.
 	held bool
-	faults
+	ownerFaults
 }
 
-// faults are errors that only tests switch on, to see that they are caught.
-type faults struct {
+// ownerFaults are errors that only tests switch on, to see that they are caught.
+type ownerFaults struct {
 	noMargin, ackAfterSeal, noRestartWait bool
 }
 
-// NewOwner is the lease of a node as this run finds it: rec is what is stored (the zero Record where nothing is), at
-// revision; start is when this run began, before it acknowledged anything.
-func NewOwner(self string, ttl time.Duration, rec Record, revision int64, start time.Duration) *Owner {
-	return &Owner{self: self, ttl: ttl, start: start, rec: rec, revision: revision, seen: start}
+// NewOwner is the lease of a node as this run finds it now: rec is what is stored (the zero Record where nothing is), at
+// revision; start is when this run began: no earlier run has acknowledged anything since.
+func NewOwner(self string, ttl time.Duration, rec Record, revision int64, start, now time.Duration) *Owner {
+	return &Owner{self: self, ttl: ttl, start: start, rec: rec, revision: revision, seen: now}
 }
 
 // Record is the lease as it was last seen, with its revision.
@@ -90,12 +90,18 @@ func (o *Owner) Admit(now time.Duration, h Hello) (Record, error) {
 }
 
 // Opened says that the record of Admit was written at revision; heard is when Hello came. An answer that comes after a
-// newer record was seen changes nothing.
-func (o *Owner) Opened(heard time.Duration, rec Record, revision int64) {
+// newer record was seen opens nothing: false.
+func (o *Owner) Opened(heard time.Duration, rec Record, revision int64) bool {
 	if revision < o.revision {
-		return
+		return false
 	}
-	o.rec, o.revision, o.received, o.open, o.held = rec, revision, heard, true, false
+	o.rec, o.revision, o.received, o.open, o.held = rec, revision, max(o.received, heard), true, false
+	return true
+}
+
+// Revision is that of the record while session's lease is open and acknowledged here. A hold, or its end, changes it.
+func (o *Owner) Revision(session int64) (int64, bool) {
+	return o.revision, o.open && session == o.rec.Session
 }
 
 // See takes the record as the store has it. It never goes back to an older one.
@@ -108,10 +114,7 @@ func (o *Owner) See(now time.Duration, rec Record, revision int64) {
 			o.open = false
 		}
 	}
-	if rec.State == Sealed && o.rec.State != Sealed {
-		o.seen = now
-	}
-	o.rec, o.revision = rec, revision
+	o.rec, o.revision, o.seen = rec, revision, now
 }
 
 // Renew takes a renewal and says how long it lasts from when it was sent. ErrNotOpen ends the session.
@@ -165,9 +168,10 @@ func (o *Owner) Written(now time.Duration, rec Record, revision int64) {
 	if revision < o.revision {
 		return
 	}
-	if rec.State == Sealed && o.rec.State != Sealed {
+	if revision > o.revision {
 		o.seen = now
 	}
-	o.held = o.held || rec.TTL > o.rec.TTL
+	// See may have taken this very record before.
+	o.held = o.held || o.open && rec.TTL >= max(HoldTTL, o.rec.TTL)
 	o.rec, o.revision = rec, revision
 }
