@@ -18,9 +18,6 @@ import (
 // MaxSlots is the number of the last slot of the page; slot 0 is the page's own.
 const MaxSlots = 1023
 
-// startLead is how much time must be left for a pod to be started.
-const startLead = time.Second
-
 // The errors of a slot.
 var (
 	// ErrNotAssigned means that this session has not assigned the binding, or not anew after its time ran out.
@@ -31,17 +28,22 @@ var (
 
 // Page is the fence page; agent/supervisor's MappedPage is one. Times are readings of CLOCK_BOOTTIME.
 type Page interface {
+	// Assign gives a slot to an epoch, without any time; 0 gives it to none.
 	Assign(slot int, epoch int64)
 	SetDeadline(slot int, at time.Duration)
+	// Deadline is 0 when the slot is not that epoch's.
 	Deadline(slot int, epoch int64) time.Duration
+	// Armed is the latest that the slot's supervisor may have armed.
 	Armed(slot int) time.Duration
+	// Latest is the latest of all deadlines and of all that is armed.
+	Latest() time.Duration
 }
 
 // Config is what a lease works with.
 type Config struct {
 	// Dir is where the session's number is kept; it exists.
 	Dir string
-	// Page returns the page to write to; it may be another one at each call.
+	// Page returns the page to write to. It is another one after a guard has been replaced while no supervisor lived.
 	Page func() Page
 	// Now reads CLOCK_BOOTTIME.
 	Now func() time.Duration
@@ -49,6 +51,8 @@ type Config struct {
 
 type held struct {
 	slot int
+	// page is where the slot was given to the binding.
+	page Page
 }
 
 // Lease is a node's claim. Its methods may be called from any goroutine; none but Hello waits for the disk.
@@ -59,7 +63,7 @@ type Lease struct {
 	holder   *fence.Holder
 	session  int64
 	instance string
-	slots    map[fence.Binding]held
+	slots    map[fence.Binding]*held
 	taken    [MaxSlots + 1]bool
 }
 
@@ -73,7 +77,7 @@ func (l *Lease) path() string { return filepath.Join(l.cfg.Dir, "session.json") 
 
 // New reads the last session's number; newInstance makes the id of a new data directory.
 func New(cfg Config, newInstance func() string) (*Lease, error) {
-	l := &Lease{cfg: cfg, holder: fence.NewHolder(), slots: map[fence.Binding]held{}}
+	l := &Lease{cfg: cfg, holder: fence.NewHolder(), slots: map[fence.Binding]*held{}}
 	b, err := os.ReadFile(l.path())
 	switch {
 	case errors.Is(err, os.ErrNotExist):
@@ -151,13 +155,23 @@ func (l *Lease) Sent(session int64, n uint64) {
 func (l *Lease) Acked(session int64, n uint64, ttl time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	now := l.cfg.Now()
-	for _, b := range l.holder.Acked(session, n, ttl, now) {
-		if at, ok := l.holder.Deadline(b); ok {
-			if h, ok := l.slots[b]; ok {
-				l.cfg.Page().SetDeadline(h.slot, at)
-			}
+	for _, b := range l.holder.Acked(session, n, ttl, l.cfg.Now()) {
+		if h := l.slots[b]; h != nil {
+			l.putLocked(b, h)
 		}
+	}
+}
+
+// putLocked writes a binding's deadline onto the page, if it has one. A page that is new since the slot was given out
+// knows nothing of it: no supervisor lived when it was made.
+func (l *Lease) putLocked(b fence.Binding, h *held) {
+	page := l.cfg.Page()
+	if page != h.page {
+		page.Assign(h.slot, b.Epoch)
+		h.page = page
+	}
+	if at, ok := l.holder.Deadline(b); ok {
+		page.SetDeadline(h.slot, at)
 	}
 }
 
@@ -166,7 +180,9 @@ func (l *Lease) Acked(session int64, n uint64, ttl time.Duration) {
 func (l *Lease) Assign(session int64, full bool, bindings []fence.Binding) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.holder.Assign(session, full, bindings)
+	if l.holder.Assign(session, full, bindings); full {
+		l.forgetLocked()
+	}
 }
 
 // Withdraw says that bindings are no longer assigned: they get no more time.
@@ -176,6 +192,7 @@ func (l *Lease) Withdraw(session int64, bindings []fence.Binding) {
 	for _, b := range bindings {
 		l.holder.Withdraw(session, b)
 	}
+	l.forgetLocked()
 }
 
 // Slot returns the slot of a binding that this session has assigned and that has time to start, the same at every call
@@ -188,38 +205,39 @@ func (l *Lease) Slot(uid string, epoch int64) (int, error) {
 		return 0, fmt.Errorf("pod %s epoch %d: %w", uid, epoch, ErrNotAssigned)
 	}
 	// A supervisor that finds no time on the page ends at once: the next acknowledgement gives it some.
-	if at, ok := l.holder.Deadline(b); !ok || at-l.cfg.Now() < startLead {
+	if at, ok := l.holder.Deadline(b); !ok || at-l.cfg.Now() < fence.StartLead {
 		return 0, fmt.Errorf("pod %s epoch %d: no time yet: %w", uid, epoch, ErrNotAssigned)
 	}
-	if h, ok := l.slots[b]; ok {
+	if h := l.slots[b]; h != nil {
+		l.putLocked(b, h)
 		return h.slot, nil
 	}
+	page, now := l.cfg.Page(), l.cfg.Now()
 	for i := 1; i <= MaxSlots; i++ {
-		if l.taken[i] {
+		// A supervisor that nobody here knows of yet may have armed by it.
+		if l.taken[i] || page.Armed(i) > now {
 			continue
 		}
-		l.taken[i] = true
-		l.slots[b] = held{slot: i}
-		page := l.cfg.Page()
 		page.Assign(i, epoch)
-		if at, ok := l.holder.Deadline(b); ok {
-			page.SetDeadline(i, at)
-		}
+		h := &held{slot: i, page: page}
+		l.taken[i], l.slots[b] = true, h
+		l.putLocked(b, h)
 		return i, nil
 	}
 	return 0, ErrNoSlot
 }
 
-// Adopt says that a pod which runs already has a slot, and how long it may still run by the page.
+// Adopt says that a pod which runs already has a slot; it has the time that the page gives it.
 func (l *Lease) Adopt(uid string, epoch int64, slot int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	b := fence.Binding{UID: uid, Epoch: epoch}
-	if slot < 1 || slot > MaxSlots || l.taken[slot] {
+	if slot < 1 || slot > MaxSlots || l.taken[slot] || l.slots[b] != nil {
 		return
 	}
-	l.taken[slot], l.slots[b] = true, held{slot: slot}
-	l.holder.Adopt(b, l.cfg.Page().Deadline(slot, epoch))
+	page := l.cfg.Page()
+	l.taken[slot], l.slots[b] = true, &held{slot: slot, page: page}
+	l.holder.Adopt(b, page.Deadline(slot, epoch))
 }
 
 // Release gives a binding's slot back: no process of it is left.
@@ -227,23 +245,30 @@ func (l *Lease) Release(uid string, epoch int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	b := fence.Binding{UID: uid, Epoch: epoch}
-	h, ok := l.slots[b]
-	if !ok {
+	h := l.slots[b]
+	if h == nil {
 		return
 	}
 	l.cfg.Page().Assign(h.slot, 0)
 	delete(l.slots, b)
 	l.taken[h.slot] = false
+	l.forgetLocked()
 }
 
-// Longest is the longest time that any fenced pod still has: by its deadline, or by what its supervisor has armed.
+// forgetLocked drops what is neither assigned nor runs here.
+func (l *Lease) forgetLocked() {
+	for _, b := range l.holder.Unassigned() {
+		if l.slots[b] == nil {
+			l.holder.Forget(b)
+		}
+	}
+}
+
+// Longest is the longest time that any fenced pod on this node still has, by its deadline or by what its supervisor has
+// armed, whether or not it has been adopted yet.
 func (l *Lease) Longest() time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := l.cfg.Now()
-	longest := l.holder.Longest(now)
-	for _, h := range l.slots {
-		longest = max(longest, l.cfg.Page().Armed(h.slot)-now)
-	}
-	return max(0, longest)
+	return max(0, l.holder.Longest(now), l.cfg.Page().Latest()-now)
 }

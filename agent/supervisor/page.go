@@ -125,6 +125,15 @@ func (p *MappedPage) Armed(slot int) time.Duration {
 	return time.Duration(atomic.LoadUint64(p.word(slot, wordArmed)))
 }
 
+// Latest is the latest deadline that any slot has or any supervisor may have armed, known to the agent or not.
+func (p *MappedPage) Latest() time.Duration {
+	latest := uint64(0)
+	for slot := 1; slot < PageBytes/8/slotWords; slot++ {
+		latest = max(latest, atomic.LoadUint64(p.word(slot, wordDeadline)), atomic.LoadUint64(p.word(slot, wordArmed)))
+	}
+	return time.Duration(latest)
+}
+
 // publish says what will be armed; only the slot's supervisor calls it.
 func (p *MappedPage) publish(slot int, at time.Duration) {
 	atomic.StoreUint64(p.word(slot, wordArmed), uint64(at))

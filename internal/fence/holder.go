@@ -119,6 +119,20 @@ func (h *Holder) Withdraw(session int64, b Binding) {
 	}
 }
 
+// Unassigned returns the bindings that this session, whose full set has come, has not assigned.
+func (h *Holder) Unassigned() []Binding {
+	if !h.held {
+		return nil
+	}
+	var all []Binding
+	for b, d := range h.bindings {
+		if d.session != h.session {
+			all = append(all, b)
+		}
+	}
+	return all
+}
+
 // Forget drops a binding of which nothing runs any more.
 func (h *Holder) Forget(b Binding) { delete(h.bindings, b) }
 
