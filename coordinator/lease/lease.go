@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"sync"
 	"time"
 
@@ -24,6 +25,8 @@ var (
 	ErrSessionStale  = fence.ErrStale
 	ErrBarred        = fence.ErrBarred
 	ErrSealed        = fence.ErrNotOpen
+	// ErrSeveral means that a lease was written by one of several coordinators, which count how certain they are.
+	ErrSeveral = errors.New("lease of a cluster with several coordinators: not built yet")
 )
 
 // Config is this run of the coordinator.
@@ -72,8 +75,14 @@ type slot struct {
 	heard    time.Duration
 	known    bool
 	comeback time.Duration
-	lower    *fence.Record
-	acked    bool // since the hold
+	lower    *lowered // waits to be written
+	acked    bool     // since the hold
+}
+
+// lowered is a record that takes a hold back, in place of the one at revision.
+type lowered struct {
+	rec      fence.Record
+	revision int64
 }
 
 // Leases holds every node's slot.
@@ -85,8 +94,9 @@ type Leases struct {
 	start time.Duration
 	wake  chan struct{}
 
-	mu    sync.Mutex
-	slots map[string]*slot
+	mu      sync.Mutex
+	slots   map[string]*slot
+	holding bool // Hold has begun: what opens now is held, too
 }
 
 // New begins a run: nothing has been acknowledged by it. The cache must have been filled.
@@ -143,9 +153,13 @@ func (l *Leases) read(ctx context.Context, node string, s *slot) error {
 	if err != nil {
 		return fmt.Errorf("read lease of node %s: %w", node, err)
 	}
+	stored := rec.Value.(*spec.NodeLease)
+	if stored.Certainty != 0 {
+		return fmt.Errorf("node %s: %w", node, ErrSeveral)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.owner.See(l.cfg.Now(), Record(rec.Value.(*spec.NodeLease)), rec.Revision)
+	s.owner.See(l.cfg.Now(), Record(stored), rec.Revision)
 	return nil
 }
 
@@ -171,12 +185,29 @@ func (l *Leases) Open(ctx context.Context, h Hello) (Opened, error) {
 		if err != nil {
 			return Opened{}, fmt.Errorf("open lease of node %s: %w", h.Node, err)
 		}
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		s.owner.Opened(heard, rec, opened)
-		s.up, s.heard, s.known, s.comeback = h.Session, heard, true, 0
+		if err := l.up(ctx, h, s, heard, rec, opened); err != nil {
+			return Opened{}, fmt.Errorf("node %s: %w", h.Node, err)
+		}
 		return Opened{Revision: opened, TTL: rec.TTL, RenewEvery: fence.RenewEvery(l.cfg.TTL)}, nil
 	}
+}
+
+// up notes that a session is open, unless a newer record has been seen.
+func (l *Leases) up(ctx context.Context, h Hello, s *slot, heard time.Duration, rec fence.Record, revision int64) error {
+	s.mu.Lock()
+	if !s.owner.Opened(heard, rec, revision) {
+		s.mu.Unlock()
+		return ErrSealed
+	}
+	s.up, s.heard, s.known, s.comeback = h.Session, heard, true, 0
+	s.mu.Unlock()
+	l.mu.Lock()
+	holding := l.holding
+	l.mu.Unlock()
+	if holding {
+		l.holdOne(ctx, h.Node, s)
+	}
+	return nil
 }
 
 // write stores a lease that is still at revision. An unknown outcome is read again: it was written if it says so.
@@ -211,10 +242,20 @@ func (l *Leases) Renew(node string, session int64, _ uint64, held bool, longest 
 	}
 	s.acked = true
 	if rec, ok := s.owner.Lower(longest); ok && s.lower == nil {
-		s.lower = &rec
+		_, revision := s.owner.Record()
+		s.lower = &lowered{rec, revision}
 		l.signal()
 	}
 	return Ack{TTL: ttl}, nil
+}
+
+// Revision is that of a session's lease record now, false when the session is over. A hold, and its end, change it:
+// what is to hold only while the session does is conditioned on this one.
+func (l *Leases) Revision(node string, session int64) (int64, bool) {
+	s := l.slot(node)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.owner.Revision(session)
 }
 
 func (l *Leases) signal() {
@@ -330,10 +371,7 @@ func (l *Leases) see(ctx context.Context, r *store.Record) {
 
 func (l *Leases) each(f func(node string, s *slot)) {
 	l.mu.Lock()
-	slots := make(map[string]*slot, len(l.slots))
-	for n, s := range l.slots {
-		slots[n] = s
-	}
+	slots := maps.Clone(l.slots)
 	l.mu.Unlock()
 	for n, s := range slots {
 		f(n, s)
@@ -343,50 +381,35 @@ func (l *Leases) each(f func(node string, s *slot)) {
 func (l *Leases) lowerAll(ctx context.Context) {
 	l.each(func(node string, s *slot) {
 		s.mu.Lock()
-		rec := s.lower
+		low := s.lower
 		s.lower = nil
-		_, revision := s.owner.Record()
 		s.mu.Unlock()
-		if rec == nil {
+		if low == nil {
 			return
 		}
-		rev, err := l.write(ctx, node, *rec, revision)
+		rev, err := l.write(ctx, node, low.rec, low.revision)
 		if err != nil {
 			return // the next renewal asks for it again
 		}
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		s.owner.Written(l.cfg.Now(), *rec, rev)
+		s.owner.Written(l.cfg.Now(), low.rec, rev)
 	})
 }
 
 // Hold leaves a long T behind before an orderly stop, and waits until every node that is up has been acknowledged with
-// it, or ctx ends. It returns how many nodes have it.
+// it, or ctx ends. It returns how many nodes have it. Renewals must go on meanwhile.
 func (l *Leases) Hold(ctx context.Context) int {
+	l.mu.Lock()
+	l.holding = true
+	l.mu.Unlock()
 	var held []*slot
 	var mu sync.Mutex
 	g := errgroup.Group{}
 	g.SetLimit(32)
 	l.each(func(node string, s *slot) {
 		g.Go(func() error {
-			s.mu.Lock()
-			rec, ok := s.owner.Hold()
-			_, revision := s.owner.Record()
-			s.mu.Unlock()
-			if !ok {
-				return nil
-			}
-			rev, err := l.write(ctx, node, rec, revision)
-			if err != nil {
-				l.log.Warn("hold not written", "node", node, "err", err)
-				return nil
-			}
-			s.mu.Lock()
-			s.owner.Written(l.cfg.Now(), rec, rev)
-			s.acked = false
-			up := s.up != 0
-			s.mu.Unlock()
-			if up {
+			if l.holdOne(ctx, node, s) {
 				mu.Lock()
 				defer mu.Unlock()
 				held = append(held, s)
@@ -395,12 +418,16 @@ func (l *Leases) Hold(ctx context.Context) int {
 		})
 	})
 	_ = g.Wait() // its functions return no error
+	n := 0
 	for _, s := range held {
 		for {
 			s.mu.Lock()
-			done := s.acked || s.up == 0
+			acked, up := s.acked, s.up != 0
 			s.mu.Unlock()
-			if done || ctx.Err() != nil {
+			if acked {
+				n++
+			}
+			if acked || !up || ctx.Err() != nil {
 				break
 			}
 			select {
@@ -409,5 +436,33 @@ func (l *Leases) Hold(ctx context.Context) int {
 			}
 		}
 	}
-	return len(held)
+	return n
+}
+
+// holdOne writes the hold of one node, and tells whether its next renewal is acknowledged with it.
+func (l *Leases) holdOne(ctx context.Context, node string, s *slot) bool {
+	for {
+		s.mu.Lock()
+		rec, ok := s.owner.Hold()
+		_, revision := s.owner.Record()
+		s.mu.Unlock()
+		if !ok {
+			return false
+		}
+		rev, err := l.write(ctx, node, rec, revision)
+		if err == nil {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			s.owner.Written(l.cfg.Now(), rec, rev)
+			s.acked = false
+			return s.up != 0
+		}
+		if errors.Is(err, store.ErrConflict) {
+			err = l.read(ctx, node, s) // it was sealed, opened anew, or lowered
+		}
+		if err != nil {
+			l.log.Warn("hold not written", "node", node, "err", err)
+			return false
+		}
+	}
 }
