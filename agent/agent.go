@@ -258,10 +258,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	}); err != nil {
 		return err
 	}
-	log.Info("agent runs", "node", cfg.Node, "address", address, "isolation", info.Isolation, "fence", info.Fence)
-	if info.Note != "" {
-		log.Info(info.Note)
-	}
+	log.Info("agent runs", "node", cfg.Node, "address", address, "isolation", info.Isolation, "fence", info.Fence, "note", info.Note)
 
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return keeper.Run(ctx) })

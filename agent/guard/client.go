@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -198,7 +199,7 @@ func (c *Client) launch(ctx context.Context) error {
 		return err
 	}
 	defer null.Close()
-	argv := append(c.cfg.Argv[:len(c.cfg.Argv):len(c.cfg.Argv)], "guard", c.cfg.DataDir, c.cfg.Listen)
+	argv := append(slices.Clip(c.cfg.Argv), "guard", c.cfg.DataDir, c.cfg.Listen)
 	if c.cfg.Linger > 0 {
 		argv = append(argv, c.cfg.Linger.String())
 	}

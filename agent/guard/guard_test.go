@@ -190,7 +190,7 @@ func talk(t *testing.T, dir, line string) string {
 	}
 	var b [600]byte
 	n, err := conn.Read(b[:])
-	if err != nil && err != io.EOF && !errors.Is(err, syscall.ECONNRESET) {
+	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, syscall.ECONNRESET) {
 		t.Fatal(err)
 	}
 	return string(b[:n])

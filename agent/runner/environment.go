@@ -243,9 +243,9 @@ func probe(sc *spec.Container, kind spec.ProbeKind) *spec.Probe {
 		return p
 	}
 	get := func(name string) (string, bool) {
-		for i := len(sc.Env) - 1; i >= 0; i-- {
-			if sc.Env[i].Name == name {
-				return sc.Env[i].Value, sc.Env[i].FieldPath == ""
+		for _, v := range slices.Backward(sc.Env) {
+			if v.Name == name {
+				return v.Value, v.FieldPath == ""
 			}
 		}
 		return "", false

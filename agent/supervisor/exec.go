@@ -3,6 +3,7 @@ package supervisor
 import (
 	"bufio"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -89,7 +90,7 @@ func (p *initProcess) exec(req *ExecRequest, conn int) (ExecReply, error) {
 	p.execSeq++
 	marker := envExec + "=" + strconv.Itoa(os.Getpid()) + "-" + strconv.Itoa(p.execSeq)
 	p.mu.Unlock()
-	env := mergeEnv(p.conf.Env, append(req.Env[:len(req.Env):len(req.Env)], marker))
+	env := mergeEnv(p.conf.Env, append(slices.Clip(req.Env), marker))
 	pidfd := -1
 	sys := &syscall.SysProcAttr{Setsid: true, PidFD: &pidfd}
 	pid, err := p.fork(req.Argv, env, [3]uintptr{0, uintptr(out.w), uintptr(errs.w)}, sys)
@@ -132,7 +133,7 @@ func (p *initProcess) exec(req *ExecRequest, conn int) (ExecReply, error) {
 	var ws syscall.WaitStatus
 	var ru syscall.Rusage
 	for {
-		if _, err = syscall.Wait4(pid, &ws, 0, &ru); err != syscall.EINTR {
+		if _, err = syscall.Wait4(pid, &ws, 0, &ru); !errors.Is(err, syscall.EINTR) {
 			break
 		}
 	}

@@ -520,11 +520,9 @@ func (in *instance) launch(cfg StartConfig) error {
 		return err
 	}
 	for i, name := range [2]string{"stdout", "stderr"} {
-		in.streams.Add(1)
-		go func() {
-			defer in.streams.Done()
+		in.streams.Go(func() {
 			(&logStream{log: in.log, name: name}).consume(in.pipes[i], &p.read)
-		}()
+		})
 	}
 	in.watched = true
 	go in.watch()
@@ -549,7 +547,7 @@ func (in *instance) fork(conffd, ctlfd int, out [2]int) error {
 	defer unix.Close(null)
 	attr := &syscall.ProcAttr{
 		Files: []uintptr{uintptr(null), uintptr(out[0]), uintptr(out[1]), uintptr(ctlfd), uintptr(conffd)},
-		Env:   append(RuntimeEnv[:len(RuntimeEnv):len(RuntimeEnv)], p.marks()...),
+		Env:   append(slices.Clip(RuntimeEnv), p.marks()...),
 		Sys:   &syscall.SysProcAttr{Setsid: true},
 	}
 	if p.rec.Isolation != IsolationNone {
@@ -560,7 +558,7 @@ func (in *instance) fork(conffd, ctlfd int, out [2]int) error {
 	// Go's own monitor thread sleeps 20 µs at a time while anything goes on; an init with coarse timers spends half as
 	// much on an exec. The container gets the slack that this process was given.
 	unix.Prctl(unix.PR_SET_TIMERSLACK, uintptr(initSlack), 0, 0, 0)
-	argv := append(p.self[:len(p.self):len(p.self)], "init", p.data, p.rec.UID, in.rec.Name)
+	argv := append(slices.Clip(p.self), "init", p.data, p.rec.UID, in.rec.Name)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.fenced || p.removing {

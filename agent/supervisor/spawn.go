@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"os"
+	"slices"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -48,7 +49,7 @@ func detectIsolation(self []string) Isolation {
 	for _, i := range try {
 		attr := &syscall.ProcAttr{Files: []uintptr{0, 1, 2}, Sys: &syscall.SysProcAttr{}}
 		i.namespaces(attr.Sys)
-		pid, err := syscall.ForkExec(selfExe, append(self[:len(self):len(self)], "noop"), attr)
+		pid, err := syscall.ForkExec(selfExe, append(slices.Clip(self), "noop"), attr)
 		if err != nil {
 			continue
 		}

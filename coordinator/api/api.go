@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc"
@@ -153,11 +154,11 @@ func page[T any](items []T, key func(*T) string, size int32, token string) ([]T,
 
 // sortKey orders by namespace, then name: NUL sorts before everything a name may have.
 func sortKey(parts ...string) string {
-	key := ""
+	var key strings.Builder
 	for _, p := range parts {
-		key += p + "\x00"
+		key.WriteString(p + "\x00")
 	}
-	return key
+	return key.String()
 }
 
 // commit writes one record under the condition that it is still as it was read.

@@ -5,6 +5,7 @@ package fleet
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 
 	"github.com/musterhq/muster/coordinator/failover"
@@ -115,13 +116,9 @@ func (n *Node) Meta() spec.Meta {
 	}
 	labels := map[string]string{}
 	if n.Facts != nil {
-		for k, v := range n.Facts.Labels {
-			labels[k] = v
-		}
+		maps.Copy(labels, n.Facts.Labels)
 	}
-	for k, v := range m.Labels {
-		labels[k] = v
-	}
+	maps.Copy(labels, m.Labels)
 	m.Labels, m.Revision = labels, n.Revision
 	return m
 }

@@ -27,7 +27,6 @@ type terms struct {
 	spent   []time.Duration // when pods were moved in the last second
 	testing sync.WaitGroup
 	plan    failover.Plan
-	warned  map[string]bool
 }
 
 // test is what was asked about a node since it was last Ready. Under Leader.mu.

@@ -7,6 +7,7 @@ import (
 	"hash/maphash"
 	"iter"
 	"log/slog"
+	"maps"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -93,9 +94,7 @@ func Get[T any](v *View, k Key) (value T, revision int64, ok bool) {
 // with returns the view after changes; it copies only the maps that they touch.
 func (v *View) with(c Changes) *View {
 	next := &View{revision: max(v.revision, c.Revision), families: make(map[Family]*family, len(v.families)+1)}
-	for name, f := range v.families {
-		next.families[name] = f
-	}
+	maps.Copy(next.families, v.families)
 	copied := map[Family]*[buckets]bool{}
 	for i := range c.Changes {
 		change := &c.Changes[i]
@@ -112,9 +111,7 @@ func (v *View) with(c Changes) *View {
 		if !copied[name][b] {
 			copied[name][b] = true
 			m := make(map[Key]*Record, len(f.maps[b])+1)
-			for k, r := range f.maps[b] {
-				m[k] = r
-			}
+			maps.Copy(m, f.maps[b])
 			f.maps[b] = m
 		}
 		if _, was := f.maps[b][change.Key]; was {

@@ -93,7 +93,7 @@ func TestFakeDoesWhatATestOrders(t *testing.T) {
 	f := containertest.NewFake()
 	ref := container.PodRef{UID: "u", Epoch: 1}
 	f.FailNext("EnsurePod", container.ErrFenced)
-	if _, err := f.EnsurePod(t.Context(), container.PodConfig{PodRef: ref}); err != container.ErrFenced {
+	if _, err := f.EnsurePod(t.Context(), container.PodConfig{PodRef: ref}); !errors.Is(err, container.ErrFenced) {
 		t.Errorf("got %v", err)
 	}
 	if _, err := f.EnsurePod(t.Context(), container.PodConfig{PodRef: ref, FenceSlot: 3}); err != nil {

@@ -46,7 +46,7 @@ func BenchmarkExec(b *testing.B) {
 	pids := []int{sup}
 	for _, f := range children {
 		list, _ := os.ReadFile(f)
-		for _, p := range strings.Fields(string(list)) {
+		for p := range strings.FieldsSeq(string(list)) {
 			n, _ := strconv.Atoi(p)
 			pids = append(pids, n)
 		}

@@ -65,7 +65,7 @@ func (r *Runtime) launch(ctx context.Context, p *pod) error {
 		}
 	}
 	cmd.Process.Kill()
-	cmd.Process.Wait() //nolint:errcheck // either waiter reaps it
+	cmd.Process.Wait()
 	if err != nil {
 		if ctx.Err() != nil {
 			err = ctx.Err()

@@ -671,7 +671,7 @@ func TestSignalsReachTheMainProcess(t *testing.T) {
 	}
 	for _, f := range children {
 		list, _ := os.ReadFile(f)
-		for _, pid := range strings.Fields(string(list)) {
+		for pid := range strings.FieldsSeq(string(list)) {
 			n, _ := strconv.Atoi(pid)
 			syscall.Kill(n, syscall.SIGUSR1)
 			b.until("the first signal", func() bool { return strings.HasSuffix(b.log(c.ID), "usr1\n") })

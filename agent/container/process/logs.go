@@ -101,7 +101,7 @@ func (l *logReader) begin() error {
 	}
 	for skip > 0 {
 		e, err := l.next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return nil // rotated away meanwhile
 		}
 		if err != nil {
@@ -194,7 +194,7 @@ func (l *logReader) next() (supervisor.LogEntry, error) {
 			}
 			return e, nil
 		}
-		if err != io.EOF {
+		if !errors.Is(err, io.EOF) {
 			return supervisor.LogEntry{}, err
 		}
 		moved, err := l.moved()

@@ -796,7 +796,7 @@ func (p *pod) ended(ctx context.Context, err error) error {
 	case errors.Is(err, context.DeadlineExceeded):
 		return fmt.Errorf("the container's init does not answer: %w", container.ErrTimeout)
 	}
-	return fmt.Errorf("%w: %v", container.ErrNotRunning, err)
+	return fmt.Errorf("%w: %w", container.ErrNotRunning, err)
 }
 
 func (p *pod) execConn(ctx context.Context, name, instance string) (*supervisor.ExecConn, error) {

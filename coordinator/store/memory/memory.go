@@ -5,6 +5,7 @@ package memory
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -85,12 +86,7 @@ func (s *Store) List(ctx context.Context, families ...store.Family) ([]store.Rec
 }
 
 func contains(families []store.Family, f store.Family) bool {
-	for _, g := range families {
-		if f == g {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(families, f)
 }
 
 // Commit implements store.Store.
