@@ -30,12 +30,12 @@ fail() {
 	echo 'demo: bin/muster is missing: run "make build" first' >&2
 	exit 1
 }
-PATH=$PWD/bin:$PATH
+# Not below /tmp: pods have a /tmp of their own, and would not see the sample there.
+base=${TMPDIR:-/var/tmp}
+case $base/ in /tmp/*) base=/var/tmp ;; esac
+dir=$(mktemp -d "$base/muster-demo.XXXXXX")
+PATH=$dir/bin:$PWD/bin:$PATH
 export PATH
-export CGO_ENABLED=0 GOFLAGS='-trimpath -buildvcs=false'
-go build -o bin/sample ./deploy/examples/sample
-
-dir=$(mktemp -d "${TMPDIR:-/tmp}/muster-demo.XXXXXX")
 dev=
 finish() {
 	status=$?
@@ -52,6 +52,7 @@ finish() {
 trap finish EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
+CGO_ENABLED=0 GOFLAGS='-trimpath -buildvcs=false' go build -o "$dir/bin/sample" ./deploy/examples/sample
 
 say "A coordinator and three agents start, each a process of its own"
 printf '$ muster dev --nodes 3\n'
