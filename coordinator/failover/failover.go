@@ -34,6 +34,9 @@ const (
 	MaxLateness = 250 * time.Millisecond
 	// TestEvery is how often a node that is in doubt is tested.
 	TestEvery = 500 * time.Millisecond
+	// returnSlack is how long a coordinator that has just begun to lead gives the agents to come back, while their guards
+	// say that they run: they retry within 5 s.
+	returnSlack = 5 * time.Second
 	// guardMemory is how long a guard's answer keeps a node that the gossip calls dead from being lost.
 	guardMemory = 2 * time.Second
 	// window is what the brake counts over.
@@ -86,21 +89,23 @@ type Signs struct {
 	Heard time.Duration
 	// Comeback is how long the agent has still announced to be away.
 	Comeback time.Duration
-	// Member is the gossip's word: alive, suspect, dead, left; empty when it knows nothing.
+	// Member is the gossip's word: alive, dead, left; empty when it knows nothing.
 	Member string
 	// Guard is what our own test has brought, at GuardAt; GuardUnknown before the first one since the node was last Ready.
 	Guard   Guard
 	GuardAt time.Duration
 	// Witnesses are the answers since the node was last Ready, the newest of each member.
 	Witnesses []Witness
-	// Asked is how many members have answered of those who were asked; -1 while not all have had their time.
+	// Asked is how many members have answered of those who were asked; -1 while not all have had their time. Who does not
+	// answer says nothing.
 	Asked int
 	// Pods is how many pods are bound to it.
 	Pods int
 	// LeaseOver is whether its lease is over by itself: its last acknowledgement, T and M have passed.
 	LeaseOver bool
-	// Stored is the verdict that is stored.
-	Stored spec.Verdict
+	// Stored is the verdict that is stored, and StoredNotReady whether the node's pods are shown as not ready.
+	Stored         spec.Verdict
+	StoredNotReady bool
 }
 
 // Input is one look at the fleet.
@@ -141,7 +146,10 @@ type Tracker struct {
 	started time.Duration
 	begun   bool
 	frozen  string
-	resumed time.Duration // the brake stays off until a minute after
+	// held are the nodes whose loss froze failover, out of the number that was Ready.
+	held    map[string]bool
+	of      int
+	resumed time.Duration // the brake stays off until then
 }
 
 type node struct {
@@ -153,12 +161,18 @@ type node struct {
 	cause    string
 	notReady bool
 	member   string
+	// inherited is set while the verdict is that of the leader before: nothing leaves for that.
+	inherited bool
+	// graced is set on a node that is lost because its agent was down for too long.
+	graced bool
+	first  time.Duration // when this tracker first saw it
 	// unreachable is when it stopped being Ready.
 	unreachable time.Duration
 	lost        []time.Duration // times of losses with pods, within flapWindow
+	counted     bool            // this absence is in lost
 	flapUntil   time.Duration
 	flapFor     time.Duration
-	wasReady    time.Duration // when it was Ready last
+	wasReady    time.Duration // when it was Ready last; negative for never
 }
 
 // Timing is when a node that is not Ready was last heard, first suspected and judged, for the record of its failovers.
@@ -175,7 +189,7 @@ func (t *Tracker) Resume(now time.Duration) bool {
 	if t.frozen == "" {
 		return false
 	}
-	t.frozen, t.resumed = "", now+window
+	t.frozen, t.held, t.resumed = "", nil, now+window
 	return true
 }
 
@@ -195,15 +209,16 @@ func (t *Tracker) Decide(in Input) Plan {
 		present[s.Node] = true
 		n := t.see(s, &in)
 		verdict, cause := n.judge(s, &in)
-		if n.set(verdict, cause, s, &in) || s.Stored != verdict || n.notReadyNow(in.Now) != n.notReady {
-			n.notReady = n.notReadyNow(in.Now)
+		changed := n.set(verdict, cause, s, &in)
+		if notReady := n.notReadyNow(in.Now); changed || s.Stored != verdict || notReady != n.notReady {
+			n.notReady = notReady
 			p.Status[s.Node] = n.status()
 		}
-		if verdict != spec.VerdictReady {
+		if verdict != spec.VerdictReady || s.Heard == 0 {
 			p.Test[s.Node] = 3
 			p.Recheck = min(p.Recheck, in.Now+TestEvery)
 		} else {
-			p.Recheck = min(p.Recheck, n.heard+Late)
+			p.Recheck = min(p.Recheck, max(n.heard+Late, in.Now+time.Millisecond))
 		}
 		if why := n.leave(s, &in); why != "" {
 			lost[s.Node] = why
@@ -226,18 +241,17 @@ func (t *Tracker) Decide(in Input) Plan {
 func (t *Tracker) see(s *Signs, in *Input) *node {
 	n := t.nodes[s.Node]
 	if n == nil {
-		n = &node{heard: in.Now, since: in.Now, wall: in.Wall, wasReady: -1}
-		if s.Heard == 0 {
-			n.heard = max(n.heard, t.started)
+		// Nobody is late because we have just begun to look.
+		n = &node{
+			verdict: s.Stored, inherited: true, notReady: s.StoredNotReady, first: in.Now, heard: in.Now, since: in.Now, wall: in.Wall,
+			unreachable: in.Now, wasReady: -1,
 		}
 		if s.Stored == spec.VerdictReady {
 			n.wasReady = in.Now // as the leader before said
 		}
 		t.nodes[s.Node] = n
 	}
-	if s.Heard > n.heard || s.Heard > 0 && n.verdict == "" {
-		n.heard = max(s.Heard, n.heard)
-	}
+	n.heard = max(n.heard, s.Heard)
 	if in.Lateness > MaxLateness {
 		n.heard = min(in.Now, n.heard+in.Lateness)
 	}
@@ -248,20 +262,40 @@ func (t *Tracker) see(s *Signs, in *Input) *node {
 // judge applies the table of verdicts.
 func (n *node) judge(s *Signs, in *Input) (spec.Verdict, string) {
 	ago := in.Now - n.heard
-	if s.Up && ago <= Late {
+	coming := s.Heard == 0 && in.Now-n.first < returnSlack && (s.Guard == GuardUnknown || s.Guard == GuardAgentRuns)
+	switch {
+	case s.Up && ago <= Late:
+		n.inherited = false
 		if s.Member == "dead" {
 			return spec.VerdictReady, "the gossip calls it dead: is UDP blocked?"
 		}
 		return spec.VerdictReady, ""
+	case n.inherited && n.verdict == spec.VerdictReady && coming:
+		return spec.VerdictReady, "" // as it was
+	case n.inherited && n.verdict != "" && n.verdict != spec.VerdictReady && s.Guard == GuardUnknown:
+		return n.verdict, n.cause // nobody has been asked yet
 	}
-	if !s.Up && n.verdict == "" && ago <= Late {
-		return spec.VerdictUnreachable, "no session yet"
+	n.inherited = false
+	verdict, cause := n.absent(s, in)
+	n.graced = verdict == spec.VerdictAgentDown && ago >= in.AgentGrace && s.Comeback == 0
+	if n.graced {
+		return spec.VerdictLost, cause + " for longer than its grace"
 	}
+	return verdict, cause
+}
+
+// absent applies it to a node that is not heard.
+func (n *node) absent(s *Signs, in *Input) (spec.Verdict, string) {
 	why := "session down"
 	if s.Up {
 		why = "renewals late"
 	}
-	silent, domains := 0, map[string]bool{}
+	silent, domains, others := 0, map[string]bool{}, 0
+	for i := range in.Nodes {
+		if o := &in.Nodes[i]; o.Node != s.Node && o.Up {
+			others++
+		}
+	}
 	for i := range s.Witnesses {
 		w := &s.Witnesses[i]
 		switch {
@@ -286,13 +320,16 @@ func (n *node) judge(s *Signs, in *Input) (spec.Verdict, string) {
 		return spec.VerdictLost, why + ", cut off from us for longer than its lease"
 	case cutOff:
 		return spec.VerdictUnreachable, why + ", cut off from us"
-	case s.Guard == GuardSilent && (len(domains) >= 2 || s.Asked >= 0 && silent >= s.Asked):
+	case s.Guard == GuardSilent && (len(domains) >= 2 || s.Asked > 0 && silent >= s.Asked || s.Asked == 0 && others == 0):
 		return spec.VerdictLost, fmt.Sprintf("%s, silent to us and to %d witnesses", why, silent)
 	case s.Member == "dead" && !s.Up && s.Guard == GuardSilent && in.Now-s.GuardAt <= guardMemory:
 		return spec.VerdictLost, why + ", dead to the gossip, and its guard is silent"
 	}
-	if n.verdict == spec.VerdictLost || n.verdict == spec.VerdictAgentDown {
-		return n.verdict, n.cause // no news is no reason to think better of it
+	switch { // no news is no reason to think better of it
+	case n.graced:
+		return spec.VerdictAgentDown, why + ", the guard said that the agent is down"
+	case n.verdict == spec.VerdictLost || n.verdict == spec.VerdictAgentDown:
+		return n.verdict, n.cause
 	}
 	return spec.VerdictUnreachable, why
 }
@@ -301,18 +338,26 @@ func (n *node) judge(s *Signs, in *Input) (spec.Verdict, string) {
 func (n *node) set(v spec.Verdict, cause string, s *Signs, in *Input) bool {
 	if v == spec.VerdictReady {
 		n.wasReady = in.Now
+		if n.counted && len(n.lost) >= flapCount {
+			n.flapUntil = in.Now + n.flapFor
+		}
+		n.counted = false
 	}
 	if v == n.verdict {
-		changed := v != spec.VerdictReady && cause != n.cause && strings.Contains(cause, "cut off") != strings.Contains(n.cause, "cut off")
+		changed := v == spec.VerdictReady && cause != n.cause ||
+			strings.Contains(cause, "cut off") != strings.Contains(n.cause, "cut off")
 		n.cause = cause
 		return changed
 	}
 	if n.verdict == spec.VerdictReady || n.verdict == "" {
 		n.unreachable = in.Now
 	}
-	if v == spec.VerdictLost && s.Pods > 0 {
+	if v == spec.VerdictLost && s.Pods > 0 && !n.counted {
+		n.counted = true
 		n.lost = append(slices.DeleteFunc(n.lost, func(at time.Duration) bool { return in.Now-at > flapWindow }), in.Now)
-		if len(n.lost) >= flapCount {
+		if len(n.lost) < flapCount {
+			n.flapFor = 0
+		} else {
 			n.flapFor = min(max(flapFirst, 2*n.flapFor), flapMost)
 			n.flapUntil = in.Now + n.flapFor
 		}
@@ -326,7 +371,7 @@ func (n *node) notReadyNow(now time.Duration) bool {
 	case spec.VerdictLost:
 		return true
 	case spec.VerdictUnreachable:
-		return now-n.unreachable >= NotReadyAfter
+		return n.notReady || now-n.unreachable >= NotReadyAfter
 	}
 	return false
 }
@@ -338,66 +383,61 @@ func (n *node) status() spec.NodeStatus {
 // leave says why pods may leave the node, empty when they may not.
 func (n *node) leave(s *Signs, in *Input) string {
 	switch {
-	case s.Pods == 0:
+	case s.Pods == 0 || n.inherited || n.verdict != spec.VerdictLost:
 		return ""
-	case n.verdict == spec.VerdictLost:
-		return string(spec.VerdictLost)
-	case n.verdict == spec.VerdictAgentDown && in.Now-n.heard >= in.AgentGrace && s.Comeback == 0:
+	case n.graced:
 		return string(spec.VerdictAgentDown)
 	}
-	return ""
+	return string(spec.VerdictLost)
 }
 
-// brake guards against our own error, not against large outages.
+// brake guards against our own error, not against large outages. Once it holds it does so until enough of the nodes
+// answer, until the loss is confirmed, or until somebody resumes: not until the window has passed.
 func (t *Tracker) brake(p *Plan, in *Input, lost map[string]string) {
-	if len(lost) == 0 {
-		t.frozen = ""
-		return
-	}
-	ready, up, alive := 0, 0, 0
-	confirmed := true
+	ready, up := 0, 0
+	recent := map[string]bool{}
 	for i := range in.Nodes {
-		s := &in.Nodes[i]
-		n := t.nodes[s.Node]
-		if n.wasReady >= 0 && (n.wasReady >= in.Now-window || lost[s.Node] != "" && n.since >= in.Now-window) {
-			ready++
-		}
+		name := in.Nodes[i].Node
+		n := t.nodes[name]
 		if n.verdict == spec.VerdictReady {
 			up++
-			alive++
+		}
+		switch {
+		case lost[name] != "" && (t.held[name] || n.wasReady >= 0 && n.since >= in.Now-window):
+			recent[name] = true
+			ready++
+		case n.wasReady >= 0 && n.wasReady >= in.Now-window:
+			ready++
 		}
 	}
-	recent := 0
-	for name := range lost {
-		n := t.nodes[name]
-		if n.wasReady >= 0 && n.since >= in.Now-window {
-			recent++
-		}
+	if t.held != nil {
+		ready = max(ready, t.of)
 	}
-	mass := recent > 2 && 3*recent > ready
+	mass := len(recent) > 2 && 3*len(recent) > ready
+	confirmed := true
 	if mass {
 		for i := range in.Nodes {
-			if s := &in.Nodes[i]; lost[s.Node] != "" && !t.corroborated(s, in) {
+			if s := &in.Nodes[i]; recent[s.Node] && !t.corroborated(s, in) {
 				confirmed = false
-				p.Test[s.Node] = alive // ask everybody
+				p.Test[s.Node] = max(p.Test[s.Node], up) // ask everybody
 			}
 		}
 	}
+	t.frozen = ""
 	switch {
 	case in.Now < t.resumed:
-		t.frozen = ""
 	case mass && 2*up < ready:
-		t.frozen = fmt.Sprintf("%d of %d nodes lost within a minute, and this coordinator reaches only %d: the fault may be ours", recent, ready, up)
+		t.frozen = fmt.Sprintf("%d of %d nodes lost, and this coordinator reaches only %d: the fault may be ours", len(recent), ready, up)
 	case mass && !confirmed:
-		t.frozen = fmt.Sprintf("%d of %d nodes lost within a minute, and fewer than half of the others confirm it", recent, ready)
-	default:
-		t.frozen = ""
+		t.frozen = fmt.Sprintf("%d of %d nodes lost, and fewer than half of the others confirm it", len(recent), ready)
 	}
 	if t.frozen != "" {
+		t.held, t.of = recent, ready
 		p.Frozen = t.frozen
 		p.Recheck = min(p.Recheck, in.Now+TestEvery)
 		return
 	}
+	t.held = nil
 	if mass {
 		p.PerSecond = max(1, in.FreePods/5)
 	}

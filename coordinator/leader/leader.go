@@ -211,10 +211,15 @@ func (l *Leader) Move(ctx context.Context, name spec.ObjectName, acceptRisk bool
 	return err
 }
 
-// Forget takes a deleted pod away without waiting for the end of its binding.
+// Forget takes a deleted pod on a lost node away without waiting for the end of its binding. Elsewhere its holder ends
+// it, and there is nothing to forget.
 func (l *Leader) Forget(ctx context.Context, name spec.ObjectName) error {
-	p, ok := fleet.LookupPod(l.deps.Cache.View(), name)
+	v := l.deps.Cache.View()
+	p, ok := fleet.LookupPod(v, name)
 	if !ok {
+		return nil
+	}
+	if n, _ := fleet.LookupNode(v, p.Node()); n.Verdict() != spec.VerdictLost {
 		return nil
 	}
 	l.deps.Log.Warn("pod given up without its fence: a second copy may run", "pod", name.String(), "node", p.Node(), "epoch", p.Epoch)

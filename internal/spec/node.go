@@ -56,7 +56,7 @@ type NodeStatus struct {
 	Cause string
 	// PodsNotReady tells every reader to show the node's pods Ready=False, reason NodeUnreachable.
 	PodsNotReady bool
-	// Member is the gossip's word: alive, suspect, dead, left.
+	// Member is the gossip's word: alive, dead, left.
 	Member string
 }
 

@@ -271,7 +271,7 @@ type Member struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Its name: the node's for an agent.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// "alive", "suspect", "dead" or "left".
+	// "alive", "dead" or "left".
 	State string `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`
 	// HOST:PORT.
 	Address string `protobuf:"bytes,3,opt,name=address,proto3" json:"address,omitempty"`

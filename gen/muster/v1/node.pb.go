@@ -442,7 +442,7 @@ type NodeStatus struct {
 	Cause string `protobuf:"bytes,3,opt,name=cause,proto3" json:"cause,omitempty"`
 	// Its pods are shown Ready=False, reason NodeUnreachable.
 	PodsNotReady bool `protobuf:"varint,4,opt,name=pods_not_ready,json=podsNotReady,proto3" json:"pods_not_ready,omitempty"`
-	// The gossip's word: alive, suspect, dead, left; empty when unknown.
+	// The gossip's word: alive, dead, left; empty when unknown.
 	Member        string `protobuf:"bytes,5,opt,name=member,proto3" json:"member,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
