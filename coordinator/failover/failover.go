@@ -41,7 +41,7 @@ const (
 	guardMemory = 2 * time.Second
 	// window is what the brake counts over.
 	window = time.Minute
-	// A node lost flapCount times within flapWindow gets no new pods for flapFirst, doubling to flapMost.
+	// A node lost flapCount times within flapWindow is the last choice for new pods for flapFirst, doubling to flapMost.
 	flapCount  = 3
 	flapWindow = 10 * time.Minute
 	flapFirst  = 2 * time.Minute
@@ -130,7 +130,7 @@ type Plan struct {
 	Test map[string]int
 	// Leave has the nodes that pods may leave, with the cause.
 	Leave map[string]string
-	// Flapping has the nodes that get no new pods for a while.
+	// Flapping has the nodes that are the last choice for new pods for a while.
 	Flapping map[string]bool
 	// Frozen says why nothing may leave; empty when the brake is off.
 	Frozen string

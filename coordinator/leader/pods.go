@@ -41,11 +41,10 @@ func (l *Leader) placeNodes(v *store.View, t *terms) []placement.Node {
 			Allocatable: n.Facts.Allocatable, MaxPods: int(n.Facts.MaxPods), Bound: bound[n.Name],
 		}
 		if t != nil {
-			node.Flapping = t.plan.Flapping[n.Name]
 			if st, ok := t.plan.Status[n.Name]; ok {
 				node.Ready = st.Verdict == spec.VerdictReady
 			}
-			node.LastChoice = t.sealers[n.Name].LastChoice(l.cfg.Now())
+			node.LastChoice = t.plan.Flapping[n.Name] || t.sealers[n.Name].LastChoice(l.cfg.Now())
 		}
 		out = append(out, node)
 	}

@@ -15,9 +15,9 @@ import (
 type Node struct {
 	Name   string
 	Labels map[string]string
-	// Ready is the verdict; Cordoned the user's word; Flapping keeps new pods away for a while.
-	Ready, Cordoned, Flapping bool
-	// LastChoice is a node that takes pods only when no other fits.
+	// Ready is the verdict; Cordoned the user's word.
+	Ready, Cordoned bool
+	// LastChoice is a node that takes pods only when no other fits: one that was lost too often of late, or was kept out.
 	LastChoice bool
 	// RunsImages is whether pods that name an image run here.
 	RunsImages  bool
@@ -90,7 +90,6 @@ var reasons = []struct {
 }{
 	{"not ready", func(n *node, _ *Pod) bool { return !n.Ready }},
 	{"cordoned", func(n *node, _ *Pod) bool { return n.Cordoned }},
-	{"lost too often of late", func(n *node, _ *Pod) bool { return n.Flapping }},
 	{"left by this pod", func(n *node, p *Pod) bool { return p.Not == n.Name }},
 	{"runs no images (--images=refuse)", func(n *node, p *Pod) bool { return p.NamesImage && !n.RunsImages }},
 	{"without the labels of nodeSelector", func(n *node, p *Pod) bool { return !selected(n.Labels, p.Selector) }},

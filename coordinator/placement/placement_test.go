@@ -39,9 +39,8 @@ func TestAPodGoesWhereItFitsBestOrIsToldWhyNowhere(t *testing.T) {
 			nodes: []Node{
 				with(ready("a"), func(n *Node) { n.Ready = false }), with(ready("b"), func(n *Node) { n.Cordoned = true }),
 				with(ready("c"), func(n *Node) { n.Cordoned = true }), with(ready("d"), func(n *Node) { n.MaxPods = 0 }),
-				with(ready("e"), func(n *Node) { n.Flapping = true }),
 			},
-			why: "0/5 nodes fit: 1 not ready, 2 cordoned, 1 lost too often of late, 1 full of pods",
+			why: "0/4 nodes fit: 1 not ready, 2 cordoned, 1 full of pods",
 		},
 		"an image where images are refused": {
 			nodes: []Node{ready("a")}, pod: func(p *Pod) { p.NamesImage = true },
