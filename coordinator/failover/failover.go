@@ -149,7 +149,7 @@ type Tracker struct {
 	// held are the nodes whose loss froze failover, out of the number that was Ready.
 	held    map[string]bool
 	of      int
-	resumed time.Duration // the brake stays off until then
+	resumed time.Duration // the brake stays off until then; what was lost a window before does not count after it
 }
 
 type node struct {
@@ -184,7 +184,8 @@ func (t *Tracker) Timing(name string) (heard, suspected, judged time.Duration, o
 	return n.heard, n.unreachable, n.since, true
 }
 
-// Resume lets a frozen failover go on for a minute. False when it is not frozen.
+// Resume lets a frozen failover go on: the brake stays off for a minute, and what is lost now does not count later. False
+// when it is not frozen.
 func (t *Tracker) Resume(now time.Duration) bool {
 	if t.frozen == "" {
 		return false
@@ -262,7 +263,7 @@ func (t *Tracker) see(s *Signs, in *Input) *node {
 // judge applies the table of verdicts.
 func (n *node) judge(s *Signs, in *Input) (spec.Verdict, string) {
 	ago := in.Now - n.heard
-	coming := s.Heard == 0 && in.Now-n.first < returnSlack && (s.Guard == GuardUnknown || s.Guard == GuardAgentRuns)
+	coming := ago <= Late || s.Heard == 0 && in.Now-n.first < returnSlack && (s.Guard == GuardUnknown || s.Guard == GuardAgentRuns)
 	switch {
 	case s.Up && ago <= Late:
 		n.inherited = false
@@ -275,8 +276,8 @@ func (n *node) judge(s *Signs, in *Input) (spec.Verdict, string) {
 	case n.inherited && n.verdict != "" && n.verdict != spec.VerdictReady && s.Guard == GuardUnknown:
 		return n.verdict, n.cause // nobody has been asked yet
 	}
-	n.inherited = false
-	verdict, cause := n.absent(s, in)
+	verdict, cause, known := n.absent(s, in)
+	n.inherited = n.inherited && !known
 	n.graced = verdict == spec.VerdictAgentDown && ago >= in.AgentGrace && s.Comeback == 0
 	if n.graced {
 		return spec.VerdictLost, cause + " for longer than its grace"
@@ -284,8 +285,8 @@ func (n *node) judge(s *Signs, in *Input) (spec.Verdict, string) {
 	return verdict, cause
 }
 
-// absent applies it to a node that is not heard.
-func (n *node) absent(s *Signs, in *Input) (spec.Verdict, string) {
+// absent applies it to a node that is not heard. known is false for a verdict that stands for want of news.
+func (n *node) absent(s *Signs, in *Input) (v spec.Verdict, cause string, known bool) {
 	why := "session down"
 	if s.Up {
 		why = "renewals late"
@@ -300,9 +301,9 @@ func (n *node) absent(s *Signs, in *Input) (spec.Verdict, string) {
 		w := &s.Witnesses[i]
 		switch {
 		case w.Guard == GuardAgentDown:
-			return spec.VerdictAgentDown, why + ", the guard says that the agent is down"
+			return spec.VerdictAgentDown, why + ", the guard says that the agent is down", true
 		case w.Guard == GuardNothingLeft:
-			return spec.VerdictLost, why + ", the guard says that nothing is left"
+			return spec.VerdictLost, why + ", the guard says that nothing is left", true
 		case w.silent():
 			silent++
 			domains[w.Domain] = true
@@ -311,27 +312,27 @@ func (n *node) absent(s *Signs, in *Input) (spec.Verdict, string) {
 	cutOff := s.Guard == GuardAgentRuns || slices.ContainsFunc(s.Witnesses, func(w Witness) bool { return !w.silent() })
 	switch {
 	case s.Guard == GuardAgentDown:
-		return spec.VerdictAgentDown, why + ", the guard says that the agent is down"
+		return spec.VerdictAgentDown, why + ", the guard says that the agent is down", true
 	case s.Guard == GuardNothingLeft:
-		return spec.VerdictLost, why + ", the guard says that nothing is left"
+		return spec.VerdictLost, why + ", the guard says that nothing is left", true
 	case s.Guard == GuardRefused:
-		return spec.VerdictLost, why + ", its machine answers but nothing of muster does"
+		return spec.VerdictLost, why + ", its machine answers but nothing of muster does", true
 	case cutOff && s.LeaseOver:
-		return spec.VerdictLost, why + ", cut off from us for longer than its lease"
+		return spec.VerdictLost, why + ", cut off from us for longer than its lease", true
 	case cutOff:
-		return spec.VerdictUnreachable, why + ", cut off from us"
+		return spec.VerdictUnreachable, why + ", cut off from us", true
 	case s.Guard == GuardSilent && (len(domains) >= 2 || s.Asked > 0 && silent >= s.Asked || s.Asked == 0 && others == 0):
-		return spec.VerdictLost, fmt.Sprintf("%s, silent to us and to %d witnesses", why, silent)
+		return spec.VerdictLost, fmt.Sprintf("%s, silent to us and to %d witnesses", why, silent), true
 	case s.Member == "dead" && !s.Up && s.Guard == GuardSilent && in.Now-s.GuardAt <= guardMemory:
-		return spec.VerdictLost, why + ", dead to the gossip, and its guard is silent"
+		return spec.VerdictLost, why + ", dead to the gossip, and its guard is silent", true
 	}
 	switch { // no news is no reason to think better of it
 	case n.graced:
-		return spec.VerdictAgentDown, why + ", the guard said that the agent is down"
+		return spec.VerdictAgentDown, why + ", the guard said that the agent is down", true
 	case n.verdict == spec.VerdictLost || n.verdict == spec.VerdictAgentDown:
-		return n.verdict, n.cause
+		return n.verdict, n.cause, false
 	}
-	return spec.VerdictUnreachable, why
+	return spec.VerdictUnreachable, why, true
 }
 
 // set takes a verdict and reports whether it has changed.
@@ -403,7 +404,7 @@ func (t *Tracker) brake(p *Plan, in *Input, lost map[string]string) {
 			up++
 		}
 		switch {
-		case lost[name] != "" && (t.held[name] || n.wasReady >= 0 && n.since >= in.Now-window):
+		case lost[name] != "" && (t.held[name] || n.wasReady >= 0 && n.since >= in.Now-window && n.since > t.resumed-window):
 			recent[name] = true
 			ready++
 		case n.wasReady >= 0 && n.wasReady >= in.Now-window:

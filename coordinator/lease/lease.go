@@ -63,6 +63,9 @@ type Sign struct {
 	Heard bool
 	// Up is whether a session is open.
 	Up bool
+	// Expired is whether its lease is over by itself: the last acknowledgement of this run, or of an earlier one, has run
+	// out by every clock.
+	Expired bool
 	// Comeback is how long the agent has still announced to be away; 0 when it has not, or the time is over.
 	Comeback time.Duration
 }
@@ -291,7 +294,7 @@ func (l *Leases) Sign(node string) Sign {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := l.cfg.Now()
-	sign := Sign{Up: s.up != 0, Heard: s.known, Comeback: max(0, s.comeback-now)}
+	sign := Sign{Up: s.up != 0, Heard: s.known, Expired: s.owner.Expired(now), Comeback: max(0, s.comeback-now)}
 	if s.known {
 		sign.Ago = now - s.heard
 	}

@@ -379,7 +379,7 @@ func TestANodeThatIsGoneDoesNotKeepTheStopWaiting(t *testing.T) {
 
 func TestSignsOfLife(t *testing.T) {
 	bubble(t, func(b *bench) {
-		if s := b.Sign("n1"); s != (Sign{}) {
+		if s := b.Sign("n1"); s != (Sign{Expired: true}) {
 			t.Errorf("before anything %+v", s)
 		}
 		b.open(hello(1))
@@ -404,6 +404,18 @@ func TestSignsOfLife(t *testing.T) {
 		b.Closed("n1", 1)
 		if s := b.Sign("n1"); !s.Up || s.Comeback != 0 {
 			t.Errorf("back, with an old stream's end: %+v", s)
+		}
+		time.Sleep(ttl + fence.Margin(ttl) - 1)
+		if s := b.Sign("n1"); s.Expired {
+			t.Error("expired too early")
+		}
+		b.restart()
+		if s := b.Sign("n1"); s.Expired {
+			t.Error("the next run believes that it expired before it began")
+		}
+		time.Sleep(ttl + fence.Margin(ttl))
+		if s := b.Sign("n1"); !s.Expired || s.Heard {
+			t.Errorf("never heard by this run: %+v", s)
 		}
 	})
 }

@@ -68,6 +68,9 @@ func (o *Owner) over() time.Duration {
 	return o.start + o.rec.TTL + o.margin()
 }
 
+// Expired tells whether every deadline of the record's session has certainly passed, sealed or not.
+func (o *Owner) Expired(now time.Duration) bool { return now >= o.over() }
+
 // Admit says what record to write, on the condition that the lease is still at the revision of Record, so that the
 // session is opened; or why it is not.
 func (o *Owner) Admit(now time.Duration, h Hello) (Record, error) {
