@@ -73,12 +73,12 @@ func TestADeposedLeadersLateWriteFails(t *testing.T) {
 		defer s.Close()
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
-		deposed := false
+		var deposed atomic.Bool
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
 			_ = New(Config{Owner: "old"}, s, quiet).Run(ctx, func(lead context.Context, term Term) error {
-				if deposed {
+				if deposed.Load() {
 					<-lead.Done()
 					return nil
 				}
@@ -96,12 +96,12 @@ func TestADeposedLeadersLateWriteFails(t *testing.T) {
 				if err := context.Cause(lead); !errors.Is(err, ErrNotLeader) {
 					t.Errorf("the leadership ended with %v, want ErrNotLeader", err)
 				}
-				deposed = true
+				deposed.Store(true)
 				return nil
 			})
 		}()
 		time.Sleep(time.Minute)
-		if !deposed {
+		if !deposed.Load() {
 			t.Error("the leader was not deposed")
 		}
 		cancel()
