@@ -14,6 +14,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	musterv1 "github.com/musterhq/muster/gen/muster/v1"
+	"github.com/musterhq/muster/internal/reason"
 )
 
 func statusCommand(o *options) *cobra.Command {
@@ -287,7 +288,7 @@ func tokenCommand(o *options) *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return o.with(cmd.Context(), func(ctx context.Context, c *client) error {
 				_, err := c.cluster.RevokeToken(ctx, &musterv1.RevokeTokenRequest{Id: args[0]})
-				if reason(err) == "NOT_FOUND" {
+				if reason.Of(err) == reason.NotFound {
 					return fmt.Errorf(`no token %q: "muster token list" shows the ids`, args[0])
 				}
 				if err == nil {

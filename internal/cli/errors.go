@@ -12,6 +12,8 @@ import (
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"github.com/musterhq/muster/internal/reason"
 )
 
 // hints are the next steps by the reason that the coordinator gives; reasons are part of the API.
@@ -30,20 +32,6 @@ var hints = map[string]string{
 	"TOKEN_UNKNOWN":        `make another with "muster token create"`,
 	"DENIED":               "use a context with more rights (--context)",
 	"TOO_LARGE":            "make the object smaller",
-}
-
-// reason is the ErrorInfo reason of a failed call; empty without one.
-func reason(err error) string {
-	s, ok := status.FromError(err)
-	if !ok {
-		return ""
-	}
-	for _, d := range s.Details() {
-		if info, ok := d.(*errdetails.ErrorInfo); ok {
-			return info.GetReason()
-		}
-	}
-	return ""
 }
 
 // findings are the field violations of a refused request, one line each.
@@ -105,7 +93,7 @@ func explain(err error) string {
 	if lines := findings(err); len(lines) > 0 {
 		return strings.Join(lines, "\n")
 	}
-	if r := reason(err); r != "" {
+	if r := reason.Of(err); r != "" {
 		if hint := hints[r]; hint != "" {
 			return msg + ": " + hint
 		}
@@ -141,5 +129,5 @@ func transportCause(msg string) string {
 
 // retryable tells whether a read may be tried again: the coordinator was away for a moment, or asked for it.
 func retryable(err error) bool {
-	return errors.Is(err, io.EOF) || isCode(err, codes.Unavailable) || slices.Contains([]string{"WATCH_TOO_SLOW", "REVISION_COMPACTED"}, reason(err))
+	return errors.Is(err, io.EOF) || isCode(err, codes.Unavailable) || slices.Contains([]string{"WATCH_TOO_SLOW", "REVISION_COMPACTED"}, reason.Of(err))
 }

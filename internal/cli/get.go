@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	musterv1 "github.com/musterhq/muster/gen/muster/v1"
+	"github.com/musterhq/muster/internal/reason"
 )
 
 func getCommand(o *options) *cobra.Command {
@@ -256,7 +257,7 @@ func follow(ctx context.Context, c *client, k *kind, q query, see func(change) (
 		if !retryable(err) || time.Since(heard) > patience || !synced {
 			return err
 		}
-		if reason(err) == "REVISION_COMPACTED" {
+		if reason.Of(err) == "REVISION_COMPACTED" {
 			revision = 0
 		}
 		select {

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	musterv1 "github.com/musterhq/muster/gen/muster/v1"
+	"github.com/musterhq/muster/internal/reason"
 )
 
 func logsCommand(o *options) *cobra.Command {
@@ -69,7 +70,7 @@ func copyLogs(ctx context.Context, o *options, c *client, req *musterv1.ReadPodL
 		}
 		if err != nil {
 			// A container that is not there is NotFound too.
-			if reason(err) == "NOT_FOUND" {
+			if reason.Of(err) == reason.NotFound {
 				if _, perr := podKind.get(ctx, c, req.GetNamespace(), req.GetName()); perr != nil {
 					return doomed{podKind, req.GetNamespace(), req.GetName()}.named(err)
 				}
