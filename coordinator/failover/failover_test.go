@@ -332,6 +332,37 @@ func TestANodeLostThreeTimesGetsNoPodsForAWhileAndThenTwiceAsLong(t *testing.T) 
 	if flaps() != 0 {
 		t.Error("a first loss after a calm time")
 	}
+	lose()
+	lose()
+	if got := flaps(); got > flapFirst+2*sec {
+		t.Errorf("kept out for %v: it was calm before", got)
+	}
+}
+
+func TestAFlappingNodeIsKeptOutFromWhenItIsBack(t *testing.T) {
+	f := newFleet(3, 1)
+	for range 3 {
+		f.cut("n1", GuardRefused)
+		f.pass(100 * sec)
+		f.back("n1")
+		f.look(100 * ms)
+	}
+	if f.pass(flapFirst - sec); !f.plan.Flapping["n1"] {
+		t.Error("let in too early")
+	}
+	if f.pass(2 * sec); f.plan.Flapping["n1"] {
+		t.Error("kept out for longer")
+	}
+}
+
+func TestPodsOnceShownAsNotReadyStaySoWhileTheirNodeIsNot(t *testing.T) {
+	f := newFleet(4, 1)
+	f.cut("n1", GuardRefused)
+	f.look(500 * ms)
+	f.node("n1").Guard = GuardAgentRuns
+	if f.look(100 * ms); f.node("n1").Stored != spec.VerdictUnreachable || !f.node("n1").StoredNotReady {
+		t.Errorf("%s, not ready %v", f.node("n1").Stored, f.node("n1").StoredNotReady)
+	}
 }
 
 // The brake's table: how many nodes of how many domains are lost, what the others say, and whether that freezes.
@@ -391,6 +422,55 @@ func TestTheBrake(t *testing.T) {
 				t.Errorf("%d a second, want %d", p.PerSecond, want)
 			}
 		})
+	}
+}
+
+func TestHalfOfTheOtherDomainsConfirmALoss(t *testing.T) {
+	// Two nodes of zone0 and two of zone1 are lost; one of each is left, and three of zone2. So four are of other domains.
+	for _, c := range []struct {
+		witnesses []string
+		frozen    bool
+	}{
+		{[]string{"zone2", "zone2"}, false},
+		{[]string{"zone2"}, true},
+		{[]string{"zone2", "zone0"}, true}, // n1's own domain says nothing about n1, and n2's nothing about n2
+	} {
+		f := newFleet(9, 3)
+		f.pass(sec)
+		for _, n := range []string{"n1", "n2", "n4", "n5"} {
+			w := c.witnesses
+			if f.node(n).Domain == "zone1" && len(w) == 2 && w[1] == "zone0" {
+				w = []string{"zone2", "zone1"}
+			}
+			f.cut(n, GuardSilent, w...)
+		}
+		if p := f.look(500 * ms); (p.Frozen != "") != c.frozen {
+			t.Errorf("confirmed by %v: frozen %q", c.witnesses, p.Frozen)
+		}
+	}
+}
+
+func TestALittleLessThanHalfIsNotEnough(t *testing.T) {
+	for confirm, frozen := range map[int]bool{3: true, 4: false} { // of seven members of other domains
+		f := newFleet(12, 3)
+		f.pass(sec)
+		var w []string
+		for range confirm {
+			w = append(w, "zone2")
+		}
+		for _, n := range []string{"n1", "n4", "n7", "n10", "n2"} {
+			f.cut(n, GuardSilent, w...)
+		}
+		if p := f.look(500 * ms); (p.Frozen != "") != frozen {
+			t.Errorf("%d of seven: frozen %q", confirm, p.Frozen)
+		}
+	}
+	f := freeze(t)
+	for i := range 4 {
+		f.cut(f.nodes[i].Node, GuardSilent, "", "") // two of the five that are left
+	}
+	if f.look(100 * ms); f.plan.Frozen == "" {
+		t.Error("two of five")
 	}
 }
 

@@ -355,6 +355,23 @@ func TestALoweringThatWaitsDoesNotUndoAHold(t *testing.T) {
 	})
 }
 
+func TestAHoldThatLosesARaceIsWrittenOverWhatWon(t *testing.T) {
+	bubble(t, func(b *bench) {
+		b.open(hello(1))
+		b.store.fail = append(b.store.fail, func(commit func() (int64, error)) (int64, error) {
+			l, _ := b.stored()
+			same := *l // whoever wrote it: the revision is another
+			if _, err := b.store.Store.Commit(b.ctx, store.Txn{Then: []store.Write{{Key: key("n1"), Value: &same}}}); err != nil {
+				t.Error(err)
+			}
+			return commit()
+		})
+		if n, last := b.hold(1); n != 1 || last != fence.HoldTTL {
+			t.Errorf("%d nodes hold, acknowledged with %v", n, last)
+		}
+	})
+}
+
 func TestASessionThatOpensDuringTheHoldIsHeldToo(t *testing.T) {
 	bubble(t, func(b *bench) {
 		b.open(hello(1))

@@ -14,9 +14,7 @@ type Binding struct {
 type Holder struct {
 	session int64
 	// sent has when each renewal went out that is not answered yet.
-	sent  map[uint64]time.Duration
-	acked uint64
-	any   bool
+	sent map[uint64]time.Duration
 	// held is set once this session's full set has come.
 	held     bool
 	bindings map[Binding]*deadline
@@ -45,7 +43,7 @@ func NewHolder() *Holder {
 
 // Begin starts a session: from now on only its messages count.
 func (h *Holder) Begin(session int64) {
-	h.session, h.held, h.any = session, false, false
+	h.session, h.held = session, false
 	clear(h.sent)
 }
 
@@ -68,12 +66,11 @@ func (h *Holder) Sent(session int64, n uint64, now time.Duration) {
 // sent. It returns the bindings whose deadline has moved.
 func (h *Holder) Acked(session int64, n uint64, ttl, now time.Duration) []Binding {
 	at, ok := h.sent[n]
-	if session != h.session || !ok || h.any && n <= h.acked {
+	if session != h.session || !ok {
 		return nil
 	}
-	h.acked, h.any = n, true
 	for k := range h.sent {
-		if k <= n {
+		if k <= n { // only answers to later ones count from now on
 			delete(h.sent, k)
 		}
 	}

@@ -344,6 +344,9 @@ func TestSupervisorPublishesThenArmsThenLets(t *testing.T) {
 	if st := s.Next(now, 108*time.Second); st != (Step{Do: Publish, At: 108 * time.Second}) {
 		t.Fatalf("what stands: %+v", st)
 	}
+	if s.MayStart(now, 100500*time.Millisecond) {
+		t.Error("may start though the page has fallen")
+	}
 	if !s.MayStart(now, 108*time.Second) || s.MayStart(107*time.Second+1, 108*time.Second) {
 		t.Error("may start with a second left, and not with less")
 	}
@@ -384,8 +387,11 @@ func TestSupervisorNeverArmsWhatIsNotPublishedOrAllowed(t *testing.T) {
 		s := NewSupervisor(time.Duration(rapid.IntRange(0, 5).Draw(t, "grace")) * time.Second)
 		now, published, armed := time.Duration(0), time.Duration(0), time.Duration(0)
 		for range 50 {
-			now += time.Duration(rapid.IntRange(0, 3000).Draw(t, "ms")) * time.Millisecond
-			page := max(0, now+time.Duration(rapid.IntRange(-2000, 15000).Draw(t, "left"))*time.Millisecond)
+			now += time.Duration(rapid.SampledFrom([]int{0, 0, 0, 1, 300, 1000, 3000}).Draw(t, "ms")) * time.Millisecond
+			page := now + time.Duration(rapid.SampledFrom([]int{500, 1000, 2000, 5000, 8000, 11000, 15000}).Draw(t, "left"))*time.Millisecond
+			if rapid.IntRange(0, 20).Draw(t, "gone") == 20 {
+				page = 0
+			}
 			if armed > 0 && now >= armed-KillLead {
 				return // killed
 			}
@@ -396,7 +402,9 @@ func TestSupervisorNeverArmsWhatIsNotPublishedOrAllowed(t *testing.T) {
 					t.Fatalf("%v published while %v is armed", st.At, armed)
 				}
 			case Arm:
-				armed = st.At
+				if armed = st.At; armed == 0 {
+					return // killed at once
+				}
 				if armed > published || armed > page {
 					t.Fatalf("armed %v, published %v, page %v", armed, published, page)
 				}
