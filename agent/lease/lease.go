@@ -20,7 +20,7 @@ const MaxSlots = 1023
 
 // The errors of a slot.
 var (
-	// ErrNotAssigned means that this session has not assigned the binding, or not anew after its time ran out.
+	// ErrNotAssigned means that this session has not assigned the binding, or that it has no time to start yet.
 	ErrNotAssigned = errors.New("not assigned by the present session")
 	// ErrNoSlot means that every slot is taken.
 	ErrNoSlot = fmt.Errorf("all %d slots of the fence page are taken", MaxSlots)
