@@ -1,7 +1,7 @@
 // Package fence is the part of muster that a single-instance pod's safety rests on, as step machines without a clock, a
 // goroutine or any IO: facts and the time go in, what to do comes out. Owner is the coordinator's side of one node's
-// lease, Sealer the leader's, Holder the agent's; the supervisor's side is with the supervisor, which is a program of
-// its own. docs/failover.md has the protocol.
+// lease, Sealer the leader's, Holder the agent's, Supervisor the executor's. docs/failover.md has the protocol. The tests
+// play all of them against each other in a model of one coordinator and its nodes.
 //
 // Times are readings of a clock that only goes forward, as durations since any moment: those of one machine's life are
 // all of one clock, and no reading is ever compared with another machine's.
