@@ -35,8 +35,14 @@ var (
 const (
 	// MaxOps bounds the writes of one transaction, and the transactions of one CommitEach.
 	MaxOps = 120
+	// MaxRoundOps bounds the transactions of one CommitEach plus the writes, or conditions, of any of them: stock etcd
+	// counts so.
+	MaxRoundOps = 128
 	// MaxValueBytes bounds one encoded record.
 	MaxValueBytes = 1 << 20
+	// MaxRoundBytes bounds the encoded records of one Commit or CommitEach together. Whoever gathers records of any size
+	// into a round gets ErrTooLarge beyond it, and makes smaller rounds.
+	MaxRoundBytes = 5 << 18
 )
 
 // Family is a group of keys with one writer and one type of value.
@@ -60,7 +66,7 @@ const (
 	Config      Family = "config"      // *spec.Blob, by trust and the coordinator: CA, tokens, gossip key, generation
 )
 
-// Key names a record. Namespace is empty for what has none.
+// Key names a record. Namespace is empty for what has none; no part has a slash.
 type Key struct {
 	Family          Family
 	Namespace, Name string
@@ -124,8 +130,9 @@ type Store interface {
 	List(ctx context.Context, families ...Family) (recs []Record, revision int64, err error)
 	// Commit writes t and returns its revision, or ErrConflict. ErrUnknown means that it may have been written.
 	Commit(ctx context.Context, t Txn) (revision int64, err error)
-	// CommitEach writes every transaction whose conditions hold, each by itself, in one round; the errors are nil or
-	// ErrConflict, one for each. Two of them must not write one key. err is about the whole round.
+	// CommitEach writes every transaction whose conditions held before the round, each by itself, in one round; the errors
+	// are nil or ErrConflict, one for each. Two of them must not write one key. err is about the whole round: nothing was
+	// written, or with ErrUnknown perhaps everything.
 	CommitEach(ctx context.Context, ts []Txn) (revision int64, errs []error, err error)
 	// Watch delivers all changes after the revision, in order, whole revisions at a time. The channel is closed when
 	// ctx ends or the watch is broken; err then tells why: ErrCompacted means list again.

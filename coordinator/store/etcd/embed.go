@@ -9,12 +9,15 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
+
+	"github.com/musterhq/muster/coordinator/store"
 )
 
 // startTimeout bounds how long the embedded member may take to be ready.
@@ -54,7 +57,8 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	ec.QuotaBackendBytes = cfg.QuotaBytes
 	ec.TickMs, ec.ElectionMs = 10, 100 // a lone member elects itself: ready in 0.1 s rather than 1 s
 	ec.UnsafeNoFsync = cfg.UnsafeNoSync
-	ec.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.New(zapToSlog{handler: cfg.Log.Handler(), min: zapcore.WarnLevel}))
+	stopping := &atomic.Bool{}
+	ec.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.New(zapToSlog{handler: cfg.Log.Handler(), min: zapcore.WarnLevel, stopping: stopping}))
 	if err := os.MkdirAll(filepath.Dir(cfg.Dir), 0o700); err != nil {
 		return nil, err
 	}
@@ -80,7 +84,13 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		return nil, ctx.Err()
 	}
 	s := NewFromClient(v3client.New(e.Server), cfg.Codec, cfg.Log)
-	s.closeServer = e.Close
+	s.server, s.stopping = e, stopping
+	// Whoever starts a full store again wants to know whether there is room now.
+	if errors.Is(s.Writable(ctx), store.ErrFull) {
+		if err := s.Reclaim(ctx); err != nil {
+			cfg.Log.Warn("store is full", "err", err)
+		}
+	}
 	return s, nil
 }
 
@@ -89,6 +99,8 @@ type zapToSlog struct {
 	handler slog.Handler
 	min     zapcore.Level
 	fields  []zapcore.Field
+	// stopping is when warnings are of what was cut short: nobody can act on them either.
+	stopping *atomic.Bool
 }
 
 // noise are warnings that every start gives and nobody can act on.
@@ -111,6 +123,9 @@ func (z zapToSlog) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.Che
 }
 
 func (z zapToSlog) Write(e zapcore.Entry, fields []zapcore.Field) error {
+	if e.Level <= zapcore.WarnLevel && z.stopping.Load() {
+		return nil
+	}
 	for _, n := range noise {
 		if strings.Contains(e.Message, n) {
 			return nil

@@ -9,10 +9,13 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.etcd.io/etcd/server/v3/embed"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -24,6 +27,8 @@ const (
 	root = "/muster/v1/"
 	// requestTimeout bounds one request where the caller's context does not: a store that hangs must not hang us.
 	requestTimeout = 10 * time.Second
+	// reclaimTimeout bounds Reclaim; the shrinking itself cannot be interrupted.
+	reclaimTimeout = 2 * time.Minute
 	// listPage is how many records one request of a list reads.
 	listPage = 2000
 )
@@ -40,32 +45,42 @@ type Store struct {
 	codec  Codec
 	log    *slog.Logger
 
-	closeServer func()
-	closed      context.Context
-	close       context.CancelFunc
-	once        sync.Once
+	server   *embed.Etcd // nil for a cluster of one's own
+	stopping *atomic.Bool
+	closed   context.Context
+	close    context.CancelFunc
+
+	mu      sync.Mutex // orders Close and the beginning of watches
+	watches sync.WaitGroup
 }
 
 var _ store.Store = (*Store)(nil)
 
 // NewFromClient returns a store on a client, which it owns from now on.
 func NewFromClient(c *clientv3.Client, codec Codec, log *slog.Logger) *Store {
-	s := &Store{client: c, codec: codec, log: log, closeServer: func() {}}
+	s := &Store{client: c, codec: codec, log: log, stopping: &atomic.Bool{}}
 	s.closed, s.close = context.WithCancel(context.Background())
 	return s
 }
 
 // Close implements store.Store.
 func (s *Store) Close() error {
-	var err error
-	s.once.Do(func() {
-		s.close()
-		err = s.client.Close()
-		if errors.Is(err, context.Canceled) {
-			err = nil // what an in-process client says of its own end
-		}
-		s.closeServer()
-	})
+	s.mu.Lock()
+	was := s.closed.Err() != nil
+	s.close()
+	s.mu.Unlock()
+	s.watches.Wait()
+	if was {
+		return nil
+	}
+	s.stopping.Store(true)
+	err := s.client.Close()
+	if errors.Is(err, context.Canceled) {
+		err = nil // what an in-process client says of its own end
+	}
+	if s.server != nil {
+		s.server.Close()
+	}
 	return err
 }
 
@@ -200,7 +215,7 @@ func (s *Store) List(ctx context.Context, families ...store.Family) ([]store.Rec
 	return out, revision, nil
 }
 
-// compares and ops turn a transaction into etcd's terms.
+// compares and ops turn a transaction into etcd's terms; room is what the round may still have in bytes.
 func compares(conds []store.Cond) []clientv3.Cmp {
 	out := make([]clientv3.Cmp, len(conds))
 	for i, c := range conds {
@@ -209,7 +224,7 @@ func compares(conds []store.Cond) []clientv3.Cmp {
 	return out
 }
 
-func (s *Store) ops(writes []store.Write) ([]clientv3.Op, error) {
+func (s *Store) ops(writes []store.Write, room *int) ([]clientv3.Op, error) {
 	out := make([]clientv3.Op, 0, len(writes))
 	for _, w := range writes {
 		if w.Value == nil {
@@ -222,6 +237,9 @@ func (s *Store) ops(writes []store.Write) ([]clientv3.Op, error) {
 		}
 		if len(data) > store.MaxValueBytes {
 			return nil, fmt.Errorf("write %s: %d bytes, at most %d: %w", w.Key, len(data), store.MaxValueBytes, store.ErrTooLarge)
+		}
+		if *room -= len(data); *room < 0 {
+			return nil, fmt.Errorf("write %s: more than %d bytes in one round: %w", w.Key, store.MaxRoundBytes, store.ErrTooLarge)
 		}
 		var opts []clientv3.OpOption
 		if w.Lease != 0 {
@@ -237,7 +255,8 @@ func (s *Store) Commit(ctx context.Context, t store.Txn) (int64, error) {
 	if err := store.CheckTxns([]store.Txn{t}); err != nil {
 		return 0, err
 	}
-	ops, err := s.ops(t.Then)
+	room := store.MaxRoundBytes
+	ops, err := s.ops(t.Then, &room)
 	if err != nil {
 		return 0, err
 	}
@@ -259,8 +278,9 @@ func (s *Store) CommitEach(ctx context.Context, ts []store.Txn) (int64, []error,
 		return 0, nil, err
 	}
 	nested := make([]clientv3.Op, len(ts))
+	room := store.MaxRoundBytes
 	for i, t := range ts {
-		ops, err := s.ops(t.Then)
+		ops, err := s.ops(t.Then, &room)
 		if err != nil {
 			return 0, nil, err
 		}
@@ -299,14 +319,21 @@ func (w *watch) Err() error {
 // Watch implements store.Store.
 func (s *Store) Watch(ctx context.Context, after int64) store.Watch {
 	w := &watch{c: make(chan store.Changes)}
-	go func() { // ends with ctx or the store
-		err := s.follow(ctx, w, after)
-		w.mu.Lock()
-		w.err = err
-		w.mu.Unlock()
-		close(w.c)
-	}()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed.Err() != nil {
+		w.end(store.ErrClosed)
+		return w
+	}
+	s.watches.Go(func() { w.end(s.follow(ctx, w, after)) }) // ends with ctx or the store
 	return w
+}
+
+func (w *watch) end(err error) {
+	w.mu.Lock()
+	w.err = err
+	w.mu.Unlock()
+	close(w.c)
 }
 
 func (s *Store) follow(ctx context.Context, w *watch, after int64) error {
@@ -315,7 +342,7 @@ func (s *Store) follow(ctx context.Context, w *watch, after int64) error {
 	defer context.AfterFunc(s.closed, cancel)()
 	for resp := range s.client.Watch(wctx, root, clientv3.WithPrefix(), clientv3.WithRev(after+1)) {
 		if resp.CompactRevision != 0 {
-			return store.ErrCompacted
+			return fmt.Errorf("watch after revision %d: %w: the oldest known is %d", after, store.ErrCompacted, resp.CompactRevision)
 		}
 		if err := resp.Err(); err != nil {
 			return s.failed(ctx, err, false)
@@ -394,8 +421,39 @@ func (s *Store) Writable(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("list alarms: %w", s.failed(ctx, err, false))
 	}
+	for _, a := range resp.Alarms {
+		if a.Alarm == etcdserverpb.AlarmType_CORRUPT {
+			return errors.New("etcd says that its data is corrupt")
+		}
+	}
 	if len(resp.Alarms) > 0 {
 		return store.ErrFull
+	}
+	return nil
+}
+
+// Reclaim gives a full embedded store its room back after records have been deleted: it forgets the history, so that
+// watches must list again, shrinks the file, and lets writes in. A store that is as full as before says so at the next
+// write. Nothing else is answered while the file shrinks. A cluster of one's own is its operators' to repair.
+func (s *Store) Reclaim(ctx context.Context) error {
+	if s.server == nil {
+		return errors.New("reclaim room: the store is a cluster of your own: use etcdctl there")
+	}
+	ctx, cancel := context.WithTimeout(ctx, reclaimTimeout)
+	defer cancel()
+	now, err := s.client.Get(ctx, root, clientv3.WithPrefix(), clientv3.WithCountOnly())
+	if err != nil {
+		return fmt.Errorf("reclaim room: %w", s.failed(ctx, err, false))
+	}
+	// Physical: the room is free when the call returns. In 3.7 Defragment panics through an in-process client.
+	if _, err := s.client.Compact(ctx, now.Header.Revision, clientv3.WithCompactPhysical()); err != nil && !errors.Is(err, rpctypes.ErrCompacted) {
+		return fmt.Errorf("reclaim room: compact: %w", s.failed(ctx, err, false))
+	}
+	if err := s.server.Server.Backend().Defrag(); err != nil {
+		return fmt.Errorf("reclaim room: shrink the file: %w", err)
+	}
+	if _, err := s.client.AlarmDisarm(ctx, &clientv3.AlarmMember{}); err != nil {
+		return fmt.Errorf("reclaim room: %w", s.failed(ctx, err, false))
 	}
 	return nil
 }

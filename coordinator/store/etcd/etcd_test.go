@@ -1,6 +1,8 @@
 package etcd
 
 import (
+	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -8,7 +10,11 @@ import (
 	"path/filepath"
 	"testing"
 
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/musterhq/muster/coordinator/store"
 	"github.com/musterhq/muster/coordinator/store/storetest"
@@ -100,6 +106,137 @@ func TestAFullStoreStillReadsAndDeletes(t *testing.T) {
 	}
 	if _, err := s.Commit(t.Context(), store.Txn{Then: []store.Write{{Key: key(0)}}}); err != nil {
 		t.Errorf("delete: %v", err)
+	}
+}
+
+func TestAFullStoreHasRoomAgainAfterDeletes(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir, minQuota)
+	key := func(i int) store.Key { return store.Key{Family: store.Config, Name: fmt.Sprint(i)} }
+	fill := func(s *Store) (n int) {
+		for err := error(nil); !errors.Is(err, store.ErrFull); n++ {
+			if _, err = s.Commit(t.Context(), store.Txn{Then: []store.Write{{Key: key(n), Value: &spec.Blob{Data: make([]byte, 512<<10)}}}}); err != nil && !errors.Is(err, store.ErrFull) {
+				t.Fatal(err)
+			}
+		}
+		return n
+	}
+	empty := func(s *Store, n int) {
+		for i := range n {
+			if _, err := s.Commit(t.Context(), store.Txn{Then: []store.Write{{Key: key(i)}}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	n := fill(s)
+	if err := s.Reclaim(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if again := fill(s); again > n {
+		t.Errorf("%d writes of the same keys fit into what was full after %d", again, n)
+	}
+	empty(s, n)
+	if err := s.Reclaim(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Writable(t.Context()); err != nil {
+		t.Errorf("writable: %v", err)
+	}
+	// A restart does the same by itself.
+	empty(s, fill(s))
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = open(t, dir, minQuota)
+	if _, err := s.Commit(t.Context(), store.Txn{Then: []store.Write{{Key: key(0), Value: &spec.Blob{Data: make([]byte, 512<<10)}}}}); err != nil {
+		t.Errorf("write after a restart: %v", err)
+	}
+}
+
+func TestAClusterOfOnesOwnIsNotReclaimed(t *testing.T) {
+	inner := open(t, t.TempDir(), 0)
+	s := NewFromClient(v3client.New(inner.server.Server), jsonCodec{}, slog.New(slog.DiscardHandler))
+	if _, err := s.Commit(t.Context(), store.Txn{Then: []store.Write{{Key: store.Key{Family: store.Config, Name: "a"}, Value: &spec.Blob{}}}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Reclaim(t.Context()); err == nil {
+		t.Error("it was reclaimed")
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := inner.Get(t.Context(), store.Key{Family: store.Config, Name: "a"}); err != nil {
+		t.Errorf("the cluster ended with its client: %v", err)
+	}
+}
+
+func TestWithoutAnAnswerTheOutcomeIsUnknown(t *testing.T) {
+	s := open(t, t.TempDir(), 0)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	txn := store.Txn{Then: []store.Write{{Key: store.Key{Family: store.Config, Name: "a"}, Value: &spec.Blob{}}}}
+	if _, err := s.Commit(ctx, txn); !errors.Is(err, store.ErrUnknown) {
+		t.Errorf("commit: %v, want ErrUnknown", err)
+	}
+	if _, _, err := s.CommitEach(ctx, []store.Txn{txn}); !errors.Is(err, store.ErrUnknown) {
+		t.Errorf("commit each: %v, want ErrUnknown", err)
+	}
+	for err, want := range map[error]bool{
+		rpctypes.ErrTimeout: true, rpctypes.ErrNoLeader: true, rpctypes.ErrLeaderChanged: true, rpctypes.ErrStopped: true,
+		context.DeadlineExceeded: true, status.Error(codes.Unavailable, "x"): true,
+		rpctypes.ErrEmptyKey: false, rpctypes.ErrDuplicateKey: false, status.Error(codes.InvalidArgument, "x"): false,
+	} {
+		if got := errors.Is(s.failed(t.Context(), err, true), store.ErrUnknown); got != want {
+			t.Errorf("a write that failed with %v: unknown is %v, want %v", err, got, want)
+		}
+		if errors.Is(s.failed(t.Context(), err, false), store.ErrUnknown) {
+			t.Errorf("a read that failed with %v is unknown", err)
+		}
+	}
+}
+
+func TestAListLongerThanAPageIsOfOneRevision(t *testing.T) {
+	s := open(t, t.TempDir(), 0)
+	n := 2*listPage + 1
+	for i := 0; i < n; i += store.MaxOps {
+		var writes []store.Write
+		for j := i; j < min(n, i+store.MaxOps); j++ {
+			writes = append(writes, store.Write{Key: store.Key{Family: store.Config, Name: fmt.Sprint(j)}, Value: &spec.Blob{}})
+		}
+		if _, err := s.Commit(t.Context(), store.Txn{Then: writes}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	recs, _, err := s.List(t.Context(), store.Config)
+	seen := map[store.Key]bool{}
+	for _, r := range recs {
+		seen[r.Key] = true
+	}
+	if err != nil || len(seen) != n || len(recs) != n {
+		t.Errorf("%d records, %d of them different, %v; want %d", len(recs), len(seen), err, n)
+	}
+}
+
+func TestAStartSaysNothingThatNobodyCanActOn(t *testing.T) {
+	var out bytes.Buffer
+	dir := t.TempDir()
+	for range 2 { // a new directory, and one that is there
+		s, err := Open(t.Context(), Config{Dir: filepath.Join(dir, "etcd"), UnsafeNoSync: true, Codec: jsonCodec{}, Log: slog.New(slog.NewTextHandler(&out, nil))})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if out.Len() > 0 {
+		t.Errorf("the log says:\n%s", out.String())
+	}
+}
+
+func TestAQuotaBelowTheLeastIsRefused(t *testing.T) {
+	if _, err := Open(t.Context(), Config{Dir: t.TempDir(), QuotaBytes: minQuota - 1, Codec: jsonCodec{}, Log: slog.New(slog.DiscardHandler)}); err == nil {
+		t.Error("it was opened")
 	}
 }
 

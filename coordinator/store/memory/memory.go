@@ -3,6 +3,7 @@
 package memory
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -27,6 +28,8 @@ type Store struct {
 	log      []store.Changes // one a revision
 	oldest   int64           // the log has every change after this revision
 	moved    chan struct{}   // closed and replaced at each revision
+	done     chan struct{}   // closed by Close
+	watches  sync.WaitGroup
 }
 
 type lease struct {
@@ -39,7 +42,7 @@ type lease struct {
 func New() *Store {
 	return &Store{
 		records: map[store.Key]store.Record{}, leases: map[store.LeaseID]*lease{},
-		byLease: map[store.Key]store.LeaseID{}, moved: make(chan struct{}),
+		byLease: map[store.Key]store.LeaseID{}, moved: make(chan struct{}), done: make(chan struct{}),
 	}
 }
 
@@ -78,15 +81,11 @@ func (s *Store) List(ctx context.Context, families ...store.Family) ([]store.Rec
 	defer s.mu.Unlock()
 	var out []store.Record
 	for k, r := range s.records {
-		if len(families) == 0 || contains(families, k.Family) {
+		if len(families) == 0 || slices.Contains(families, k.Family) {
 			out = append(out, r)
 		}
 	}
 	return out, s.revision, nil
-}
-
-func contains(families []store.Family, f store.Family) bool {
-	return slices.Contains(families, f)
 }
 
 // Commit implements store.Store.
@@ -107,28 +106,24 @@ func (s *Store) CommitEach(ctx context.Context, ts []store.Txn) (int64, []error,
 		return 0, nil, err
 	}
 	defer s.mu.Unlock()
-	for _, t := range ts {
-		for _, w := range t.Then {
-			if w.Lease != 0 && s.leases[w.Lease] == nil {
-				return 0, nil, fmt.Errorf("lease %d: %w", w.Lease, store.ErrNotFound)
-			}
+	errs := make([]error, len(ts))
+	var writes []store.Write
+	for i, t := range ts {
+		if s.holds(t.If) {
+			writes = append(writes, t.Then...)
+		} else {
+			errs[i] = store.ErrConflict
 		}
 	}
-	errs := make([]error, len(ts))
+	for _, w := range writes {
+		if w.Lease != 0 && s.leases[w.Lease] == nil {
+			return 0, nil, fmt.Errorf("lease %d: %w", w.Lease, store.ErrNotFound)
+		}
+	}
 	revision := s.revision + 1
 	var changes []store.Change
-	held := make([]bool, len(ts))
-	for i, t := range ts {
-		held[i] = s.holds(t.If)
-	}
-	for i, t := range ts {
-		if !held[i] {
-			errs[i] = store.ErrConflict
-			continue
-		}
-		for _, w := range t.Then {
-			changes = append(changes, s.write(w, revision)...)
-		}
+	for _, w := range writes {
+		changes = append(changes, s.write(w, revision)...)
 	}
 	if len(changes) > 0 {
 		s.advance(revision, changes)
@@ -219,48 +214,45 @@ func (w *watch) end(err error) {
 // Watch implements store.Store.
 func (s *Store) Watch(ctx context.Context, after int64) store.Watch {
 	w := &watch{c: make(chan store.Changes)}
-	go s.feed(ctx, w, after) // ends with ctx or the store
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		w.end(store.ErrClosed)
+		return w
+	}
+	s.watches.Go(func() { w.end(s.feed(ctx, w.c, after)) }) // ends with ctx or the store
 	return w
 }
 
-func (s *Store) feed(ctx context.Context, w *watch, after int64) {
+func (s *Store) feed(ctx context.Context, c chan<- store.Changes, after int64) error {
 	for {
 		s.mu.Lock()
-		if s.closed {
-			s.mu.Unlock()
-			w.end(store.ErrClosed)
-			return
-		}
 		if after < s.oldest {
 			s.mu.Unlock()
-			w.end(store.ErrCompacted)
-			return
+			return fmt.Errorf("watch after revision %d: %w", after, store.ErrCompacted)
 		}
-		var out []store.Changes
-		for _, c := range s.log {
-			if c.Revision > after {
-				out = append(out, c)
-			}
-		}
-		moved := s.moved
+		first, _ := slices.BinarySearchFunc(s.log, after+1, func(c store.Changes, r int64) int { return cmp.Compare(c.Revision, r) })
+		out, moved := slices.Clone(s.log[first:]), s.moved
 		s.mu.Unlock()
-		for _, c := range out {
+		for _, changes := range out {
 			select {
-			case w.c <- c:
-				after = c.Revision
+			case c <- changes:
+				after = changes.Revision
 			case <-ctx.Done():
-				w.end(nil)
-				return
+				return nil
+			case <-s.done:
+				return store.ErrClosed
 			}
 		}
 		if len(out) > 0 {
 			continue
 		}
 		select {
-		case <-ctx.Done():
-			w.end(nil)
-			return
 		case <-moved:
+		case <-ctx.Done():
+			return nil
+		case <-s.done:
+			return store.ErrClosed
 		}
 	}
 }
@@ -339,15 +331,14 @@ func (s *Store) Writable(ctx context.Context) error {
 // Close implements store.Store.
 func (s *Store) Close() error {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed {
-		return nil
+	if !s.closed {
+		s.closed = true
+		for _, l := range s.leases {
+			l.timer.Stop()
+		}
+		close(s.done)
 	}
-	s.closed = true
-	for _, l := range s.leases {
-		l.timer.Stop()
-	}
-	close(s.moved)
-	s.moved = make(chan struct{})
+	s.mu.Unlock()
+	s.watches.Wait()
 	return nil
 }

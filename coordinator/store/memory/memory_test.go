@@ -7,7 +7,7 @@ import (
 )
 
 func TestMemoryConforms(t *testing.T) {
-	storetest.Run(t, func(t *testing.T) storetest.Harness {
+	storetest.RunInBubbles(t, func(t *testing.T) storetest.Harness {
 		s := New()
 		t.Cleanup(func() { _ = s.Close() })
 		return storetest.Harness{Store: s, Compact: func(_ *testing.T, revision int64) { s.Compact(revision) }}
