@@ -41,6 +41,16 @@ func TestAnOwnRecordThatWasNeverOpenedIsNotOverEarly(t *testing.T) {
 	}
 }
 
+func TestNoAcknowledgementIsLongerThanTheRecordSays(t *testing.T) {
+	o := opened(t)
+	rec, _ := o.Record()
+	rec.TTL = MinTTL
+	o.See(102*time.Second, rec, 6)
+	if ttl, err := o.Renew(102*time.Second, 1); err != nil || ttl != MinTTL {
+		t.Errorf("%v %v", ttl, err)
+	}
+}
+
 func TestAnEarlierRunsWaitIsThatOfItsOwnTTL(t *testing.T) {
 	o := NewOwner("run2", MinTTL, Record{State: Open, Owner: "run1", Session: 1, Instance: "i", Boot: "b", TTL: t10}, 5, 100*time.Second, 100*time.Second)
 	if o.Expired(112*time.Second-1) || !o.Expired(112*time.Second) {
@@ -166,7 +176,12 @@ func TestHolderStartsOnlyWhatThisSessionsFullSetAssigns(t *testing.T) {
 		t.Error("what runs already is not assigned for that")
 	}
 	h.Begin(2)
-	h.Assign(2, true, []Binding{b})
+	h.Assign(2, false, []Binding{b})
+	h.Sent(2, 1, time.Second)
+	if h.Assigned(b) || h.Unassigned() != nil || h.Acked(2, 1, t10, time.Second) != nil {
+		t.Error("the set of the session before counts")
+	}
+	h.Assign(2, true, nil)
 	if h.Withdraw(1, b); !h.Assigned(b) {
 		t.Error("withdrawn by an older session")
 	}
