@@ -4,27 +4,26 @@ import (
 	"context"
 	"errors"
 	"os"
+	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/musterhq/muster/internal/fence"
 )
 
-const (
-	// maxTermLead is how long before the kill SIGTERM comes at most.
-	maxTermLead = 500 * time.Millisecond
-	// startLead is how much time must be left for anything to start.
-	startLead = time.Second
-	// guardLimit is how long the guard may take to hand out the page.
-	guardLimit = 5 * time.Second
-)
+// guardLimit is how long the guard may take to hand out the page.
+const guardLimit = 5 * time.Second
 
-// podFence keeps a pod from executing past its deadline. The kernel's timer is armed at every moment at which anything of
-// the pod executes, and never for later than the page has said.
+// podFence keeps a pod from executing past its deadline: it does what fence.Supervisor says. The kernel's timer is armed
+// at every moment at which anything of the pod executes, and never for later than the page has said.
 type podFence struct {
 	pod   *pod
 	page  *MappedPage
 	timer *killTimer
-	armed time.Duration
+
+	mu    sync.Mutex // held while a step is done: what steps believes to be armed is armed
+	steps *fence.Supervisor
 }
 
 // startFence gets the page and arms the timer. It refuses with CodeFenced when there is under a second.
@@ -38,11 +37,11 @@ func startFence(p *pod) (*podFence, error) {
 	if p.rec.FenceSlot < 1 || p.rec.FenceSlot >= PageBytes/8/slotWords {
 		return nil, errors.New("fence slot is not in the page")
 	}
-	f := &podFence{pod: p, page: page}
+	f := &podFence{pod: p, page: page, steps: fence.NewSupervisor(p.rec.Grace)}
 	if f.timer, err = newKillTimer(); err != nil {
 		return nil, err
 	}
-	if err := f.arm(); err != nil {
+	if _, err := f.advance(); err != nil {
 		return nil, err
 	}
 	if err := f.mayStart(); err != nil {
@@ -56,46 +55,47 @@ func (f *podFence) deadline() time.Duration {
 	return f.page.Deadline(f.pod.rec.FenceSlot, f.pod.rec.Epoch)
 }
 
-// arm publishes what the page allows and then arms exactly that, or less if it has fallen meanwhile.
-func (f *podFence) arm() error {
-	at := f.deadline()
-	if at == 0 {
-		return refusal(CodeFenced, "lease expired")
+// advance does one step after the other, each from what the page says then, until there is nothing to do but wait or end.
+func (f *podFence) advance() (fence.Step, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for {
+		switch step := f.steps.Next(Boottime(), f.deadline()); step.Do {
+		case fence.Publish:
+			f.page.publish(f.pod.rec.FenceSlot, step.At)
+		case fence.Arm:
+			if err := f.timer.set(step.At - fence.KillLead); err != nil {
+				return step, err
+			}
+		case fence.Refuse:
+			return step, refusal(CodeFenced, "lease expired, or ends within "+fence.StartLead.String())
+		default:
+			return step, nil
+		}
 	}
-	f.page.publish(f.pod.rec.FenceSlot, max(at, f.armed))
-	if again := f.deadline(); again < at {
-		at = again
-	}
-	if err := f.timer.set(at - fence.KillLead); err != nil {
-		return err
-	}
-	f.armed = at
-	f.page.publish(f.pod.rec.FenceSlot, at)
-	return nil
 }
 
 // mayStart refuses with under a second left.
 func (f *podFence) mayStart() error {
-	if f.deadline()-Boottime() < startLead {
-		return refusal(CodeFenced, "lease expired, or ends within "+startLead.String())
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !f.steps.MayStart(Boottime(), f.deadline()) {
+		return refusal(CodeFenced, "lease expired, or ends within "+fence.StartLead.String())
 	}
 	return nil
 }
 
-// run follows the page at half of the remaining time, and asks the pod to end when no more comes.
+// run follows the page, and asks the pod to end when no more comes.
 func (f *podFence) run() {
-	lead := fence.KillLead + min(max(f.pod.rec.Grace, 0), maxTermLead)
 	for {
-		left := f.armed - lead - Boottime()
-		if at := f.deadline(); at != f.armed && at != 0 {
-			if err := f.arm(); err == nil {
-				left = f.armed - lead - Boottime()
-			}
+		step, err := f.advance()
+		if err != nil { // what is armed is not known any more
+			unix.Kill(os.Getpid(), unix.SIGKILL)
 		}
-		if left <= 0 {
+		if step.Do == fence.Term {
 			break
 		}
-		time.Sleep(max(left/2, 10*time.Millisecond))
+		time.Sleep(step.Again - Boottime())
 	}
 	p := f.pod
 	p.mu.Lock()
