@@ -39,6 +39,8 @@ type Leases interface {
 	Open(ctx context.Context, h lease.Hello) (lease.Opened, error)
 	Renew(node string, session int64, number uint64, held bool, longest time.Duration) (lease.Ack, error)
 	Closed(node string, session int64)
+	// Revision is that of a session's lease record now, which a hold changes; false when the session is over.
+	Revision(node string, session int64) (int64, bool)
 	Bye(node string, session int64, restart time.Duration)
 }
 

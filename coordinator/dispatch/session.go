@@ -46,8 +46,6 @@ var (
 type session struct {
 	node   string
 	number int64
-	// lease is the revision of the lease record that this session opened.
-	lease  int64
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 	woken  chan struct{}
@@ -102,7 +100,7 @@ func (d *Dispatch) Connect(stream agentv1.AgentService_ConnectServer) error {
 		return fmt.Errorf("open session of node %s: %w", hello.GetNode(), err)
 	}
 	s := &session{
-		node: hello.GetNode(), number: hello.GetSession(), lease: opened.Revision,
+		node: hello.GetNode(), number: hello.GetSession(),
 		ctx: ctx, cancel: cancel,
 		woken: make(chan struct{}, 1), out: make(chan *agentv1.ConnectResponse, maxOut),
 		sent: map[string]sentPod{}, handles: map[uint32]probes.Key{}, nextHandle: 1,

@@ -133,6 +133,7 @@ func (d *Dispatch) writeBatch(ctx context.Context, batch []pending) bool {
 	}
 	var txns []store.Txn
 	var writes []pending
+	var leases []int64 // the revisions that the writes are conditioned on
 	for _, p := range batch {
 		binding, epoch, ok := store.Get[*spec.Binding](v, store.BindingKey(p.name))
 		if v.Revision() >= p.held.Epoch && (!ok || epoch != p.held.Epoch || binding.UID != p.held.UID || binding.Node != p.from.node) {
@@ -144,14 +145,20 @@ func (d *Dispatch) writeBatch(ctx context.Context, batch []pending) bool {
 			answer(p, true) // a steady fleet writes nothing, and Stopped is final
 			continue
 		}
+		lease, ok := d.deps.Leases.Revision(p.from.node, p.from.number)
+		if !ok {
+			p.from.cancel(errLease) // its session is over: the next one says it again
+			continue
+		}
 		txns = append(txns, store.Txn{
 			If: []store.Cond{
 				{Key: store.BindingKey(p.name), Revision: p.held.Epoch},
-				{Key: store.Key{Family: store.NodeLeases, Name: p.from.node}, Revision: p.from.lease},
+				{Key: store.Key{Family: store.NodeLeases, Name: p.from.node}, Revision: lease},
 			},
 			Then: []store.Write{{Key: store.StatusKey(p.name), Value: p.held}},
 		})
 		writes = append(writes, p)
+		leases = append(leases, lease)
 	}
 	if len(txns) > 0 {
 		revision, errs, err := d.deps.Store.CommitEach(ctx, txns)
@@ -171,8 +178,12 @@ func (d *Dispatch) writeBatch(ctx context.Context, batch []pending) bool {
 				answer(p, true)
 				continue
 			}
-			if _, rev, _ := store.Get[*spec.NodeLease](v, store.Key{Family: store.NodeLeases, Name: p.from.node}); rev != p.from.lease {
-				p.from.cancel(errLease) // its session is over: the next one says it again
+			if _, rev, _ := store.Get[*spec.NodeLease](v, store.Key{Family: store.NodeLeases, Name: p.from.node}); rev != leases[i] {
+				if now, ok := d.deps.Leases.Revision(p.from.node, p.from.number); ok && now != leases[i] {
+					d.statuses.put(p) // a hold was written or taken back meanwhile
+				} else {
+					p.from.cancel(errLease) // its session is over: the next one says it again
+				}
 				continue
 			}
 			answer(p, false)

@@ -102,7 +102,7 @@ func (t *terms) look(now, late time.Duration, nodes []fleet.Node, perNode map[st
 		sign := t.deps.Leases.Sign(n.Name)
 		s := failover.Signs{
 			Asked: -1, Node: n.Name, Domain: n.Meta().Labels[labelZone], Up: sign.Up, Comeback: sign.Comeback, Member: members[n.Name],
-			Stored: n.Verdict(),
+			Stored: n.Verdict(), StoredNotReady: n.Status != nil && n.Status.PodsNotReady,
 		}
 		if sign.Heard {
 			s.Heard = now - sign.Ago
@@ -112,11 +112,7 @@ func (t *terms) look(now, late time.Duration, nodes []fleet.Node, perNode map[st
 				s.Pods++
 			}
 		}
-		ttl := fence.DefaultTTL
-		if n.Lease != nil {
-			ttl = n.Lease.TTL
-		}
-		s.LeaseOver = sign.Heard && sign.Ago > ttl+fence.Margin(ttl)
+		s.LeaseOver = sign.Expired
 		t.mu.Lock()
 		if ts := t.tests[n.Name]; ts != nil {
 			s.Guard, s.GuardAt, s.Asked = ts.guard, ts.guardAt, ts.asked
