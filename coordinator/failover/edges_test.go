@@ -99,12 +99,12 @@ func TestWhoResumesHasAMinute(t *testing.T) {
 	f := freeze(t)
 	f.Resume(f.now)
 	f.look(10 * sec)
-	for i := 4; i < 7; i++ {
+	for i := 4; i < 8; i++ {
 		f.cut(f.nodes[i].Node, GuardSilent)
 		f.nodes[i].Witnesses = []Witness{{Member: "w0", Guard: GuardSilent}}
 		f.nodes[i].Asked = 1
 	}
-	if p := f.look(500 * ms); p.Frozen != "" || len(p.Leave) != 7 {
+	if p := f.look(500 * ms); p.Frozen != "" || len(p.Leave) != 8 {
 		t.Errorf("frozen %q, leave %v", p.Frozen, p.Leave)
 	}
 }
