@@ -1,10 +1,12 @@
 // Package placement says where a pod fits, and why not elsewhere. It is pure: nodes and pods in, bindings and
-// explanations out, the same ones for the same input in whatever order it came.
+// explanations out, the same ones for the same input, in whatever order the nodes came. Whether a pod may move is failover's
+// question, and writing the binding the leader's work.
 package placement
 
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -63,12 +65,14 @@ type Result struct {
 	Why  string
 }
 
-// node is a Node with what is left of it.
+// node is a Node with what is left of it. What it has only grows while pods are placed.
 type node struct {
 	Node
 	free   spec.ResourceList
 	pods   int
+	load   int64
 	owners map[string]int
+	index  int // by name
 }
 
 func (n *node) take(requests spec.ResourceList, owner string) {
@@ -83,112 +87,288 @@ func (n *node) take(requests spec.ResourceList, owner string) {
 	}
 }
 
-// The reasons why a pod does not fit a node, in the order in which they are looked at and told.
-var reasons = []struct {
-	text string
-	bad  func(n *node, p *Pod) bool
-}{
-	{"not ready", func(n *node, _ *Pod) bool { return !n.Ready }},
-	{"cordoned", func(n *node, _ *Pod) bool { return n.Cordoned }},
-	{"left by this pod", func(n *node, p *Pod) bool { return p.Not == n.Name }},
-	{"runs no images (--images=refuse)", func(n *node, p *Pod) bool { return p.NamesImage && !n.RunsImages }},
-	{"without the labels of nodeSelector", func(n *node, p *Pod) bool { return !selected(n.Labels, p.Selector) }},
-	{"full of pods", func(n *node, _ *Pod) bool { return n.pods >= n.MaxPods }},
-	{"insufficient cpu", func(n *node, p *Pod) bool { return p.Requests.MilliCPU > 0 && n.free.MilliCPU < p.Requests.MilliCPU }},
-	{"insufficient memory", func(n *node, p *Pod) bool {
-		return p.Requests.MemoryBytes > 0 && n.free.MemoryBytes < p.Requests.MemoryBytes
-	}},
-}
-
-func selected(labels, selector map[string]string) bool {
-	for k, v := range selector {
-		if labels[k] != v {
-			return false
-		}
-	}
-	return true
-}
-
-// Place gives each pod its place, one after the other by namespace and name, each counted against what the next ones
-// find.
-func Place(nodes []Node, pods []Pod) []Result {
-	all := make([]*node, 0, len(nodes))
-	for _, n := range nodes {
-		with := &node{Node: n, free: n.Allocatable}
-		for _, b := range n.Bound {
-			with.take(b.Requests, b.Owner)
-		}
-		all = append(all, with)
-	}
-	slices.SortFunc(all, func(a, b *node) int { return cmp.Compare(a.Name, b.Name) })
-	pods = slices.Clone(pods)
-	slices.SortFunc(pods, func(a, b Pod) int {
-		return cmp.Or(cmp.Compare(a.Name.Namespace, b.Name.Namespace), cmp.Compare(a.Name.Name, b.Name.Name))
-	})
-	results := make([]Result, 0, len(pods))
-	for i := range pods {
-		results = append(results, place(all, &pods[i]))
-	}
-	return results
-}
-
-func place(nodes []*node, p *Pod) Result {
-	var best *node
-	counts := make([]int, len(reasons))
-next:
-	for _, n := range nodes {
-		for i := range reasons {
-			if reasons[i].bad(n, p) {
-				counts[i]++
-				continue next
-			}
-		}
-		if best == nil || better(n, best, p) {
-			best = n
-		}
-	}
-	if best == nil {
-		return Result{Pod: p.Name, Why: explain(len(nodes), counts)}
-	}
-	best.take(p.Requests, p.Owner)
-	return Result{Pod: p.Name, Node: best.Name}
-}
-
-// better tells whether a is a better place than b, which comes before it by name: first the nodes that are nobody's
-// last choice, then the fewest pods of the same owner, then the least loaded.
-func better(a, b *node, p *Pod) bool {
-	if a.LastChoice != b.LastChoice {
-		return b.LastChoice
-	}
-	if p.Owner != "" && a.owners[p.Owner] != b.owners[p.Owner] {
-		return a.owners[p.Owner] < b.owners[p.Owner]
-	}
-	if la, lb := a.load(), b.load(); la != lb {
-		return la < lb
-	}
-	return a.pods < b.pods
-}
-
-// load is the share of the node that is asked for, in thousandths: of its dearest resource.
-func (n *node) load() int64 {
+// weigh notes the load: the share of the node that is asked for, in thousandths, of its dearest resource.
+func (n *node) weigh() {
 	share := func(free, all int64) int64 {
 		if all <= 0 {
 			return 0
 		}
 		return (all - free) * 1000 / all
 	}
-	return max(share(n.free.MilliCPU, n.Allocatable.MilliCPU), share(n.free.MemoryBytes, n.Allocatable.MemoryBytes))
+	n.load = max(share(n.free.MilliCPU, n.Allocatable.MilliCPU), share(n.free.MemoryBytes, n.Allocatable.MemoryBytes))
 }
 
-func explain(nodes int, counts []int) string {
-	var parts []string
-	for i, n := range counts {
-		if n > 0 {
-			parts = append(parts, fmt.Sprintf("%d %s", n, reasons[i].text))
+// reason is why a pod does not fit a node.
+type reason int
+
+// The reasons, in the order in which they are looked at and told: what lasts before what may pass.
+const (
+	fits reason = iota
+	notReady
+	cordoned
+	leftBy
+	noImages
+	notSelected
+	full
+	noCPU
+	noMemory
+	reasons
+)
+
+var texts = [reasons]string{
+	notReady: "not ready", cordoned: "cordoned", leftBy: "left by this pod", noImages: "runs no images (--images=refuse)",
+	notSelected: "without the labels of nodeSelector", full: "full of pods", noCPU: "insufficient cpu", noMemory: "insufficient memory",
+}
+
+// refuses says why a pod does not fit; what has been refused for anything but leftBy is refused for good. A pod that asks
+// for nothing of a resource fits where it is overcommitted.
+func (n *node) refuses(p *Pod) reason {
+	switch {
+	case !n.Ready:
+		return notReady
+	case n.Cordoned:
+		return cordoned
+	case p.Not == n.Name:
+		return leftBy
+	case p.NamesImage && !n.RunsImages:
+		return noImages
+	case !selected(n.Labels, p.Selector):
+		return notSelected
+	case n.pods >= n.MaxPods:
+		return full
+	case p.Requests.MilliCPU > 0 && n.free.MilliCPU < p.Requests.MilliCPU:
+		return noCPU
+	case p.Requests.MemoryBytes > 0 && n.free.MemoryBytes < p.Requests.MemoryBytes:
+		return noMemory
+	}
+	return fits
+}
+
+func selected(labels, selector map[string]string) bool {
+	for k, v := range selector {
+		if have, ok := labels[k]; !ok || have != v {
+			return false
 		}
 	}
-	if len(parts) == 0 {
+	return true
+}
+
+// rank is how good a place a node is; the least is the best: nobody's last choice first, then the fewest pods of the same
+// owner, then the least loaded, then the fewest pods, then the first by name. It only rises while pods are placed.
+type rank struct {
+	last  bool
+	owned int
+	load  int64
+	pods  int
+	index int
+}
+
+func (n *node) rank(owner string) rank {
+	r := rank{last: n.LastChoice, load: n.load, pods: n.pods, index: n.index}
+	if owner != "" {
+		r.owned = n.owners[owner]
+	}
+	return r
+}
+
+func compare(a, b rank) int {
+	if a.last != b.last {
+		if b.last {
+			return -1
+		}
+		return 1
+	}
+	return cmp.Or(cmp.Compare(a.owned, b.owned), cmp.Compare(a.load, b.load), cmp.Compare(a.pods, b.pods), cmp.Compare(a.index, b.index))
+}
+
+// Place gives each pod its place, one after the other in the order given, each counted against what the next ones find.
+// Names of nodes must differ.
+func Place(nodes []Node, pods []Pod) []Result {
+	f := newFleet(nodes)
+	results := make([]Result, 0, len(pods))
+	for i := range pods {
+		results = append(results, f.place(&pods[i]))
+	}
+	return results
+}
+
+// fleet is the nodes while pods are placed.
+type fleet struct {
+	nodes  []*node
+	shapes map[shape]*search
+	placed int
+	// start has the ranks, for nobody's pods, of the nodes that took pods at all when startAt pods had been placed, best
+	// first. Searches that begin share it.
+	start   []rank
+	startAt int
+}
+
+// stale is how many pods are placed before the next search begins with ranks of its own time.
+const stale = 64
+
+// shape is what makes pods alike to placement. Not is left out: it is of one pod.
+type shape struct {
+	owner      string
+	requests   spec.ResourceList
+	namesImage bool
+	selector   string
+}
+
+// search is where the search for pods of one shape stands. A rank that was noted is never better than now: so what
+// is the best of the notes, and has its rank still, is the best of all; and what did not fit never will.
+type search struct {
+	start []rank // what has not been looked at
+	seen  []rank // a heap of what has been, and fits as far as is known
+	why   string // why the shape fitted nowhere
+	whyAt int    // when as many pods had been placed
+}
+
+func newFleet(nodes []Node) *fleet {
+	f := &fleet{nodes: make([]*node, 0, len(nodes)), shapes: map[shape]*search{}}
+	for _, n := range nodes {
+		with := &node{Node: n, free: n.Allocatable}
+		for _, b := range n.Bound {
+			with.take(b.Requests, b.Owner)
+		}
+		with.weigh()
+		f.nodes = append(f.nodes, with)
+	}
+	slices.SortFunc(f.nodes, func(a, b *node) int { return cmp.Compare(a.Name, b.Name) })
+	for i, n := range f.nodes {
+		n.index = i
+	}
+	f.rank()
+	return f
+}
+
+// rank notes how the nodes stand now.
+func (f *fleet) rank() {
+	f.start, f.startAt = make([]rank, 0, len(f.nodes)), f.placed
+	for _, n := range f.nodes {
+		if n.Ready && !n.Cordoned && n.pods < n.MaxPods {
+			f.start = append(f.start, n.rank(""))
+		}
+	}
+	slices.SortFunc(f.start, compare)
+}
+
+func (p *Pod) shape() shape {
+	s := shape{owner: p.Owner, requests: p.Requests, namesImage: p.NamesImage}
+	for _, k := range slices.Sorted(maps.Keys(p.Selector)) {
+		s.selector += k + "\x00" + p.Selector[k] + "\x00"
+	}
+	return s
+}
+
+func (f *fleet) place(p *Pod) Result {
+	shape := p.shape()
+	s := f.shapes[shape]
+	if s == nil {
+		if f.placed-f.startAt >= stale {
+			f.rank()
+		}
+		s = &search{start: f.start, whyAt: -1}
+		f.shapes[shape] = s
+	}
+	var left []rank // what this pod must not go to, and others may
+	best := -1
+	for best < 0 {
+		r, ok := s.pop()
+		if !ok {
+			break
+		}
+		n := f.nodes[r.index]
+		switch why := n.refuses(p); {
+		case why == leftBy:
+			left = append(left, r)
+		case why != fits:
+		case n.rank(p.Owner) != r:
+			s.push(n.rank(p.Owner))
+		default:
+			best = r.index
+		}
+	}
+	for _, r := range left {
+		s.push(r)
+	}
+	if best < 0 {
+		return Result{Pod: p.Name, Why: f.why(s, p)}
+	}
+	n := f.nodes[best]
+	n.take(p.Requests, p.Owner)
+	n.weigh()
+	s.push(n.rank(p.Owner))
+	f.placed++
+	return Result{Pod: p.Name, Node: n.Name}
+}
+
+// why explains that a pod fits nowhere. Pods of one shape are told the same until another one has been placed.
+func (f *fleet) why(s *search, p *Pod) string {
+	if p.Not == "" && s.whyAt == f.placed {
+		return s.why
+	}
+	var counts [reasons]int
+	for _, n := range f.nodes {
+		counts[n.refuses(p)]++
+	}
+	why := explain(len(f.nodes), counts)
+	if p.Not == "" {
+		s.why, s.whyAt = why, f.placed
+	}
+	return why
+}
+
+func explain(nodes int, counts [reasons]int) string {
+	if nodes == 0 {
 		return "0/0 nodes fit: there are no nodes"
 	}
+	var parts []string
+	for r, n := range counts {
+		if n > 0 {
+			parts = append(parts, fmt.Sprintf("%d %s", n, texts[r]))
+		}
+	}
 	return fmt.Sprintf("0/%d nodes fit: %s", nodes, strings.Join(parts, ", "))
+}
+
+// pop takes the least rank that is known.
+func (s *search) pop() (rank, bool) {
+	if len(s.start) > 0 && (len(s.seen) == 0 || compare(s.start[0], s.seen[0]) < 0) {
+		first := s.start[0]
+		s.start = s.start[1:]
+		return first, true
+	}
+	if len(s.seen) == 0 {
+		return rank{}, false
+	}
+	top := s.seen[0]
+	last := len(s.seen) - 1
+	s.seen[0] = s.seen[last]
+	s.seen = s.seen[:last]
+	for i := 0; ; {
+		least := i
+		for child := 2*i + 1; child <= 2*i+2 && child < last; child++ {
+			if compare(s.seen[child], s.seen[least]) < 0 {
+				least = child
+			}
+		}
+		if least == i {
+			return top, true
+		}
+		s.seen[i], s.seen[least] = s.seen[least], s.seen[i]
+		i = least
+	}
+}
+
+// push notes a rank.
+func (s *search) push(r rank) {
+	s.seen = append(s.seen, r)
+	for i := len(s.seen) - 1; i > 0; {
+		parent := (i - 1) / 2
+		if compare(s.seen[parent], s.seen[i]) <= 0 {
+			return
+		}
+		s.seen[parent], s.seen[i] = s.seen[i], s.seen[parent]
+		i = parent
+	}
 }

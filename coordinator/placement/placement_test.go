@@ -2,7 +2,6 @@ package placement
 
 import (
 	"fmt"
-	"math/rand/v2"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -53,6 +52,23 @@ func TestAPodGoesWhereItFitsBestOrIsToldWhyNowhere(t *testing.T) {
 		"node selector": {
 			nodes: []Node{ready("a"), with(ready("b"), func(n *Node) { n.Labels = map[string]string{"disk": "ssd"} })},
 			pod:   func(p *Pod) { p.Selector = map[string]string{"disk": "ssd"} }, node: "b",
+		},
+		"a label of the right name with another value, and none for an empty one": {
+			nodes: []Node{with(ready("a"), func(n *Node) { n.Labels = map[string]string{"disk": "hdd"} }), ready("b")},
+			pod:   func(p *Pod) { p.Selector = map[string]string{"disk": "", "x": ""} },
+			why:   "0/2 nodes fit: 2 without the labels of nodeSelector",
+		},
+		"what lasts is told before what may pass": {
+			nodes: []Node{with(ready("a"), func(n *Node) { n.MaxPods = 0 })}, pod: func(p *Pod) { p.NamesImage = true },
+			why: "0/1 nodes fit: 1 runs no images (--images=refuse)",
+		},
+		"only the node it leaves": {
+			nodes: []Node{ready("a"), with(ready("b"), func(n *Node) { n.Cordoned = true })}, pod: func(p *Pod) { p.Not = "a" },
+			why: "0/2 nodes fit: 1 cordoned, 1 left by this pod",
+		},
+		"too much cpu": {
+			nodes: []Node{ready("a")}, pod: func(p *Pod) { p.Requests = spec.ResourceList{MilliCPU: 1001, MemoryBytes: 1001} },
+			why: "0/1 nodes fit: 1 insufficient cpu",
 		},
 		"too much memory for what is left": {
 			nodes: []Node{with(ready("a"), func(n *Node) { n.Bound = []Bound{{Requests: small}} })},
@@ -123,52 +139,152 @@ func TestPodsOfOneOwnerSpreadOverTheNodes(t *testing.T) {
 	}
 }
 
-func TestPlacementNeverOvercommitsAndDoesNotDependOnTheOrderOfItsInput(t *testing.T) {
+func TestWhoComesFirstIsPlacedFirst(t *testing.T) {
+	nodes := []Node{with(ready("a"), func(n *Node) { n.MaxPods = 2 })}
+	var got []string
+	for _, r := range Place(nodes, []Pod{pod("z"), pod("m"), pod("a")}) {
+		got = append(got, r.Pod.Name+":"+r.Node+":"+r.Why)
+	}
+	if diff := cmp.Diff([]string{"z:a:", "m:a:", "a::0/1 nodes fit: 1 full of pods"}, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestANodeThatOnePodMustLeaveIsOpenToTheNext(t *testing.T) {
+	leaves := pod("leaves")
+	leaves.Not = "a"
+	results := Place([]Node{ready("a"), with(ready("b"), func(n *Node) { n.Cordoned = true })}, []Pod{leaves, pod("comes")})
+	if results[0].Node != "" || results[1].Node != "a" {
+		t.Errorf("got %+v, want nowhere and a", results)
+	}
+}
+
+func TestPodOfTakesWhatPlacementNeeds(t *testing.T) {
+	got := PodOf(&spec.Pod{
+		Meta: spec.Meta{Namespace: "n", Name: "p", Owner: &spec.OwnerRef{UID: "o"}},
+		Spec: spec.PodSpec{NodeSelector: map[string]string{"a": "b"}, Containers: []spec.Container{
+			{Resources: spec.Resources{Requests: spec.ResourceList{MilliCPU: 1, MemoryBytes: 2}}},
+			{Resources: spec.Resources{Requests: spec.ResourceList{MilliCPU: 3, MemoryBytes: 4}}, Image: "x"},
+		}},
+	})
+	want := Pod{
+		Name: spec.ObjectName{Namespace: "n", Name: "p"}, Requests: spec.ResourceList{MilliCPU: 4, MemoryBytes: 6},
+		Owner: "o", Selector: map[string]string{"a": "b"}, NamesImage: true,
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// plainly is placement without an index: it looks at every node for every pod.
+func plainly(nodes []Node, pods []Pod) []Result {
+	f := newFleet(nodes)
+	results := []Result{}
+	for i := range pods {
+		p := &pods[i]
+		var best *node
+		var counts [reasons]int
+		for _, n := range f.nodes {
+			why := n.refuses(p)
+			counts[why]++
+			if why == fits && (best == nil || compare(n.rank(p.Owner), best.rank(p.Owner)) < 0) {
+				best = n
+			}
+		}
+		if best == nil {
+			results = append(results, Result{Pod: p.Name, Why: explain(len(f.nodes), counts)})
+			continue
+		}
+		best.take(p.Requests, p.Owner)
+		best.weigh()
+		results = append(results, Result{Pod: p.Name, Node: best.Name})
+	}
+	return results
+}
+
+// draw draws a small fleet and pods, alike ones among them.
+func draw(t *rapid.T) ([]Node, []Pod) {
+	amounts := func(most int64) spec.ResourceList {
+		return spec.ResourceList{MilliCPU: rapid.Int64Range(0, most).Draw(t, "cpu"), MemoryBytes: rapid.Int64Range(0, most).Draw(t, "memory")}
+	}
+	labels := rapid.SampledFrom([]map[string]string{nil, nil, {"disk": "ssd"}, {"disk": "ssd", "zone": "a"}})
+	owners := rapid.SampledFrom([]string{"", "a", "b"})
+	nodes := make([]Node, rapid.IntRange(0, 8).Draw(t, "nodes"))
+	for i := range nodes {
+		nodes[i] = Node{
+			Name: fmt.Sprint("n", i), Ready: rapid.IntRange(0, 5).Draw(t, "ready") > 0, Cordoned: rapid.IntRange(0, 5).Draw(t, "cordoned") == 0,
+			MaxPods: rapid.IntRange(0, 30).Draw(t, "max pods"), LastChoice: rapid.IntRange(0, 3).Draw(t, "last") == 0,
+			RunsImages: rapid.Bool().Draw(t, "images"), Labels: labels.Draw(t, "labels"), Allocatable: amounts(1000),
+		}
+		for range rapid.IntRange(0, 3).Draw(t, "bound") {
+			nodes[i].Bound = append(nodes[i].Bound, Bound{Owner: owners.Draw(t, "owner"), Requests: amounts(300)})
+		}
+	}
+	kinds := make([]Pod, rapid.IntRange(1, 6).Draw(t, "kinds"))
+	for i := range kinds {
+		kinds[i] = Pod{Owner: owners.Draw(t, "owner"), Selector: labels.Draw(t, "selector"), NamesImage: rapid.IntRange(0, 3).Draw(t, "image") == 0, Requests: amounts(50)}
+	}
+	pods := make([]Pod, rapid.IntRange(0, 150).Draw(t, "pods"))
+	for i := range pods {
+		pods[i] = rapid.SampledFrom(kinds[:1+i*len(kinds)/len(pods)]).Draw(t, "kind") // some come late
+		pods[i].Name = pod(fmt.Sprint(i)).Name
+		pods[i].Not = rapid.SampledFrom([]string{"", "", "n0", "n1"}).Draw(t, "not")
+	}
+	return nodes, pods
+}
+
+func TestTheIndexFindsWhatLookingAtEveryNodeFinds(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		nodes := make([]Node, rapid.IntRange(0, 6).Draw(t, "nodes"))
-		for i := range nodes {
-			nodes[i] = Node{
-				Name: fmt.Sprint("n", i), Ready: rapid.Bool().Draw(t, "ready"), Cordoned: rapid.IntRange(0, 4).Draw(t, "cordoned") == 0,
-				MaxPods: rapid.IntRange(0, 5).Draw(t, "max pods"), LastChoice: rapid.Bool().Draw(t, "last"),
-				Allocatable: spec.ResourceList{MilliCPU: rapid.Int64Range(0, 1000).Draw(t, "cpu"), MemoryBytes: rapid.Int64Range(0, 1000).Draw(t, "memory")},
-			}
+		nodes, pods := draw(t)
+		if diff := cmp.Diff(plainly(nodes, pods), Place(nodes, pods)); diff != "" {
+			t.Fatalf("with the index:\n%s", diff)
 		}
-		pods := make([]Pod, rapid.IntRange(0, 20).Draw(t, "pods"))
-		byName := map[spec.ObjectName]Pod{}
-		for i := range pods {
-			pods[i] = pod(fmt.Sprint(i))
-			pods[i].Owner = rapid.SampledFrom([]string{"", "a", "b"}).Draw(t, "owner")
-			pods[i].Requests = spec.ResourceList{MilliCPU: rapid.Int64Range(0, 300).Draw(t, "cpu"), MemoryBytes: rapid.Int64Range(0, 300).Draw(t, "memory")}
-			byName[pods[i].Name] = pods[i]
-		}
+	})
+}
+
+func TestPlacementNeverOvercommitsAndDoesNotDependOnTheOrderOfNodes(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		nodes, pods := draw(t)
+		order := rapid.Permutation(nodes).Draw(t, "order")
+		before := fmt.Sprint(nodes, pods)
 		results := Place(nodes, pods)
-		for _, n := range nodes {
-			var used spec.ResourceList
-			count := 0
-			for _, r := range results {
-				if r.Node != n.Name {
-					continue
-				}
-				count++
-				used.MilliCPU += byName[r.Pod].Requests.MilliCPU
-				used.MemoryBytes += byName[r.Pod].Requests.MemoryBytes
-			}
-			if count > n.MaxPods || used.MilliCPU > n.Allocatable.MilliCPU || used.MemoryBytes > n.Allocatable.MemoryBytes {
-				t.Fatalf("node %+v has %d pods with %+v", n, count, used)
-			}
-			if count > 0 && (!n.Ready || n.Cordoned) {
-				t.Fatalf("node %+v got pods", n)
-			}
+		if fmt.Sprint(nodes, pods) != before {
+			t.Fatal("the input was changed")
 		}
-		for _, r := range results {
-			if (r.Node == "") == (r.Why == "") {
-				t.Fatalf("result %+v has both or neither of node and why", r)
-			}
-		}
-		rand.Shuffle(len(nodes), func(i, j int) { nodes[i], nodes[j] = nodes[j], nodes[i] })
-		rand.Shuffle(len(pods), func(i, j int) { pods[i], pods[j] = pods[j], pods[i] })
-		if diff := cmp.Diff(results, Place(nodes, pods)); diff != "" {
+		if diff := cmp.Diff(results, Place(order, pods)); diff != "" {
 			t.Fatalf("another order gives other results:\n%s", diff)
+		}
+		if len(results) != len(pods) {
+			t.Fatalf("%d results for %d pods", len(results), len(pods))
+		}
+		byName := map[string]Node{}
+		for _, n := range nodes {
+			byName[n.Name] = n
+		}
+		for i, r := range results {
+			p := pods[i]
+			if r.Pod != p.Name || (r.Node == "") == (r.Why == "") {
+				t.Fatalf("result %+v of pod %s: both or neither of node and why", r, p.Name)
+			}
+			if r.Node == "" {
+				continue
+			}
+			n := byName[r.Node]
+			if !n.Ready || n.Cordoned || r.Node == p.Not || p.NamesImage && !n.RunsImages || !selected(n.Labels, p.Selector) {
+				t.Fatalf("pod %+v on node %+v", p, n)
+			}
+			n.Bound = append(n.Bound, Bound{Requests: p.Requests, Owner: p.Owner})
+			byName[r.Node] = n
+			var used spec.ResourceList
+			for _, b := range n.Bound {
+				used.MilliCPU += b.Requests.MilliCPU
+				used.MemoryBytes += b.Requests.MemoryBytes
+			}
+			// What was there before may be too much already; what asks for none of it does not make it worse.
+			if len(n.Bound) > n.MaxPods || p.Requests.MilliCPU > 0 && used.MilliCPU > n.Allocatable.MilliCPU ||
+				p.Requests.MemoryBytes > 0 && used.MemoryBytes > n.Allocatable.MemoryBytes {
+				t.Fatalf("node %+v has %d pods with %+v", n, len(n.Bound), used)
+			}
 		}
 	})
 }
@@ -178,12 +294,22 @@ func BenchmarkPlace1000PodsOn5000Nodes(b *testing.B) {
 	for i := range nodes {
 		nodes[i] = with(ready(fmt.Sprint("n", i)), func(n *Node) { n.MaxPods = 1000; n.Bound = make([]Bound, 30) })
 	}
-	pods := make([]Pod, 1000)
-	for i := range pods {
-		pods[i] = pod(fmt.Sprint(i))
-		pods[i].Owner, pods[i].Requests.MilliCPU = "o", 10
-	}
-	for b.Loop() {
-		Place(nodes, pods)
+	for name, change := range map[string]func(i int, p *Pod){
+		"of one owner":     func(_ int, p *Pod) { p.Owner = "o" },
+		"of 200 owners":    func(i int, p *Pod) { p.Owner = fmt.Sprint(i % 200) },
+		"all different":    func(i int, p *Pod) { p.Owner, p.Requests.MilliCPU = fmt.Sprint(i), int64(i%50+1) },
+		"that fit nowhere": func(_ int, p *Pod) { p.Requests.MilliCPU = 2000 },
+	} {
+		pods := make([]Pod, 1000)
+		for i := range pods {
+			pods[i] = pod(fmt.Sprint(i))
+			pods[i].Requests.MilliCPU = 10
+			change(i, &pods[i])
+		}
+		b.Run(name, func(b *testing.B) {
+			for b.Loop() {
+				Place(nodes, pods)
+			}
+		})
 	}
 }

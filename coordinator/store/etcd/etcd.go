@@ -455,5 +455,6 @@ func (s *Store) Reclaim(ctx context.Context) error {
 	if _, err := s.client.AlarmDisarm(ctx, &clientv3.AlarmMember{}); err != nil {
 		return fmt.Errorf("reclaim room: %w", s.failed(ctx, err, false))
 	}
+	s.log.Info("room of the store reclaimed", "revision", now.Header.Revision, "size_bytes", s.server.Server.Backend().Size())
 	return nil
 }
