@@ -1,0 +1,314 @@
+package leader
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/musterhq/muster/coordinator/election"
+	"github.com/musterhq/muster/coordinator/failover"
+	"github.com/musterhq/muster/coordinator/fleet"
+	"github.com/musterhq/muster/coordinator/lease"
+	"github.com/musterhq/muster/coordinator/store"
+	"github.com/musterhq/muster/coordinator/store/memory"
+	"github.com/musterhq/muster/internal/spec"
+)
+
+// world is a leader on a store in memory, with nodes whose signs the test sets.
+type world struct {
+	t      *testing.T
+	store  *memory.Store
+	cache  *store.Cache
+	leader *Leader
+	start  time.Time
+
+	mu    sync.Mutex
+	dead  map[string]time.Duration // since when nothing is heard
+	guard map[string]failover.Guard
+	moved []*spec.Failover
+}
+
+func (w *world) now() time.Duration { return time.Since(w.start) + time.Second }
+
+func (w *world) Sign(node string) lease.Sign {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if since, ok := w.dead[node]; ok {
+		return lease.Sign{Heard: true, Ago: w.now() - since}
+	}
+	return lease.Sign{Heard: true, Up: true}
+}
+
+func (w *world) Record(spec.ObjectRef, string, string, string) {}
+
+func (w *world) Failover(f *spec.Failover) { w.moved = append(w.moved, f) }
+
+func (w *world) kill(node string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.dead[node], w.guard[node] = w.now(), failover.GuardRefused
+}
+
+// lead runs test beside a leader of so many nodes, in a bubble.
+func lead(t *testing.T, nodes int, test func(w *world)) {
+	synctest.Test(t, func(t *testing.T) {
+		w := &world{t: t, store: memory.New(), start: time.Now(), dead: map[string]time.Duration{}, guard: map[string]failover.Guard{}}
+		defer w.store.Close()
+		log := slog.New(slog.DiscardHandler)
+		w.cache = store.NewCache(w.store, log)
+		n := 0
+		w.leader = New(Config{AgentGrace: 5 * time.Second, Now: w.now}, Deps{
+			Store: w.store, Cache: w.cache, Leases: w, Events: w, Metrics: w, Log: log,
+			Guards: func(_ context.Context, address string) failover.Guard {
+				w.mu.Lock()
+				defer w.mu.Unlock()
+				return w.guard[address]
+			},
+			Witnesses: func(context.Context, *fleet.Node, int, func(failover.Witness)) int { return 0 },
+			Members:   func() map[string]string { return nil },
+			Suffix:    func() string { n++; return fmt.Sprintf("%05d", n) },
+		})
+		ctx, cancel := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		wg.Go(func() { _ = w.cache.Run(ctx) })
+		for i := range nodes {
+			name := fmt.Sprint("n", i)
+			w.put(store.Key{Family: store.NodeFacts, Name: name}, &spec.NodeFacts{GuardAddress: name, MaxPods: 10, Images: "ignore"})
+			w.put(store.Key{Family: store.NodeLeases, Name: name}, &spec.NodeLease{State: spec.LeaseOpen, Owner: "me", Session: 1, TTL: 5 * time.Second})
+		}
+		wg.Go(func() { _ = election.New(election.Config{Owner: "me"}, w.store, log).Run(ctx, w.leader.Run) })
+		time.Sleep(3 * time.Second)
+		test(w)
+		cancel()
+		wg.Wait()
+	})
+}
+
+func (w *world) put(k store.Key, v store.Value) int64 {
+	w.t.Helper()
+	rev, err := w.store.Commit(w.t.Context(), store.Txn{Then: []store.Write{{Key: k, Value: v}}})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return rev
+}
+
+func (w *world) pod(name string, class spec.FailoverClass) {
+	p := &spec.Pod{Meta: spec.Meta{Namespace: "default", Name: name, UID: name, Annotations: map[string]string{spec.AnnotationFailover: string(class)}}}
+	p.Spec.Containers = []spec.Container{{Name: "c", Command: []string{"x"}}}
+	w.put(store.PodKey(p.Key()), p)
+	time.Sleep(500 * time.Millisecond)
+}
+
+func (w *world) look(name string) *fleet.Pod {
+	w.t.Helper()
+	p, _ := fleet.LookupPod(w.cache.View(), spec.ObjectName{Namespace: "default", Name: name})
+	return &p
+}
+
+// say is what the pod's holder reports.
+func (w *world) say(name string, stopped bool) {
+	p := w.look(name)
+	st := spec.PodStatus{
+		Phase:      spec.PhaseRunning,
+		Conditions: []spec.Condition{{Type: spec.ConditionReady, Status: spec.ConditionTrue}},
+		Containers: []spec.ContainerStatus{{Name: "c", Ready: true, State: spec.ContainerState{Running: &spec.Running{}}}},
+	}
+	w.put(store.StatusKey(p.Key()), &spec.HeldStatus{UID: p.UID, Epoch: p.Epoch, Stopped: stopped, Status: st})
+	time.Sleep(500 * time.Millisecond)
+}
+
+func TestAPendingPodIsBoundAndASteadyFleetWritesNothing(t *testing.T) {
+	lead(t, 3, func(w *world) {
+		w.pod("web", spec.Fast)
+		if w.look("web").Node() == "" {
+			t.Fatal("not bound")
+		}
+		w.say("web", false)
+		before := w.cache.View().Revision()
+		time.Sleep(time.Minute)
+		if after := w.cache.View().Revision(); after != before {
+			t.Errorf("revision went from %d to %d in a minute of steady state", before, after)
+		}
+	})
+}
+
+func TestAFastPodLeavesALostNodeAtOnceWithItsPhasesRecorded(t *testing.T) {
+	lead(t, 3, func(w *world) {
+		w.pod("web", spec.Fast)
+		w.say("web", false)
+		from := w.look("web").Node()
+		w.kill(from)
+		time.Sleep(3500 * time.Millisecond)
+		p := w.look("web")
+		if p.Node() == from || p.Node() == "" {
+			t.Fatalf("on node %q 3.5 s after %s has died", p.Node(), from)
+		}
+		w.leader.Delivered(p.UID, p.Epoch)
+		w.say("web", false)
+		time.Sleep(time.Second)
+		if len(w.moved) != 1 || w.moved[0].From != from || w.moved[0].Phases.Detect < 0 || w.moved[0].Phases.Ready < 0 || w.moved[0].Phases.Fence != 0 {
+			t.Errorf("failovers %+v, want one with every phase, the fence's 0", w.moved)
+		}
+	})
+}
+
+func TestAFencedPodWaitsForTheSealedLeaseAndLeavesOnlyIfItIsStillThat(t *testing.T) {
+	lead(t, 2, func(w *world) {
+		w.pod("db", spec.Fenced)
+		from := w.look("db").Node()
+		key := store.Key{Family: store.NodeLeases, Name: from}
+		w.kill(from)
+		time.Sleep(2 * time.Second)
+		l, revision, _ := store.Get[*spec.NodeLease](w.cache.View(), key)
+		if l.State != spec.LeaseSealing {
+			t.Fatalf("lease is %s, want sealing", l.State)
+		}
+		time.Sleep(20 * time.Second)
+		if got := w.look("db").Node(); got != from {
+			t.Fatalf("on %s though the lease's owner has not sealed it", got)
+		}
+		sealed := *l
+		sealed.State, sealed.Remaining = spec.LeaseSealed, 4*time.Second
+		w.put(key, &sealed)
+		time.Sleep(3900 * time.Millisecond)
+		if got := w.look("db").Node(); got != from {
+			t.Fatalf("moved to %s before the wait was over", got)
+		}
+		time.Sleep(time.Second)
+		if got := w.look("db").Node(); got == from {
+			t.Errorf("still on %s after the wait (lease revision %d)", from, revision)
+		}
+	})
+}
+
+func TestAStayPodWaitsForAPerson(t *testing.T) {
+	lead(t, 2, func(w *world) {
+		w.pod("disk", spec.Stay)
+		from := w.look("disk").Node()
+		w.kill(from)
+		time.Sleep(time.Minute)
+		name := spec.ObjectName{Namespace: "default", Name: "disk"}
+		if got := w.look("disk").Node(); got != from {
+			t.Fatalf("moved to %s by itself", got)
+		}
+		if err := w.leader.Move(t.Context(), name, false); err == nil {
+			t.Error("moved without anybody accepting the risk")
+		}
+		if err := w.leader.Move(t.Context(), name, true); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		if got := w.look("disk").Node(); got == from {
+			t.Error("not moved though the risk was accepted")
+		}
+	})
+}
+
+func TestADeletedPodGoesWhenItsHolderHasStoppedIt(t *testing.T) {
+	lead(t, 1, func(w *world) {
+		w.pod("web", spec.Fenced)
+		p := w.look("web")
+		del := p.Pod.Clone()
+		del.DeleteTime = time.Now()
+		w.put(store.PodKey(p.Key()), del)
+		time.Sleep(10 * time.Second)
+		if w.look("web").Pod == nil {
+			t.Fatal("gone before its holder has said Stopped")
+		}
+		w.say("web", true)
+		if p := w.look("web"); p.Pod != nil || w.cache.View().Len(store.Bindings)+w.cache.View().Len(store.PodStatuses) != 0 {
+			t.Errorf("pod %v, %d bindings, %d statuses are left", p.Pod, w.cache.View().Len(store.Bindings), w.cache.View().Len(store.PodStatuses))
+		}
+	})
+}
+
+func TestAMovedPodIsStoppedFirstAndStartsElsewhere(t *testing.T) {
+	lead(t, 2, func(w *world) {
+		w.pod("web", spec.Fenced)
+		w.say("web", false)
+		p := w.look("web")
+		if err := w.leader.Move(t.Context(), p.Key(), false); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(5 * time.Second)
+		if got := w.look("web"); got.Stop == nil || got.Epoch != p.Epoch {
+			t.Fatalf("stop %v, epoch %d; want its holder asked, and the binding as it was", got.Stop, got.Epoch)
+		}
+		w.say("web", true)
+		time.Sleep(time.Second)
+		if got := w.look("web"); got.Node() == p.Node() || got.Node() == "" || got.Epoch <= p.Epoch || got.Stop != nil {
+			t.Errorf("on %q under epoch %d, stop %v; want elsewhere, above %d, none", got.Node(), got.Epoch, got.Stop, p.Epoch)
+		}
+	})
+}
+
+func TestADeploymentsPodsAreMadeAndTakenAway(t *testing.T) {
+	lead(t, 2, func(w *world) {
+		d := &spec.Deployment{Meta: spec.Meta{Namespace: "default", Name: "web", UID: "d"}, Spec: spec.DeploymentSpec{
+			Replicas: 3, Template: spec.PodTemplate{Labels: map[string]string{"app": "web"}, Spec: spec.PodSpec{Containers: []spec.Container{{Name: "c"}}}},
+		}}
+		key := store.Key{Family: store.Deployments, Namespace: "default", Name: "web"}
+		w.put(key, d)
+		time.Sleep(time.Second)
+		perNode := map[string]int{}
+		for _, p := range fleet.Pods(w.cache.View()) {
+			perNode[p.Node()]++
+		}
+		if perNode["n0"]+perNode["n1"] != 3 || perNode["n0"] == 0 || perNode["n1"] == 0 {
+			t.Fatalf("pods by node %v, want 3 spread over both", perNode)
+		}
+		gone := d.Clone()
+		gone.DeleteTime = time.Now()
+		w.put(key, gone)
+		time.Sleep(time.Second)
+		for _, p := range fleet.Pods(w.cache.View()) {
+			w.say(p.Name, true)
+		}
+		time.Sleep(time.Second)
+		if v := w.cache.View(); v.Len(store.Pods)+v.Len(store.Deployments)+v.Len(store.DeployState) != 0 {
+			t.Errorf("%d pods, %d deployments, %d states are left", v.Len(store.Pods), v.Len(store.Deployments), v.Len(store.DeployState))
+		}
+	})
+}
+
+func TestNothingLeavesWhileFailoverIsFrozenUntilSomebodyResumesIt(t *testing.T) {
+	lead(t, 6, func(w *world) {
+		for i := range 12 {
+			w.pod(fmt.Sprint("p", i), spec.Fast)
+		}
+		before := map[string]string{}
+		for _, p := range fleet.Pods(w.cache.View()) {
+			before[p.Name] = p.Node()
+		}
+		for i := range 5 {
+			w.kill(fmt.Sprint("n", i))
+		}
+		time.Sleep(30 * time.Second)
+		if w.leader.Frozen() == "" {
+			t.Fatal("5 of 6 nodes are lost, and failover is not frozen")
+		}
+		for _, p := range fleet.Pods(w.cache.View()) {
+			if p.Node() != before[p.Name] {
+				t.Errorf("pod %s left %s while frozen", p.Name, before[p.Name])
+			}
+		}
+		if !w.leader.Resume() {
+			t.Fatal("not resumed")
+		}
+		time.Sleep(20 * time.Second)
+		moved := 0
+		for _, p := range fleet.Pods(w.cache.View()) {
+			if p.Node() != before[p.Name] {
+				moved++
+			}
+		}
+		if moved < 8 {
+			t.Errorf("%d pods moved after resume, want those that fit on the last node", moved)
+		}
+	})
+}
