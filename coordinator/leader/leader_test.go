@@ -276,7 +276,7 @@ func TestADeploymentsPodsAreMadeAndTakenAway(t *testing.T) {
 	})
 }
 
-func TestNothingLeavesWhileFailoverIsFrozenUntilSomebodyResumesIt(t *testing.T) {
+func TestAMassLossFreezesFailoverUntilSomebodyResumesIt(t *testing.T) {
 	lead(t, 6, func(w *world) {
 		for i := range 12 {
 			w.pod(fmt.Sprint("p", i), spec.Fast)
@@ -292,10 +292,15 @@ func TestNothingLeavesWhileFailoverIsFrozenUntilSomebodyResumesIt(t *testing.T) 
 		if w.leader.Frozen() == "" {
 			t.Fatal("5 of 6 nodes are lost, and failover is not frozen")
 		}
+		// The first two losses are no mass loss yet, so pods of two nodes may have left.
+		left := map[string]bool{}
 		for _, p := range fleet.Pods(w.cache.View()) {
 			if p.Node() != before[p.Name] {
-				t.Errorf("pod %s left %s while frozen", p.Name, before[p.Name])
+				left[before[p.Name]] = true
 			}
+		}
+		if len(left) > 2 {
+			t.Errorf("pods left %d nodes (%v) while frozen, want at most 2", len(left), left)
 		}
 		if !w.leader.Resume() {
 			t.Fatal("not resumed")
