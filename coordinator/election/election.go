@@ -8,6 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/musterhq/muster/coordinator/store"
@@ -27,7 +29,7 @@ const retry = 200 * time.Millisecond
 type Config struct {
 	// Owner is this run of the coordinator.
 	Owner string
-	// TTL is how long a leader that is gone still counts; default 5 s, at least 2 s.
+	// TTL is how long a leader that is gone still counts; default 5 s, and 2 s where it is shorter.
 	TTL time.Duration
 	// Exclusive means that no other coordinator can be on this store: a leader's key that is found is of an earlier
 	// run, and is taken over at once.
@@ -57,15 +59,19 @@ func New(cfg Config, s store.Store, log *slog.Logger) *Elector {
 	if cfg.TTL == 0 {
 		cfg.TTL = 5 * time.Second
 	}
+	cfg.TTL = max(cfg.TTL, 2*time.Second)
 	return &Elector{cfg: cfg, store: s, log: log}
 }
 
 // Run calls lead each time this coordinator is elected, with a context that ends with the leadership, until ctx ends or
-// lead fails while it leads. It resigns before it returns.
+// lead fails while it leads. A lead that returns nil has resigned, and stands again. Run resigns before it returns.
 func (e *Elector) Run(ctx context.Context, lead func(ctx context.Context, t Term) error) error {
-	for ctx.Err() == nil {
+	failing := false
+	for {
 		term, id, err := e.campaign(ctx)
-		if err == nil {
+		elected := err == nil
+		if elected {
+			failing = false
 			e.log.Info("elected", "revision", term.Revision)
 			err = e.hold(ctx, term, id, lead)
 		}
@@ -76,17 +82,26 @@ func (e *Elector) Run(ctx context.Context, lead func(ctx context.Context, t Term
 			return err
 		case errors.Is(err, ErrNotLeader):
 			e.log.Warn("leadership lost", "err", err)
-		case err != nil && term.Revision != 0:
+		case elected && err != nil:
 			return err // leading itself has failed
-		case err != nil:
+		case err != nil && !failing:
+			failing = true
 			e.log.Warn("campaign failed", "err", err)
 		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(retry):
+		if !pause(ctx) {
+			return nil
 		}
 	}
-	return nil
+}
+
+// pause waits before the store is asked again; false when ctx has ended.
+func pause(ctx context.Context) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(retry):
+		return true
+	}
 }
 
 // campaign waits until the leader's key is this coordinator's.
@@ -104,39 +119,32 @@ func (e *Elector) campaign(ctx context.Context) (Term, store.LeaseID, error) {
 }
 
 func (e *Elector) claim(ctx context.Context, id store.LeaseID) (Term, error) {
-	free := store.Cond{Key: Key}
+	mine := store.Write{Key: Key, Value: &spec.Leadership{Owner: e.cfg.Owner}, Lease: id}
 	for {
-		_, revision, err := e.store.List(ctx, store.Leader)
+		recs, revision, err := e.store.List(ctx, store.Leader)
 		if err != nil {
 			return Term{}, err
 		}
-		mine := store.Write{Key: Key, Value: &spec.Leadership{Owner: e.cfg.Owner}, Lease: id}
+		free := store.Cond{Key: Key}
+		if i := slices.IndexFunc(recs, func(r store.Record) bool { return r.Key == Key }); i >= 0 {
+			// A key of our own is of an earlier term, or of a write that went unanswered: it is written anew, under this lease.
+			if !e.cfg.Exclusive && recs[i].Value.(*spec.Leadership).Owner != e.cfg.Owner {
+				if err := e.await(ctx, revision, id); err != nil {
+					return Term{}, err
+				}
+				continue
+			}
+			free.Revision = recs[i].Revision
+		}
 		rev, err := e.store.Commit(ctx, store.Txn{If: []store.Cond{free}, Then: []store.Write{mine}})
 		switch {
 		case err == nil:
 			return Term{Owner: e.cfg.Owner, Revision: rev}, nil
 		case errors.Is(err, store.ErrUnknown):
-			// It may have been written: then the key says so.
+			if !pause(ctx) {
+				return Term{}, ctx.Err()
+			}
 		case !errors.Is(err, store.ErrConflict):
-			return Term{}, err
-		}
-		rec, err := e.store.Get(ctx, Key)
-		if errors.Is(err, store.ErrNotFound) {
-			free.Revision = 0
-			continue
-		}
-		if err != nil {
-			return Term{}, err
-		}
-		if rec.Value.(*spec.Leadership).Owner == e.cfg.Owner {
-			return Term{Owner: e.cfg.Owner, Revision: rec.Revision}, nil
-		}
-		if e.cfg.Exclusive {
-			free.Revision = rec.Revision
-			continue
-		}
-		free.Revision = 0
-		if err := e.await(ctx, revision, id); err != nil {
 			return Term{}, err
 		}
 	}
@@ -152,12 +160,18 @@ func (e *Elector) await(ctx context.Context, after int64, id store.LeaseID) erro
 	for {
 		select {
 		case <-alive.C:
-			if err := e.store.KeepAlive(ctx, id); err != nil {
+			if err := e.keepAlive(ctx, id); err != nil {
 				return err
 			}
 		case changes, ok := <-w.C():
 			if !ok {
-				return errors.Join(ctx.Err(), w.Err())
+				if err := w.Err(); err != nil && !errors.Is(err, store.ErrCompacted) {
+					return err
+				}
+				if !pause(ctx) {
+					return ctx.Err()
+				}
+				return nil // it may have gone meanwhile
 			}
 			for _, c := range changes.Changes {
 				if c.Key == Key {
@@ -168,51 +182,85 @@ func (e *Elector) await(ctx context.Context, after int64, id store.LeaseID) erro
 	}
 }
 
+// keepAlive asks once, and does not wait for an answer that would come too late.
+func (e *Elector) keepAlive(ctx context.Context, id store.LeaseID) error {
+	ctx, cancel := context.WithTimeout(ctx, e.cfg.TTL/3)
+	defer cancel()
+	return e.store.KeepAlive(ctx, id)
+}
+
 // hold runs lead while the key is ours.
 func (e *Elector) hold(ctx context.Context, t Term, id store.LeaseID, lead func(context.Context, Term) error) error {
-	leadCtx, depose := context.WithCancelCause(ctx)
-	defer depose(nil)
-	done := make(chan error, 1)
-	go func() { done <- lead(leadCtx, t) }()
 	defer e.revoke(id)
+	ctx, depose := context.WithCancelCause(ctx)
+	var watching sync.WaitGroup
+	watching.Go(func() { depose(e.watch(ctx, t)) })
+	watching.Go(func() { depose(e.keep(ctx, id)) })
+	err := lead(ctx, t)
+	if cause := context.Cause(ctx); errors.Is(cause, ErrNotLeader) {
+		err = cause
+	}
+	depose(nil)
+	watching.Wait()
+	return err
+}
 
-	watchCtx, stop := context.WithCancel(ctx)
-	defer stop()
-	w := e.store.Watch(watchCtx, t.Revision)
+// keep keeps the lease alive until ctx ends. It returns why this coordinator leads no more.
+func (e *Elector) keep(ctx context.Context, id store.LeaseID) error {
 	alive := time.NewTicker(e.cfg.TTL / 3)
 	defer alive.Stop()
 	kept := time.Now()
 	for {
 		select {
-		case err := <-done:
-			if cause := context.Cause(leadCtx); cause != nil && ctx.Err() == nil {
-				return cause
-			}
-			return err
-		case changes, ok := <-w.C():
-			if !ok {
-				if ctx.Err() == nil {
-					w = e.store.Watch(watchCtx, t.Revision) // what it missed is delivered again; compaction shows at the write
-					time.Sleep(retry)
-				}
-				continue
-			}
-			for _, c := range changes.Changes {
-				if c.Key == Key && (c.Record == nil || c.Record.Revision != t.Revision) {
-					depose(fmt.Errorf("the leader's key changed at revision %d: %w", c.Revision, ErrNotLeader))
-				}
-			}
+		case <-ctx.Done():
+			return nil
 		case <-alive.C:
-			err := e.store.KeepAlive(ctx, id)
-			switch {
-			case err == nil:
-				kept = time.Now()
-			case errors.Is(err, store.ErrNotFound):
-				depose(fmt.Errorf("the store's lease has expired: %w", ErrNotLeader))
-			case time.Since(kept) > e.cfg.TTL && ctx.Err() == nil:
-				depose(fmt.Errorf("the store has not answered for %v: %w: %w", e.cfg.TTL, ErrNotLeader, err))
-			}
 		}
+		asked := time.Now()
+		err := e.keepAlive(ctx, id)
+		switch {
+		case err == nil:
+			kept = asked
+		case ctx.Err() != nil:
+			return nil
+		case errors.Is(err, store.ErrNotFound), errors.Is(err, store.ErrClosed):
+			return fmt.Errorf("keep the leadership: %w: %w", ErrNotLeader, err)
+		case time.Since(kept) >= e.cfg.TTL:
+			return fmt.Errorf("the store has not answered for %v: %w: %w", e.cfg.TTL, ErrNotLeader, err)
+		}
+	}
+}
+
+// watch follows the leader's key until ctx ends. It returns why this coordinator leads no more.
+func (e *Elector) watch(ctx context.Context, t Term) error {
+	for after := t.Revision; ; {
+		w := e.store.Watch(ctx, after)
+		for changes := range w.C() {
+			for _, c := range changes.Changes {
+				if c.Key == Key {
+					return fmt.Errorf("the leader's key changed at revision %d: %w", c.Revision, ErrNotLeader)
+				}
+			}
+			after = changes.Revision
+		}
+		err := w.Err()
+		if errors.Is(err, store.ErrClosed) {
+			return fmt.Errorf("watch the leader's key: %w: %w", ErrNotLeader, err)
+		}
+		if !pause(ctx) {
+			return nil
+		}
+		if !errors.Is(err, store.ErrCompacted) {
+			continue
+		}
+		recs, revision, err := e.store.List(ctx, store.Leader)
+		if err != nil {
+			continue // the watch says the same again
+		}
+		if !slices.ContainsFunc(recs, func(r store.Record) bool { return r.Key == Key && r.Revision == t.Revision }) {
+			return fmt.Errorf("the leader's key changed by revision %d: %w", revision, ErrNotLeader)
+		}
+		after = revision
 	}
 }
 
