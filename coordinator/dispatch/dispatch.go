@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"sync"
 	"time"
 
@@ -206,26 +207,43 @@ func (d *Dispatch) uidLocked(name spec.ObjectName) (string, bool) {
 	return "", false
 }
 
-// nameOf finds a pod by its uid.
+// nameOf finds a pod by its uid. What the index, which may be behind, does not have yet is looked for in the view.
 func (d *Dispatch) nameOf(uid string) (spec.ObjectName, bool) {
 	d.mu.Lock()
-	defer d.mu.Unlock()
 	n, ok := d.names[uid]
-	return n, ok
+	d.mu.Unlock()
+	if ok {
+		return n, true
+	}
+	for rec := range d.deps.Cache.View().All(store.Pods) {
+		if pod := rec.Value.(*spec.Pod); pod.UID == uid {
+			return pod.Key(), true
+		}
+	}
+	return spec.ObjectName{}, false
 }
 
-// assigned returns what a node is to run: its bindings but for those that it has ended for good.
-func (d *Dispatch) assigned(node string, v *store.View) []fleet.Pod {
-	d.mu.Lock()
-	names := make([]spec.ObjectName, 0, len(d.byNode[node]))
-	for n := range d.byNode[node] {
-		names = append(names, n)
+// assigned returns what a session's node is to run: its bindings but for those that it has ended for good. The view
+// alone counts. The index, which may be behind it, only says where to look beside what was sent already; for a full set
+// every binding is looked at.
+func (d *Dispatch) assigned(s *session, v *store.View, full bool) []fleet.Pod {
+	names := map[spec.ObjectName]bool{}
+	if full {
+		for rec := range v.All(store.Bindings) {
+			if rec.Value.(*spec.Binding).Node == s.node {
+				names[spec.ObjectName{Namespace: rec.Key.Namespace, Name: rec.Key.Name}] = true
+			}
+		}
 	}
+	for _, was := range s.sent {
+		names[was.name] = true
+	}
+	d.mu.Lock()
+	maps.Copy(names, d.byNode[s.node])
 	d.mu.Unlock()
 	var pods []fleet.Pod
-	for _, n := range names {
-		// The view may be newer or older than the index: what counts is what the view says.
-		if p, ok := fleet.LookupPod(v, n); ok && p.Node() == node && !p.Stopped() {
+	for n := range names {
+		if p, ok := fleet.LookupPod(v, n); ok && p.Node() == s.node && !p.Stopped() {
 			pods = append(pods, p)
 		}
 	}

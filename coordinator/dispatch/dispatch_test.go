@@ -34,9 +34,10 @@ type world struct {
 	d      *Dispatch
 	client agentv1.AgentServiceClient
 
-	mu        sync.Mutex
-	events    []spec.Event
-	delivered []int64
+	delivered chan int64
+
+	mu     sync.Mutex
+	events []spec.Event
 }
 
 func (w *world) Write(e ...spec.Event) int {
@@ -58,7 +59,7 @@ func (authority) Caller(context.Context) (node string, err error) { return "node
 func serve(t *testing.T) *world {
 	t.Helper()
 	log := slog.New(slog.DiscardHandler)
-	w := &world{t: t, store: memory.New(), probes: probes.New()}
+	w := &world{t: t, store: memory.New(), probes: probes.New(), delivered: make(chan int64, 100)}
 	w.cache = store.NewCache(w.store, log)
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
@@ -71,12 +72,8 @@ func serve(t *testing.T) *world {
 	}
 	w.d = New(Config{Owner: "me", Version: "0.1.0", GossipSeeds: func() []string { return nil }}, Deps{
 		Store: w.store, Cache: w.cache, Leases: leases, Probes: w.probes, Events: w, Authority: authority{},
-		Delivered: func(_ string, epoch int64) {
-			w.mu.Lock()
-			defer w.mu.Unlock()
-			w.delivered = append(w.delivered, epoch)
-		},
-		Log: log,
+		Delivered: func(_ string, epoch int64) { w.delivered <- epoch },
+		Log:       log,
 	})
 	wg.Go(func() { _ = leases.Run(ctx) })
 	wg.Go(func() { _ = w.d.Run(ctx) })
@@ -197,10 +194,8 @@ func TestASessionBeginsWithEverythingThatIsBoundToItsNode(t *testing.T) {
 	if rec, err := w.store.Get(t.Context(), store.Key{Family: store.NodeFacts, Name: "node-1"}); err != nil || rec.Value.(*spec.NodeFacts).Address != "127.0.0.1" {
 		t.Errorf("facts %v, %v", rec, err)
 	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if len(w.delivered) != 1 || w.delivered[0] != epoch {
-		t.Errorf("delivered %v, want %d", w.delivered, epoch)
+	if got := <-w.delivered; got != epoch {
+		t.Errorf("delivered %d, want %d", got, epoch)
 	}
 }
 

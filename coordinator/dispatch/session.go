@@ -61,6 +61,7 @@ type session struct {
 
 // sentPod is what an agent was told of a pod.
 type sentPod struct {
+	name            spec.ObjectName
 	epoch, revision int64
 	stop            bool
 	handle          uint32
@@ -250,14 +251,14 @@ func (d *Dispatch) sendLoop(stream agentv1.AgentService_ConnectServer, s *sessio
 // assign sends what has changed since the last time, or everything.
 func (d *Dispatch) assign(stream agentv1.AgentService_ConnectServer, s *session, full bool) error {
 	v := d.deps.Cache.View()
-	pods := d.assigned(s.node, v)
+	pods := d.assigned(s, v, full)
 	now := make(map[string]bool, len(pods))
 	var set []*agentv1.Assignment
 	var fresh []fleet.Pod
 	for i := range pods {
 		p := &pods[i]
 		now[p.UID] = true
-		is := sentPod{epoch: p.Epoch, revision: p.PodRevision, stop: p.Stop != nil}
+		is := sentPod{name: p.Key(), epoch: p.Epoch, revision: p.PodRevision, stop: p.Stop != nil}
 		was, known := s.sent[p.UID]
 		is.handle = was.handle
 		if known && was == is {
@@ -414,10 +415,9 @@ func (d *Dispatch) takeEvents(s *session, pb *agentv1.EventBatch) error {
 }
 
 func (d *Dispatch) holds(node string, ref spec.ObjectRef) bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
 	name := spec.ObjectName{Namespace: ref.Namespace, Name: ref.Name}
-	return ref.Kind == "Pod" && d.bound[name] == node
+	b, _, ok := store.Get[*spec.Binding](d.deps.Cache.View(), store.BindingKey(name))
+	return ref.Kind == "Pod" && ok && b.Node == node
 }
 
 // Renew implements AgentService. Its handler touches the node's slot only: it waits for nothing else.

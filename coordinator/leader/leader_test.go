@@ -45,7 +45,11 @@ func (w *world) Sign(node string) lease.Sign {
 
 func (w *world) Record(spec.ObjectRef, string, string, string) {}
 
-func (w *world) Failover(f *spec.Failover) { w.moved = append(w.moved, f) }
+func (w *world) Failover(f *spec.Failover) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.moved = append(w.moved, f)
+}
 
 func (w *world) kill(node string) {
 	w.mu.Lock()
@@ -151,6 +155,8 @@ func TestAFastPodLeavesALostNodeAtOnceWithItsPhasesRecorded(t *testing.T) {
 		w.leader.Delivered(p.UID, p.Epoch)
 		w.say("web", false)
 		time.Sleep(time.Second)
+		w.mu.Lock()
+		defer w.mu.Unlock()
 		if len(w.moved) != 1 || w.moved[0].From != from || w.moved[0].Phases.Detect < 0 || w.moved[0].Phases.Ready < 0 || w.moved[0].Phases.Fence != 0 {
 			t.Errorf("failovers %+v, want one with every phase, the fence's 0", w.moved)
 		}
