@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -173,6 +174,7 @@ func TestALeaderThatIsCutOffFromTheStoreStopsLeading(t *testing.T) {
 					}
 					return nil
 				})
+				s.HoldWatches() // that the key has gone is not seen, either
 				s.On(func(c storetest.Call) storetest.Fault {
 					if c.Op == storetest.KeepAlive {
 						return fault
@@ -181,6 +183,7 @@ func TestALeaderThatIsCutOffFromTheStoreStopsLeading(t *testing.T) {
 				})
 				time.Sleep(ttl + time.Second)
 				s.On(nil)
+				s.ReleaseWatches()
 				time.Sleep(time.Minute)
 				stop()
 				if ended < ttl/3 || ended > ttl+time.Second || terms < 2 {
@@ -376,6 +379,75 @@ func TestABrokenWatchDeposesNobodyUnlessTheKeyHasChanged(t *testing.T) {
 			})
 		})
 	}
+}
+
+func TestALeaseThatIsGoneEndsTheLeadershipThoughTheWatchIsStale(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := memory.New()
+		s := storetest.NewFaults(m)
+		defer s.Close()
+		var id store.LeaseID
+		s.On(func(c storetest.Call) storetest.Fault {
+			if c.Op == storetest.KeepAlive {
+				id = c.Lease
+			}
+			return storetest.Fault{}
+		})
+		var ended time.Time
+		stop := stand(t, s, Config{Owner: "c", TTL: time.Minute}, func(lead context.Context, _ Term) error {
+			<-lead.Done()
+			if ended.IsZero() {
+				ended = time.Now()
+			}
+			return nil
+		})
+		time.Sleep(21 * time.Second) // it has been kept alive once
+		s.HoldWatches()
+		gone := time.Now()
+		if err := m.Revoke(t.Context(), id); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		s.ReleaseWatches()
+		stop()
+		if took := ended.Sub(gone); took < 0 || took > 20*time.Second {
+			t.Errorf("led on for %v, want until the next keep-alive, at most 20 s", took)
+		}
+	})
+}
+
+func TestACampaignThatFailsLeavesNoLeaseAndIsSpokenOfOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := storetest.NewFaults(memory.New())
+		defer s.Close()
+		granted, revoked := 0, 0
+		s.On(func(c storetest.Call) storetest.Fault {
+			switch {
+			case c.Op == storetest.Grant:
+				granted++
+			case c.Op == storetest.Revoke:
+				revoked++
+			case c.Op == storetest.Commit:
+				return storetest.Fault{Refuse: store.ErrFull}
+			}
+			return storetest.Fault{}
+		})
+		var log strings.Builder
+		e := New(Config{Owner: "c", TTL: -1}, s, slog.New(slog.NewTextHandler(&log, nil))) // a TTL that is too short is 2 s
+		ctx, cancel := context.WithCancel(t.Context())
+		time.AfterFunc(time.Minute, func() { s.On(nil) })
+		time.AfterFunc(2*time.Minute, cancel)
+		led := false
+		if err := e.Run(ctx, func(lead context.Context, _ Term) error { led = true; <-lead.Done(); return nil }); err != nil {
+			t.Fatal(err)
+		}
+		if granted < 100 || granted != revoked || !led {
+			t.Errorf("%d leases granted, %d revoked, led %v", granted, revoked, led)
+		}
+		if n := strings.Count(log.String(), "campaign failed"); n != 1 {
+			t.Errorf("%d warnings, want 1", n)
+		}
+	})
 }
 
 func TestALeaderThatFailsEndsTheRun(t *testing.T) {

@@ -139,6 +139,22 @@ func TestPodsOfOneOwnerSpreadOverTheNodes(t *testing.T) {
 	}
 }
 
+func TestEachOwnersPodsAreSpreadForThemselves(t *testing.T) {
+	var pods []Pod
+	for i, owner := range []string{"o", "x", "o", "x"} {
+		p := pod(fmt.Sprint(i))
+		p.Owner, p.Requests.MilliCPU = owner, 1
+		pods = append(pods, p)
+	}
+	got := map[string]string{}
+	for i, r := range Place([]Node{ready("a"), ready("b")}, pods) {
+		got[pods[i].Owner] += r.Node
+	}
+	if diff := cmp.Diff(map[string]string{"o": "ab", "x": "ba"}, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
 func TestWhoComesFirstIsPlacedFirst(t *testing.T) {
 	nodes := []Node{with(ready("a"), func(n *Node) { n.MaxPods = 2 })}
 	var got []string
@@ -209,6 +225,7 @@ func draw(t *rapid.T) ([]Node, []Pod) {
 	}
 	labels := rapid.SampledFrom([]map[string]string{nil, nil, {"disk": "ssd"}, {"disk": "ssd", "zone": "a"}})
 	owners := rapid.SampledFrom([]string{"", "a", "b"})
+	few := rapid.SampledFrom([]spec.ResourceList{{}, {MilliCPU: 20, MemoryBytes: 20}, {MilliCPU: 45, MemoryBytes: 5}})
 	nodes := make([]Node, rapid.IntRange(0, 8).Draw(t, "nodes"))
 	for i := range nodes {
 		nodes[i] = Node{
@@ -222,7 +239,7 @@ func draw(t *rapid.T) ([]Node, []Pod) {
 	}
 	kinds := make([]Pod, rapid.IntRange(1, 6).Draw(t, "kinds"))
 	for i := range kinds {
-		kinds[i] = Pod{Owner: owners.Draw(t, "owner"), Selector: labels.Draw(t, "selector"), NamesImage: rapid.IntRange(0, 3).Draw(t, "image") == 0, Requests: amounts(50)}
+		kinds[i] = Pod{Owner: owners.Draw(t, "owner"), Selector: labels.Draw(t, "selector"), NamesImage: rapid.IntRange(0, 3).Draw(t, "image") == 0, Requests: few.Draw(t, "requests")}
 	}
 	pods := make([]Pod, rapid.IntRange(0, 150).Draw(t, "pods"))
 	for i := range pods {

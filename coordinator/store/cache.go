@@ -305,8 +305,10 @@ func (c *Cache) apply(changes Changes) {
 	c.view.Store(next)
 	close(c.changed)
 	c.changed = make(chan struct{})
-	c.ring, c.size = append(c.ring, changes), c.size+len(changes.Changes)
-	for c.size > recent || len(c.ring) > recent {
+	if len(changes.Changes) > 0 {
+		c.ring, c.size = append(c.ring, changes), c.size+len(changes.Changes)
+	}
+	for c.size > recent {
 		c.from, c.size = c.ring[0].Revision, c.size-len(c.ring[0].Changes)
 		c.ring[0] = Changes{}
 		c.ring = c.ring[1:]

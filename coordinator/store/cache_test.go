@@ -49,7 +49,11 @@ func bubble(t *testing.T, f func(b *bench)) {
 }
 
 func inBubble(t tester, ctx context.Context, f func(b *bench)) {
-	b := &bench{t: t, memory: memory.New()}
+	onto(t, ctx, memory.New(), f)
+}
+
+func onto(t tester, ctx context.Context, m *memory.Store, f func(b *bench)) {
+	b := &bench{t: t, memory: m}
 	b.faults = storetest.NewFaults(b.memory)
 	b.Cache = store.NewCache(b.faults, slog.New(slog.NewTextHandler(&b.log, nil)))
 	ctx, cancel := context.WithCancel(ctx)
@@ -305,6 +309,67 @@ func TestOnlyRecentChangesAreRemembered(t *testing.T) {
 	})
 }
 
+func TestNothingFromBeforeTheCacheIsRemembered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := memory.New()
+		before := &bench{t: t, ctx: t.Context(), memory: m}
+		old := before.set("a", "n1")
+		start := before.set("a", "n2")
+		onto(t, t.Context(), m, func(b *bench) {
+			if _, err := b.SubscribeAfter(old, 1); !errors.Is(err, store.ErrCompacted) {
+				t.Errorf("after a revision that was gone before: %v, want ErrCompacted", err)
+			}
+			sub, err := b.SubscribeAfter(start, 1)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer sub.Close()
+			b.wait(b.set("b", "n1"))
+			have := map[string]string{}
+			follow(t, b.ctx, sub, have)
+			if diff := cmp.Diff(map[string]string{"b": fmt.Sprint("n1@", start+1)}, have); diff != "" {
+				t.Error(diff)
+			}
+		})
+	})
+}
+
+func TestOfABatchOnlyWhatWasNotSeenIsDelivered(t *testing.T) {
+	bubble(t, func(b *bench) {
+		b.wait(b.set("before", "n1"))
+		b.faults.HoldWatches()
+		first := b.set("a", "n1")
+		last := b.set("b", "n1")
+		b.memory.Compact(last)
+		b.faults.BreakWatches(store.ErrCompacted)
+		b.faults.ReleaseWatches()
+		b.wait(last) // by one list, so in one batch
+		sub, err := b.SubscribeAfter(first, 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer sub.Close()
+		have := map[string]string{}
+		follow(t, b.ctx, sub, have)
+		if diff := cmp.Diff(map[string]string{"b": fmt.Sprint("n1@", last)}, have); diff != "" {
+			t.Error(diff)
+		}
+	})
+}
+
+func TestAClosedSubscriptionIsNotFilledAnyMore(t *testing.T) {
+	bubble(t, func(b *bench) {
+		_, sub := b.Subscribe(1)
+		sub.Close()
+		for range 3 {
+			b.wait(b.set("a", "n1"))
+		}
+		if err := sub.Err(); err != nil || sub.Revision() != 0 {
+			t.Errorf("%v at revision %d, want neither an error nor a change", err, sub.Revision())
+		}
+	})
+}
+
 func TestABrokenWatchIsBegunAgain(t *testing.T) {
 	for name, broken := range map[string]error{"where it broke": errors.New("connection lost"), "by a new list": store.ErrCompacted, "without a reason": nil} {
 		t.Run(name, func(t *testing.T) {
@@ -359,6 +424,16 @@ func TestAStoreThatFailsIsAskedEverMoreSeldomAndSpokenOfOnce(t *testing.T) {
 		}
 		b.faults.On(nil)
 		b.wait(b.set("a", "n2"))
+		time.Sleep(time.Minute)
+		begun := time.Now()
+		b.faults.BreakWatches(errors.New("again"))
+		b.wait(b.set("a", "n3"))
+		if took := time.Since(begun); took > 100*time.Millisecond {
+			t.Errorf("a break after it had been well took %v, want 100 ms", took)
+		}
+		if n := strings.Count(b.log.String(), "level=WARN"); n != 2 {
+			t.Errorf("%d warnings of two outages:\n%s", n, b.log.String())
+		}
 	})
 }
 

@@ -40,7 +40,6 @@ func Decide(d *spec.Deployment, pods []Pod, suffix func() string, now time.Time)
 	hash := spec.TemplateHash(&d.Spec.Template)
 	var live, fresh, stale []Pod
 	for _, p := range pods {
-		// A finished pod counts for nothing: it is replaced and taken away.
 		if p.Deleting() {
 			continue
 		}
@@ -60,6 +59,7 @@ func Decide(d *spec.Deployment, pods []Pod, suffix func() string, now time.Time)
 		out.Status = status(d, fresh, live, now)
 		return out
 	}
+	// A finished pod counts for nothing: it is replaced and taken away.
 	finished := func(p Pod) bool { return p.Phase.Final() }
 	for _, p := range live {
 		if finished(p) {
@@ -70,9 +70,6 @@ func Decide(d *spec.Deployment, pods []Pod, suffix func() string, now time.Time)
 
 	want := int(d.Spec.Replicas)
 	surge, floor := want+(want+3)/4, want-want/4 // a quarter, rounded up above and down below
-	if len(stale) == 0 {
-		surge = want
-	}
 	// Take away what is too much: of the fresh ones what is over the number, then stale ones as far as enough stay ready.
 	slices.SortFunc(fresh, expendable)
 	slices.SortFunc(stale, expendable)

@@ -111,6 +111,177 @@ func TestScalingDownTakesThoseThatAreMissedLeast(t *testing.T) {
 	}
 }
 
+func TestScalingDownTakesAPodWithoutANodeBeforeOneThatIsNotReadyYet(t *testing.T) {
+	w := &world{d: deployment(3, "a")}
+	w.step()
+	w.allReady()
+	w.pods[0].Ready, w.pods[0].Bound = false, false
+	w.pods[2].Ready = false
+	w.d.Spec.Replicas = 2
+	if out := w.step(); len(out.Delete) != 1 || out.Delete[0].Name != w.pods[0].Name {
+		t.Errorf("deleted %v, want the oldest one, which has no node", out.Delete)
+	}
+}
+
+func TestANewTemplateReplacesPodsStepByStep(t *testing.T) {
+	for _, tc := range []struct {
+		replicas           int32
+		created, deleted   int // at the first step, while all are ready
+		created2, deleted2 int // at the next, when the new ones have become ready and the deleted ones have gone
+		availableThrough   bool
+	}{
+		{replicas: 1, created: 1, deleted: 0, created2: 0, deleted2: 1, availableThrough: true},
+		{replicas: 3, created: 1, deleted: 0, created2: 1, deleted2: 1, availableThrough: true},
+		{replicas: 4, created: 2, deleted: 1, created2: 2, deleted2: 2, availableThrough: true},
+		{replicas: 10, created: 5, deleted: 2, created2: 5, deleted2: 5, availableThrough: true},
+	} {
+		t.Run(fmt.Sprint(tc.replicas), func(t *testing.T) {
+			w := &world{d: deployment(tc.replicas, "a")}
+			w.step()
+			w.allReady()
+			w.step()
+			w.d.Spec.Template.Spec.Containers = []spec.Container{{Name: "c", Command: []string{"b"}}}
+			out := w.step()
+			if len(out.Create) != tc.created || len(out.Delete) != tc.deleted {
+				t.Errorf("first: %d created, %d deleted; want %d, %d", len(out.Create), len(out.Delete), tc.created, tc.deleted)
+			}
+			if got := condition(out.Status, "Available").Status == spec.ConditionTrue; got != tc.availableThrough {
+				t.Errorf("available is %v while it rolls", got)
+			}
+			w.allReady()
+			out = w.step()
+			if len(out.Create) != tc.created2 || len(out.Delete) != tc.deleted2 {
+				t.Errorf("second: %d created, %d deleted; want %d, %d", len(out.Create), len(out.Delete), tc.created2, tc.deleted2)
+			}
+		})
+	}
+}
+
+func TestATemplateThatNeverGetsReadyStopsWithinTheBounds(t *testing.T) {
+	w := &world{d: deployment(4, "a")}
+	w.step()
+	w.allReady()
+	w.d.Spec.Template.Spec.Containers = []spec.Container{{Name: "c", Command: []string{"broken"}}}
+	for range 10 {
+		w.step()
+		w.pods = slices.DeleteFunc(w.pods, func(p Pod) bool { return p.Deleting() })
+	}
+	if n, ready := w.live(); n != 5 || ready != 3 {
+		t.Errorf("%d pods, %d ready; want 5 and 3 of the old ones", n, ready)
+	}
+}
+
+func condition(s spec.DeploymentStatus, kind string) spec.Condition {
+	for _, c := range s.Conditions {
+		if c.Type == kind {
+			return c
+		}
+	}
+	return spec.Condition{}
+}
+
+func TestTheStatusSaysHowADeploymentStands(t *testing.T) {
+	w := &world{d: deployment(4, "a")}
+	w.d.Generation = 7
+	out := w.step()
+	if out.Status.ObservedGeneration != 7 {
+		t.Errorf("observed generation %d, want 7", out.Status.ObservedGeneration)
+	}
+	check := func(what string, wantStatus [4]int32, available spec.Truth, message, progressing string, at time.Time) {
+		t.Helper()
+		out := Decide(w.d, w.pods, w.suffix, at)
+		w.d.Status = out.Status
+		st := out.Status
+		if got := [4]int32{st.Replicas, st.UpdatedReplicas, st.Ready, st.Available}; got != wantStatus {
+			t.Errorf("%s: replicas, updated, ready, available are %v, want %v", what, got, wantStatus)
+		}
+		if c := condition(st, "Available"); c.Status != available || c.Message != message {
+			t.Errorf("%s: available %+v, want %s: %s", what, c, available, message)
+		}
+		if c := condition(st, "Progressing"); c.Reason != progressing {
+			t.Errorf("%s: progressing %+v, want %s", what, c, progressing)
+		}
+	}
+	check("just made", [4]int32{4, 4, 0, 0}, spec.ConditionFalse, "0 of 4 pods are ready", "ReplicaSetUpdated", now)
+	w.allReady()
+	check("ready", [4]int32{4, 4, 4, 4}, spec.ConditionTrue, "4 of 4 pods are ready", "NewReplicaSetAvailable", now.Add(time.Minute))
+	since := condition(w.d.Status, "Available").TransitionTime
+	if !since.Equal(now.Add(time.Minute)) {
+		t.Errorf("available since %v, want a minute later: it changed", since)
+	}
+	w.pods[0].Ready = false
+	check("one is not ready", [4]int32{4, 4, 3, 3}, spec.ConditionTrue, "3 of 4 pods are ready", "ReplicaSetUpdated", now.Add(time.Hour))
+	if got := condition(w.d.Status, "Available").TransitionTime; !got.Equal(since) {
+		t.Errorf("available since %v, want %v still", got, since)
+	}
+	w.pods[1].Ready = false
+	check("two are not ready", [4]int32{4, 4, 2, 2}, spec.ConditionFalse, "2 of 4 pods are ready", "ReplicaSetUpdated", now.Add(time.Hour))
+	w.allReady()
+	w.d.Spec.Template.Spec.Containers = []spec.Container{{Name: "c", Command: []string{"b"}}}
+	check("all are of the old template", [4]int32{4, 0, 4, 4}, spec.ConditionTrue, "4 of 4 pods are ready", "ReplicaSetUpdated", now)
+	w.d.Spec.Template.Spec.Containers = []spec.Container{{Name: "c", Command: []string{"a"}}}
+	w.d.Spec.Replicas = 5
+	check("one is missing", [4]int32{4, 4, 4, 4}, spec.ConditionTrue, "4 of 5 pods are ready", "ReplicaSetUpdated", now)
+}
+
+func TestAPodIsMadeFromTheTemplateAndSharesNothingWithIt(t *testing.T) {
+	w := &world{d: deployment(1, "a")}
+	w.d.Spec.Template.Annotations = map[string]string{"k": "v"}
+	p := w.step().Create[0]
+	hash := spec.TemplateHash(&w.d.Spec.Template)
+	want := spec.Meta{
+		Namespace: "default", Name: "web-" + hash + "-00001", Generation: 1, UID: p.UID, CreateTime: p.CreateTime,
+		Labels:      map[string]string{"app": "web", spec.LabelTemplateHash: hash},
+		Annotations: map[string]string{"k": "v"},
+		Owner:       &spec.OwnerRef{Kind: "Deployment", Name: "web", UID: "d1"},
+	}
+	if diff := cmp.Diff(want, p.Meta); diff != "" {
+		t.Error(diff)
+	}
+	if diff := cmp.Diff(w.d.Spec.Template.Spec, p.Spec); diff != "" {
+		t.Error(diff)
+	}
+	p.Labels["app"], p.Annotations["k"], p.Spec.Containers[0].Command[0] = "x", "x", "x"
+	if spec.TemplateHash(&w.d.Spec.Template) != hash || w.d.Spec.Template.Annotations["k"] != "v" {
+		t.Error("a change of the pod changed the template")
+	}
+}
+
+func TestTheOrderOfThePodsDoesNotMatter(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		d := deployment(rapid.Int32Range(0, 5).Draw(t, "replicas"), "a")
+		hash := spec.TemplateHash(&d.Spec.Template)
+		pods := make([]Pod, rapid.IntRange(0, 8).Draw(t, "pods"))
+		for i := range pods {
+			pods[i] = Pod{
+				Pod: &spec.Pod{Meta: spec.Meta{Name: fmt.Sprint(i), CreateTime: now.Add(time.Duration(rapid.IntRange(0, 2).Draw(t, "made"))), Labels: map[string]string{
+					spec.LabelTemplateHash: rapid.SampledFrom([]string{hash, "old"}).Draw(t, "hash"),
+				}}},
+				Ready: rapid.Bool().Draw(t, "ready"), Bound: rapid.Bool().Draw(t, "bound"),
+				Phase: rapid.SampledFrom([]spec.Phase{spec.PhasePending, spec.PhaseRunning, spec.PhaseFailed}).Draw(t, "phase"),
+			}
+			if rapid.IntRange(0, 4).Draw(t, "deleting") == 0 {
+				pods[i].DeleteTime = now
+			}
+		}
+		said := func(pods []Pod) string {
+			out := Decide(d, pods, func() string { return "x" }, now)
+			var deleted []string
+			for _, p := range out.Delete {
+				if p.Deleting() {
+					t.Fatalf("pod %s is deleted again", p.Name)
+				}
+				deleted = append(deleted, p.Name)
+			}
+			slices.Sort(deleted)
+			return fmt.Sprint(len(out.Create), deleted, out.Status)
+		}
+		if a, b := said(pods), said(rapid.Permutation(pods).Draw(t, "order")); a != b {
+			t.Fatalf("%s, in another order %s", a, b)
+		}
+	})
+}
+
 func TestADeletedDeploymentGoesAfterItsPods(t *testing.T) {
 	w := &world{d: deployment(2, "a")}
 	w.step()

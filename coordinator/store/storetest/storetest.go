@@ -55,6 +55,7 @@ var tests = map[string]func(t *testing.T, h Harness){
 	"a watch of compacted revisions says so":                                  compacted,
 	"a watch of what compaction left goes on":                                 notCompacted,
 	"a lease that is not kept alive takes its keys along":                     leaseExpires,
+	"a lease lasts two seconds at least":                                      leaseLasts,
 	"a revoked lease takes its keys along":                                    leaseRevoked,
 	"a key that was written under another lease goes with that one":           leaseChanged,
 	"a lease that is gone can not be kept alive or written under":             leaseGone,
@@ -484,6 +485,21 @@ func leaseExpires(t *testing.T, h Harness) {
 	eventually(t, "the key goes with its lease", func() bool { return node(t, h.Store, "a") == "" })
 	if c := next(t, changes, 1)[0]; c.Key != key("a") || c.Record != nil {
 		t.Errorf("change %+v, want the delete of a", c)
+	}
+}
+
+func leaseLasts(t *testing.T, h Harness) {
+	begun := time.Now()
+	id, err := h.Store.Grant(t.Context(), time.Millisecond)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := put("a", "n1")
+	w.Lease = id
+	commit(t, h.Store, nil, w)
+	eventually(t, "the key goes with its lease", func() bool { return node(t, h.Store, "a") == "" })
+	if took := time.Since(begun); took < 1900*time.Millisecond {
+		t.Errorf("the lease lasted %v, want 2 s", took)
 	}
 }
 
