@@ -129,7 +129,10 @@ func TestTheInitialDelayCountsFromTheStartAndNoFirstProbeComesAPeriodLate(t *tes
 
 func TestAThousandWaitingProbesNeedNoGoroutineEach(t *testing.T) {
 	most := 0
+	var mu sync.Mutex
 	r := run(t, time.Minute, func(context.Context, *probe.Question) probe.Answer {
+		mu.Lock()
+		defer mu.Unlock()
 		most = max(most, runtime.NumGoroutine())
 		return probe.Answer{Outcome: spec.OutcomeSuccess}
 	}, func(r *recorder) {
@@ -174,7 +177,7 @@ func TestAttemptsUnderWayAreBounded(t *testing.T) {
 }
 
 func TestAnAttemptThatCannotBeMadeIsTriedThriceAndCountsForNothing(t *testing.T) {
-	n := 0
+	n := 0 // of one probe, so one at a time
 	r := run(t, 15*time.Second, func(context.Context, *probe.Question) probe.Answer {
 		n++
 		if n > 3 {

@@ -519,12 +519,15 @@ func TestTermsNeverOverlapInTheStore(t *testing.T) {
 				})
 			}
 			w := m.Watch(ctx, 0)
+			var mu sync.Mutex
 			var terms []string
 			wg.Go(func() {
 				for changes := range w.C() {
 					for _, c := range changes.Changes {
 						if c.Key == mark {
+							mu.Lock()
 							terms = append(terms, string(c.Record.Value.(*spec.Blob).Data))
+							mu.Unlock()
 						}
 					}
 				}
@@ -533,7 +536,9 @@ func TestTermsNeverOverlapInTheStore(t *testing.T) {
 			s.On(nil)
 			time.Sleep(20 * time.Second)
 			synctest.Wait()
+			mu.Lock()
 			before := len(terms)
+			mu.Unlock()
 			time.Sleep(20 * time.Second)
 			cancel()
 			wg.Wait()

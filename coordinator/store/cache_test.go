@@ -413,6 +413,7 @@ func TestAStoreThatFailsIsAskedEverMoreSeldomAndSpokenOfOnce(t *testing.T) {
 		b.wait(b.set("a", "n1"))
 		b.faults.BreakWatches(store.ErrCompacted)
 		time.Sleep(time.Minute)
+		synctest.Wait()
 		if lists < 25 || lists > 40 {
 			t.Errorf("%d lists in a minute, want about 30", lists)
 		}
@@ -431,6 +432,7 @@ func TestAStoreThatFailsIsAskedEverMoreSeldomAndSpokenOfOnce(t *testing.T) {
 		if took := time.Since(begun); took > 100*time.Millisecond {
 			t.Errorf("a break after it had been well took %v, want 100 ms", took)
 		}
+		synctest.Wait()
 		if n := strings.Count(b.log.String(), "level=WARN"); n != 2 {
 			t.Errorf("%d warnings of two outages:\n%s", n, b.log.String())
 		}
