@@ -163,11 +163,13 @@ func TestALeaderThatIsCutOffFromTheStoreStopsLeading(t *testing.T) {
 				s := storetest.NewFaults(memory.New())
 				defer s.Close()
 				begun, terms, ended := time.Now(), 0, time.Duration(0)
+				var over atomic.Bool
 				stop := stand(t, s, Config{Owner: "c", TTL: ttl}, func(lead context.Context, _ Term) error {
 					terms++
 					<-lead.Done()
 					if ended == 0 {
 						ended = time.Since(begun)
+						over.Store(true)
 					}
 					if err := context.Cause(lead); terms == 1 && !errors.Is(err, ErrNotLeader) {
 						t.Errorf("the leadership ended with %v, want ErrNotLeader", err)
@@ -182,6 +184,9 @@ func TestALeaderThatIsCutOffFromTheStoreStopsLeading(t *testing.T) {
 					return storetest.Fault{}
 				})
 				time.Sleep(ttl + time.Second)
+				if !over.Load() {
+					t.Errorf("it leads still %v after the store fell silent", ttl+time.Second)
+				}
 				s.On(nil)
 				s.ReleaseWatches()
 				time.Sleep(time.Minute)
@@ -381,15 +386,44 @@ func TestABrokenWatchDeposesNobodyUnlessTheKeyHasChanged(t *testing.T) {
 	}
 }
 
+func TestOneUnansweredKeepAliveDeposesNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := storetest.NewFaults(memory.New())
+		defer s.Close()
+		terms, asked := 0, 0
+		s.On(func(c storetest.Call) storetest.Fault {
+			if c.Op == storetest.KeepAlive {
+				if asked++; asked%3 == 0 {
+					return storetest.Fault{Refuse: errors.New("no")}
+				}
+			}
+			return storetest.Fault{}
+		})
+		stop := stand(t, s, Config{Owner: "c"}, func(lead context.Context, _ Term) error {
+			terms++
+			<-lead.Done()
+			return nil
+		})
+		time.Sleep(time.Hour)
+		stop()
+		if terms != 1 {
+			t.Errorf("%d terms in an hour of single failures, want 1", terms)
+		}
+	})
+}
+
 func TestALeaseThatIsGoneEndsTheLeadershipThoughTheWatchIsStale(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := memory.New()
 		s := storetest.NewFaults(m)
 		defer s.Close()
+		var mu sync.Mutex
 		var id store.LeaseID
 		s.On(func(c storetest.Call) storetest.Fault {
 			if c.Op == storetest.KeepAlive {
+				mu.Lock()
 				id = c.Lease
+				mu.Unlock()
 			}
 			return storetest.Fault{}
 		})
@@ -404,7 +438,10 @@ func TestALeaseThatIsGoneEndsTheLeadershipThoughTheWatchIsStale(t *testing.T) {
 		time.Sleep(21 * time.Second) // it has been kept alive once
 		s.HoldWatches()
 		gone := time.Now()
-		if err := m.Revoke(t.Context(), id); err != nil {
+		mu.Lock()
+		kept := id
+		mu.Unlock()
+		if err := m.Revoke(t.Context(), kept); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(time.Minute)
@@ -421,7 +458,7 @@ func TestACampaignThatFailsLeavesNoLeaseAndIsSpokenOfOnce(t *testing.T) {
 		s := storetest.NewFaults(memory.New())
 		defer s.Close()
 		granted, revoked := 0, 0
-		s.On(func(c storetest.Call) storetest.Fault {
+		fail := func(c storetest.Call) storetest.Fault {
 			switch {
 			case c.Op == storetest.Grant:
 				granted++
@@ -431,21 +468,28 @@ func TestACampaignThatFailsLeavesNoLeaseAndIsSpokenOfOnce(t *testing.T) {
 				return storetest.Fault{Refuse: store.ErrFull}
 			}
 			return storetest.Fault{}
-		})
+		}
+		s.On(fail)
 		var log strings.Builder
 		e := New(Config{Owner: "c", TTL: -1}, s, slog.New(slog.NewTextHandler(&log, nil))) // a TTL that is too short is 2 s
 		ctx, cancel := context.WithCancel(t.Context())
-		time.AfterFunc(time.Minute, func() { s.On(nil) })
-		time.AfterFunc(2*time.Minute, cancel)
+		time.AfterFunc(time.Minute+retry/2, func() { s.On(nil) })
+		time.AfterFunc(3*time.Minute+retry/2, cancel)
 		led := false
-		if err := e.Run(ctx, func(lead context.Context, _ Term) error { led = true; <-lead.Done(); return nil }); err != nil {
+		if err := e.Run(ctx, func(lead context.Context, _ Term) error {
+			led = true
+			time.Sleep(time.Minute)
+			s.On(fail)
+			return nil
+		}); err != nil {
 			t.Fatal(err)
 		}
+		granted++ // the term's own, which was not counted
 		if granted < 100 || granted != revoked || !led {
 			t.Errorf("%d leases granted, %d revoked, led %v", granted, revoked, led)
 		}
-		if n := strings.Count(log.String(), "campaign failed"); n != 1 {
-			t.Errorf("%d warnings, want 1", n)
+		if n := strings.Count(log.String(), "campaign failed"); n != 2 {
+			t.Errorf("%d warnings of two outages", n)
 		}
 	})
 }

@@ -139,6 +139,24 @@ func TestPodsOfOneOwnerSpreadOverTheNodes(t *testing.T) {
 	}
 }
 
+func TestWhatWasJustPlacedCountsAsLoad(t *testing.T) {
+	var pods []Pod
+	for i := range 11 {
+		p := pod(fmt.Sprint(i))
+		p.Requests.MilliCPU = 10
+		pods = append(pods, p)
+	}
+	large := with(ready("b"), func(n *Node) { n.MaxPods = 100 })
+	small := with(ready("a"), func(n *Node) { n.MaxPods, n.Allocatable.MilliCPU = 100, 100 })
+	counts := map[string]int{}
+	for _, r := range Place([]Node{small, large}, pods) {
+		counts[r.Node]++
+	}
+	if diff := cmp.Diff(map[string]int{"a": 1, "b": 10}, counts); diff != "" {
+		t.Errorf("want the same share of each asked for:\n%s", diff)
+	}
+}
+
 func TestEachOwnersPodsAreSpreadForThemselves(t *testing.T) {
 	var pods []Pod
 	for i, owner := range []string{"o", "x", "o", "x"} {

@@ -224,6 +224,24 @@ func TestTheStatusSaysHowADeploymentStands(t *testing.T) {
 	check("one is missing", [4]int32{4, 4, 4, 4}, spec.ConditionTrue, "4 of 5 pods are ready", "ReplicaSetUpdated", now)
 }
 
+func TestARolloutIsOverOnlyWhenTheOldPodsHaveGone(t *testing.T) {
+	w := &world{d: deployment(1, "a")}
+	w.step()
+	w.allReady()
+	w.d.Spec.Template.Spec.Containers = []spec.Container{{Name: "c", Command: []string{"b"}}}
+	w.step()
+	// One of the new template that is not ready, one of the old that is: each number but that of all pods is right.
+	if c := condition(w.step().Status, "Progressing"); c.Reason != "ReplicaSetUpdated" {
+		t.Errorf("progressing %+v, want ReplicaSetUpdated", c)
+	}
+	w.allReady()
+	w.step()
+	w.allReady()
+	if c := condition(w.step().Status, "Progressing"); c.Reason != "NewReplicaSetAvailable" {
+		t.Errorf("progressing %+v, want NewReplicaSetAvailable", c)
+	}
+}
+
 func TestAPodIsMadeFromTheTemplateAndSharesNothingWithIt(t *testing.T) {
 	w := &world{d: deployment(1, "a")}
 	w.d.Spec.Template.Annotations = map[string]string{"k": "v"}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -214,6 +215,67 @@ func TestAListLongerThanAPageIsOfOneRevision(t *testing.T) {
 	}
 	if err != nil || len(seen) != n || len(recs) != n {
 		t.Errorf("%d records, %d of them different, %v; want %d", len(recs), len(seen), err, n)
+	}
+}
+
+func TestEveryListIsOfOneRevisionWhileOthersWrite(t *testing.T) {
+	s := open(t, t.TempDir(), 0)
+	key := func(name string) store.Key { return store.Key{Family: store.Config, Name: name} }
+	for i := 0; i <= listPage; i += store.MaxOps {
+		var writes []store.Write
+		for j := range store.MaxOps {
+			writes = append(writes, store.Write{Key: key(fmt.Sprint("m", i+j)), Value: &spec.Blob{}})
+		}
+		if _, err := s.Commit(t.Context(), store.Txn{Then: writes}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for i := 0; ctx.Err() == nil; i++ {
+			v := &spec.Blob{Data: fmt.Append(nil, i)}
+			_, _ = s.Commit(ctx, store.Txn{Then: []store.Write{{Key: key("a"), Value: v}, {Key: key("z"), Value: v}}})
+		}
+	}()
+	for range 50 {
+		recs, _, err := s.List(t.Context(), store.Config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		values := map[string]string{}
+		for _, r := range recs {
+			values[r.Key.Name] = string(r.Value.(*spec.Blob).Data)
+		}
+		if values["a"] != values["z"] {
+			t.Fatalf("the first page is of write %s, the last of write %s", values["a"], values["z"])
+		}
+	}
+	stop()
+	<-done
+}
+
+func TestEncodedSizesAreBoundedBeforeAnythingIsWritten(t *testing.T) {
+	s := open(t, t.TempDir(), 0)
+	record := func(i, size int) store.Txn {
+		return store.Txn{Then: []store.Write{{Key: store.Key{Family: store.Bindings, Name: fmt.Sprint(i)}, Value: &spec.Binding{Node: strings.Repeat("x", size)}}}}
+	}
+	if _, err := s.Commit(t.Context(), record(0, store.MaxValueBytes)); !errors.Is(err, store.ErrTooLarge) {
+		t.Errorf("a record over the limit: %v, want ErrTooLarge", err)
+	}
+	var round []store.Txn
+	for i := range store.MaxRoundBytes / (64 << 10) {
+		round = append(round, record(i, 64<<10)) // a little more, with what else a binding has
+	}
+	if _, _, err := s.CommitEach(t.Context(), round); !errors.Is(err, store.ErrTooLarge) {
+		t.Errorf("a round over the limit: %v, want ErrTooLarge", err)
+	}
+	if recs, _, err := s.List(t.Context()); err != nil || len(recs) != 0 {
+		t.Errorf("%d records were written, %v; want none", len(recs), err)
+	}
+	if _, _, err := s.CommitEach(t.Context(), round[1:]); err != nil {
+		t.Errorf("a round below the limit: %v", err)
 	}
 }
 
