@@ -97,6 +97,9 @@ func play(how string, args []string) error {
 		}
 		select {}
 	case "container":
+		if err := os.WriteFile(os.Getenv("MUSTER_POD_DIR")+"-up", nil, 0o644); err != nil {
+			return err
+		}
 		<-stop
 		// It says that it was asked to end, and not just killed.
 		return os.WriteFile(os.Getenv("MUSTER_POD_DIR")+"-ended", nil, 0o644)
@@ -341,7 +344,12 @@ func TestContainersAreAskedToEndBeforeTheyAreKilled(t *testing.T) {
 	c := newCluster(t, "good")
 	c.start()
 	c.untilReady()
-	eventually(t, "all processes", func() bool { return len(c.processes()) == 9 })
+	for _, n := range []string{"node-1", "node-2"} {
+		eventually(t, "the container of "+n+" listens for signals", func() bool {
+			_, err := os.Stat(filepath.Join(c.dir, n, "pods", "p-up"))
+			return err == nil
+		})
+	}
 	if err := c.stop(); err != nil {
 		t.Error(err)
 	}
