@@ -2,11 +2,13 @@ package manifest
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"iter"
 	"maps"
 	"math"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -18,12 +20,11 @@ import (
 // strictly decodes j, which is v as JSON, into target: every unknown field and every value of a wrong type is found with
 // its path. It tells whether target can be used.
 func (d *decoder) strictly(j []byte, v map[string]any, target any) bool {
-	typesOK := d.compare("", v, reflect.TypeOf(target).Elem())
-	found := len(d.object.Findings)
-	strict, err := kjson.UnmarshalStrict(j, target)
-	if !typesOK {
+	if !d.compare("", v, reflect.TypeOf(target).Elem()) {
 		return false
 	}
+	found := len(d.object.Findings)
+	strict, err := kjson.UnmarshalStrict(j, target)
 	if err != nil {
 		d.add("", spec.Invalid, nil, err.Error())
 		return false
@@ -38,6 +39,9 @@ func (d *decoder) strictly(j []byte, v map[string]any, target any) bool {
 }
 
 var unmarshaler = reflect.TypeFor[json.Unmarshaler]()
+
+// quantity is what is parsed as one: an exponent of many digits would take minutes.
+var quantity = regexp.MustCompile(`^[+-]?[0-9.]{1,40}([numkMGTPE]|[KMGTPE]i|[eE][+-]?[0-9]{1,2})?$`)
 
 // compare finds how a JSON value differs from what t takes; false where decoding it would fail.
 func (d *decoder) compare(path string, v any, t reflect.Type) bool {
@@ -61,6 +65,9 @@ func (d *decoder) compare(path string, v any, t reflect.Type) bool {
 	}
 	if reflect.PointerTo(t).Implements(unmarshaler) {
 		j, err := json.Marshal(v)
+		if err == nil && t.Name() == "Quantity" && !quantity.MatchString(strings.Trim(string(j), `"`)) {
+			err = errors.New("no quantity")
+		}
 		if err == nil {
 			err = json.Unmarshal(j, reflect.New(t).Interface())
 		}
