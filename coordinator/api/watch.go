@@ -73,7 +73,7 @@ func (w watched[K, T]) run(ctx context.Context, cache *store.Cache, after int64)
 		last = changes.Revision
 	}
 	if err := sub.Err(); errors.Is(err, store.ErrSlow) {
-		return fmt.Errorf("%w: go on after revision %d", ErrWatchTooSlow, last)
+		return fmt.Errorf("%w: go on after revision %d", ErrWatchTooSlow, max(last, sub.Revision()))
 	} else if err != nil {
 		return err
 	}

@@ -393,3 +393,38 @@ func TestVersionsMoreThanOneMinorApartAreRefused(t *testing.T) {
 		}
 	}
 }
+
+func TestAStatusThatIsTooLargeHoldsNoOther(t *testing.T) {
+	w := serve(t)
+	w.d.deps.Store = tight{w.store}
+	big, small := w.bind("big", "node-1"), w.bind("small", "node-1")
+	a := w.connect(1)
+	a.open()
+	status := spec.PodStatus{Phase: spec.PhaseRunning}
+	large := status
+	large.Message = "too large"
+	a.send(&agentv1.ConnectRequest{Message: &agentv1.ConnectRequest_Statuses{Statuses: &agentv1.StatusBatch{Statuses: []*musterv1.HeldStatus{
+		wire.HeldStatusToProto(&spec.HeldStatus{UID: "uid-big", Epoch: big, Status: large}),
+		wire.HeldStatusToProto(&spec.HeldStatus{UID: "uid-small", Epoch: small, Status: status}),
+	}}}})
+	for {
+		if ack := a.recv().GetStatusAck(); ack != nil {
+			if len(ack.GetCommitted()) != 1 || ack.GetCommitted()[0].GetUid() != "uid-small" {
+				t.Errorf("acknowledged %v, want small", ack)
+			}
+			return
+		}
+	}
+}
+
+// tight is a store that has no room for a status with a message.
+type tight struct{ store.Store }
+
+func (s tight) CommitEach(ctx context.Context, ts []store.Txn) (int64, []error, error) {
+	for _, t := range ts {
+		if h, ok := t.Then[0].Value.(*spec.HeldStatus); ok && h.Status.Message != "" {
+			return 0, nil, store.ErrTooLarge
+		}
+	}
+	return s.Store.CommitEach(ctx, ts)
+}

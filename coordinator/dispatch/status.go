@@ -162,6 +162,14 @@ func (d *Dispatch) writeBatch(ctx context.Context, batch []pending) bool {
 	}
 	if len(txns) > 0 {
 		revision, errs, err := d.deps.Store.CommitEach(ctx, txns)
+		if errors.Is(err, store.ErrTooLarge) {
+			if len(batch) > 1 {
+				return d.writeBatch(ctx, batch[:len(batch)/2]) && d.writeBatch(ctx, batch[len(batch)/2:])
+			}
+			// It will be said again, and refused again: nothing of it can be stored.
+			d.deps.Log.Error("status dropped", "pod", batch[0].name.String(), "node", batch[0].from.node, "err", err)
+			return true
+		}
 		if err != nil {
 			d.deps.Log.Warn("statuses not written", "count", len(txns), "err", err)
 			if ctx.Err() != nil || errors.Is(err, store.ErrClosed) {
