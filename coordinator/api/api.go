@@ -194,9 +194,10 @@ func notFound(kind string, name spec.ObjectName) error {
 	return fmt.Errorf("%s %s: %w", kind, name, store.ErrNotFound)
 }
 
-// checkRevision holds an update to the revision that it names.
+// checkRevision holds an update to the revision that it names. An object that was read carries the newest revision of
+// all the keys that it is joined from, so it has seen what is stored under this one unless that is newer.
 func checkRevision(key store.Key, given, stored int64) error {
-	if given != 0 && given != stored {
+	if given != 0 && given < stored {
 		return fmt.Errorf("write %s: %w: it is at %d", key, store.ErrConflict, stored)
 	}
 	return nil

@@ -144,7 +144,7 @@ func (s *nodeService) UpdateNode(ctx context.Context, req *musterv1.UpdateNodeRe
 	} else {
 		node.UID, node.CreateTime, node.Generation = fleet.NewUID(), s.deps.Now(), 1
 	}
-	if err := checkRevision(key, meta.Revision, n.Revision); err != nil {
+	if err := checkRevision(key, meta.Revision, revision); err != nil {
 		return nil, err
 	}
 	resp := &musterv1.UpdateNodeResponse{Result: musterv1.WriteResult_WRITE_RESULT_UNCHANGED}
