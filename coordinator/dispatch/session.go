@@ -215,10 +215,22 @@ func (d *Dispatch) facts(ctx context.Context, node string, pb *musterv1.NodeFact
 		if err == nil && wire.Equal(rec.Value, facts) {
 			return nil
 		}
-		_, err = d.deps.Store.Commit(ctx, store.Txn{
+		txn := store.Txn{
 			If:   []store.Cond{{Key: key, Revision: rec.Revision}},
 			Then: []store.Write{{Key: key, Value: facts}},
-		})
+		}
+		if rec.Revision == 0 {
+			// A node comes into being with its first word; what was said of it before stays.
+			object := store.Key{Family: store.Nodes, Name: node}
+			if _, err := d.deps.Store.Get(ctx, object); errors.Is(err, store.ErrNotFound) {
+				meta := spec.Meta{Name: node, UID: fleet.NewUID(), CreateTime: time.Now(), Generation: 1}
+				txn.If = append(txn.If, store.Cond{Key: object})
+				txn.Then = append(txn.Then, store.Write{Key: object, Value: &spec.Node{Meta: meta}})
+			} else if err != nil {
+				return fmt.Errorf("read node %s: %w", node, err)
+			}
+		}
+		_, err = d.deps.Store.Commit(ctx, txn)
 		if !errors.Is(err, store.ErrConflict) {
 			return err
 		}
