@@ -55,6 +55,8 @@ const (
 	stopLimit = time.Second
 	// maxMessage bounds a message from outside, in bytes.
 	maxMessage = 4 << 20
+	// storeRoom is what the store sets aside on the disk at its start: two segments of its log, and its data.
+	storeRoom = 160 << 20
 	// maxGrace bounds the agent grace.
 	maxGrace = time.Hour
 )
@@ -118,6 +120,20 @@ func (c *Coordinator) Run(ctx context.Context) error {
 	}
 	defer dir.Close()
 	log := c.cfg.Log
+	// What an operator can get wrong is found before the store is opened and has things to say of its own.
+	if err := dir.Room(storeRoom); err != nil {
+		return err
+	}
+	listener, err := net.Listen("tcp", c.cfg.Listen)
+	if err != nil {
+		return fmt.Errorf("listen for the API: %w", err)
+	}
+	defer listener.Close()
+	web, err := net.Listen("tcp", c.cfg.HTTPListen)
+	if err != nil {
+		return fmt.Errorf("listen for HTTPS: %w", err)
+	}
+	defer web.Close()
 	db, err := etcd.Open(ctx, etcd.Config{Dir: filepath.Join(dir.Path(), "etcd"), Codec: wire.Codec{}, Log: log})
 	if err != nil {
 		return err
@@ -131,17 +147,6 @@ func (c *Coordinator) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-
-	listener, err := net.Listen("tcp", c.cfg.Listen)
-	if err != nil {
-		return fmt.Errorf("listen for the API: %w", err)
-	}
-	defer listener.Close()
-	web, err := net.Listen("tcp", c.cfg.HTTPListen)
-	if err != nil {
-		return fmt.Errorf("listen for HTTPS: %w", err)
-	}
-	defer web.Close()
 	host, err := c.advertised(listener)
 	if err != nil {
 		return err

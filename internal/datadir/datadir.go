@@ -160,6 +160,18 @@ func (d *Dir) room() error {
 	return f.Sync()
 }
 
+// Room checks that so many bytes can still be written below the directory.
+func (d *Dir) Room(need int64) error {
+	var fs unix.Statfs_t
+	if err := unix.Statfs(d.path, &fs); err != nil {
+		return explain(d.path, err)
+	}
+	if free := int64(fs.Bavail) * fs.Bsize; free < need {
+		return explain(d.path, fmt.Errorf("%d MiB are free, %d MiB are needed: %w", free>>20, need>>20, syscall.ENOSPC))
+	}
+	return nil
+}
+
 // Path is the directory's absolute path.
 func (d *Dir) Path() string { return d.path }
 
