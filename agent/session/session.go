@@ -195,21 +195,26 @@ func (s *Session) setUp(up bool, err error) {
 // Run opens one session after the other until ctx ends, then says Bye.
 func (s *Session) Run(ctx context.Context) error {
 	pause := time.Duration(0)
+	said, when := "", time.Time{}
 	for {
 		opened, err := s.once(ctx)
 		s.setUp(false, err)
 		if ctx.Err() != nil {
 			return nil
 		}
-		bound := maxRetry
-		switch status.Code(err) {
-		case codes.PermissionDenied, codes.Unauthenticated, codes.InvalidArgument, codes.FailedPrecondition:
-			s.deps.Log.Error("session refused", "err", err)
-		default:
-			s.deps.Log.Warn("session ended", "err", err)
-			if refusedForNow(err) {
-				bound = refusedRetry
+		// Attempts that fail alike are one line a minute.
+		if text := status.Convert(err).Message(); opened || text != said || time.Since(when) >= time.Minute {
+			said, when = text, time.Now()
+			switch status.Code(err) {
+			case codes.PermissionDenied, codes.Unauthenticated, codes.InvalidArgument, codes.FailedPrecondition:
+				s.deps.Log.Error("session refused", "err", text)
+			default:
+				s.deps.Log.Warn("session ended", "err", text)
 			}
+		}
+		bound := maxRetry
+		if refusedForNow(err) {
+			bound = refusedRetry
 		}
 		switch {
 		case opened:
