@@ -87,6 +87,11 @@ func New(cfg Config) (*Agent, error) {
 	case cfg.Images != "refuse" && cfg.Images != "ignore":
 		return nil, fmt.Errorf("images: %q, must be refuse or ignore", cfg.Images)
 	}
+	for _, to := range cfg.Join {
+		if _, _, err := net.SplitHostPort(to); err != nil {
+			return nil, fmt.Errorf("join: %q, must be HOST:PORT of a coordinator's API", to)
+		}
+	}
 	return &Agent{cfg: cfg}, nil
 }
 
