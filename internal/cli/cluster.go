@@ -259,6 +259,9 @@ func tokenCommand(o *options) *cobra.Command {
 			if !ok || n == 0 {
 				return usagef("--role %s: want node, viewer, editor or admin", role)
 			}
+			if uses < 1 || uses > 1000 {
+				return usagef("--uses %d: want 1 to 1000", uses)
+			}
 			return o.with(cmd.Context(), func(ctx context.Context, c *client) error {
 				r, err := c.cluster.CreateToken(ctx, &musterv1.CreateTokenRequest{Role: musterv1.Role(n), Ttl: durationpb.New(ttl), Uses: uses})
 				if err != nil {
