@@ -247,6 +247,10 @@ func (d *Dev) startCoordinator(ctx context.Context) (datadir.Addresses, error) {
 		}
 		args = append(args, l.flag, net.JoinHostPort("127.0.0.1", port))
 	}
+	// What a killed coordinator has left names a port that this one may not have.
+	if err := os.Remove(filepath.Join(dir, "addresses.json")); ignore(err, fs.ErrNotExist) != nil {
+		return datadir.Addresses{}, err
+	}
 	p, err := d.start("coordinator", nil, args...)
 	if err != nil {
 		return datadir.Addresses{}, err
