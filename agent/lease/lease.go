@@ -236,7 +236,11 @@ func (l *Lease) Adopt(uid string, epoch int64, slot int) {
 		return
 	}
 	page := l.cfg.Page()
-	l.taken[slot], l.slots[b] = true, &held{slot: slot, page: page}
+	h := &held{slot: slot, page: page}
+	if page.Deadline(slot, epoch) == 0 && page.Armed(slot) == 0 {
+		h.page = nil // the page is newer than the pod, or never gave it time: it is to hear of the epoch first
+	}
+	l.taken[slot], l.slots[b] = true, h
 	l.holder.Adopt(b, page.Deadline(slot, epoch))
 }
 

@@ -39,3 +39,12 @@ func TestAPodIsAdoptedOnceAndNoSlotTwice(t *testing.T) {
 		t.Error("another slot than it was adopted with")
 	}
 }
+
+func TestAnAdoptedPodGetsTimeOnAPageThatIsNewerThanItself(t *testing.T) {
+	b := newBench(t) // its page knows of no epoch, as after a reboot
+	b.Adopt(web.UID, web.Epoch, 3)
+	b.session(web)
+	if got := b.slot(web); got != 3 || b.page.Deadline(got, web.Epoch) == 0 {
+		t.Errorf("slot %d, deadline %v: its supervisor would refuse to start for ever", got, b.page.Deadline(3, web.Epoch))
+	}
+}
