@@ -125,3 +125,18 @@ func TestFileSystemTroubleIsOneLineWithTheNextStep(t *testing.T) {
 		}
 	}
 }
+
+func TestADiskWithTooLittleRoomIsToldWithWhatIsNeeded(t *testing.T) {
+	d, err := Lock(t.TempDir(), Coordinator, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	if err := d.Room(1); err != nil {
+		t.Errorf("one byte: %v", err)
+	}
+	err = d.Room(1 << 62)
+	if !errors.Is(err, syscall.ENOSPC) || !strings.Contains(err.Error(), "the disk is full") || !strings.Contains(err.Error(), "MiB are needed") {
+		t.Errorf("2^62 bytes: %v", err)
+	}
+}
