@@ -55,7 +55,8 @@ func findings(err error) []string {
 	return lines
 }
 
-// immutable tells whether a write was refused because it would change what cannot change, and for no other reason.
+// immutable tells whether a write was refused because it would change what cannot change, and for no other reason. Other
+// rules of a pod's spec forbid fields too: a replacement would break them just so.
 func immutable(err error) bool {
 	s, ok := status.FromError(err)
 	if !ok || s.Code() != codes.InvalidArgument {
@@ -66,7 +67,8 @@ func immutable(err error) bool {
 		if bad, ok := d.(*errdetails.BadRequest); ok {
 			for _, v := range bad.GetFieldViolations() {
 				found = true
-				pod := v.GetField() == "spec" && v.GetReason() == "Forbidden"
+				inSpec := v.GetField() == "spec" || strings.HasPrefix(v.GetField(), "spec.")
+				pod := inSpec && v.GetReason() == "Forbidden" && strings.Contains(v.GetDescription(), "cannot change")
 				deployment := v.GetField() == "spec.selector" && strings.Contains(v.GetDescription(), "immutable")
 				if !pod && !deployment {
 					return false

@@ -31,6 +31,8 @@ import (
 	musterv1 "github.com/musterhq/muster/gen/muster/v1"
 	"github.com/musterhq/muster/internal/clientconfig"
 	"github.com/musterhq/muster/internal/identity"
+	"github.com/musterhq/muster/internal/spec"
+	"github.com/musterhq/muster/internal/wire"
 )
 
 // fake is a coordinator's API over an in-memory copy: it stores, marks and forgets, and decides nothing.
@@ -369,8 +371,19 @@ func (s podServer) UpdatePod(_ context.Context, r *musterv1.UpdatePodRequest) (*
 	case proto.Equal(old.GetSpec(), r.GetPod().GetSpec()):
 		return &musterv1.UpdatePodResponse{Pod: old, Result: musterv1.WriteResult_WRITE_RESULT_UNCHANGED}, nil
 	default:
-		return nil, withReason(codes.InvalidArgument, "spec: Forbidden", "INVALID",
-			&errdetails.BadRequest_FieldViolation{Field: "spec", Description: "Forbidden: cannot change, apply with --replace", Reason: "Forbidden"})
+		was, err := wire.PodFromProto(old)
+		if err != nil {
+			return nil, err
+		}
+		pod, err := wire.PodFromProto(r.GetPod())
+		if err != nil {
+			return nil, err
+		}
+		var changes []*errdetails.BadRequest_FieldViolation
+		for _, f := range spec.ValidatePodUpdate(was, pod) {
+			changes = append(changes, &errdetails.BadRequest_FieldViolation{Field: f.Path, Description: f.Detail(), Reason: string(f.Kind)})
+		}
+		return nil, withReason(codes.InvalidArgument, "invalid", "INVALID", changes...)
 	}
 	if !r.GetValidateOnly() {
 		p := proto.CloneOf(r.GetPod())

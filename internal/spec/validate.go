@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net/netip"
 	"path"
-	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -161,17 +160,6 @@ func ValidateNode(n *Node) []Finding {
 	c := &checker{}
 	c.meta("metadata", &n.Meta, false)
 	return c.findings
-}
-
-// ValidatePodUpdate finds changes of what cannot change in a pod that exists: all of its spec.
-func ValidatePodUpdate(old, pod *Pod) []Finding {
-	if reflect.DeepEqual(old.Spec.Clone(), pod.Spec.Clone()) || TemplateHash(&PodTemplate{Spec: old.Spec}) == TemplateHash(&PodTemplate{Spec: pod.Spec}) {
-		return nil
-	}
-	return []Finding{{
-		Path: "spec", Kind: Forbidden,
-		Message: "a pod's spec cannot change while it exists; delete it first, or apply with --replace",
-	}}
 }
 
 // ValidateDeploymentUpdate finds changes of what cannot change in a Deployment that exists: its selector.

@@ -368,7 +368,7 @@ func TestOnlyWhatMayChangeChanges(t *testing.T) {
 	changed.Labels, changed.Annotations = map[string]string{"a": "b"}, map[string]string{"c": "d"}
 	check(t, spec.ValidatePodUpdate(old, changed))
 	changed.Spec.Containers[0].Args = []string{"-v"}
-	check(t, spec.ValidatePodUpdate(old, changed), "spec: Forbidden: a pod's spec cannot change while it exists; delete it first, or apply with --replace")
+	check(t, spec.ValidatePodUpdate(old, changed), "spec.containers[0].args[0]: Forbidden: a pod's spec cannot change while it exists; delete it first, or apply with --replace")
 
 	was, d := deployment(), deployment()
 	d.Spec.Replicas, d.Spec.Template.Spec.Hostname = 7, "x"
@@ -378,6 +378,62 @@ func TestOnlyWhatMayChangeChanges(t *testing.T) {
 	d.Spec.Selector = was.Spec.Selector
 	d.Spec.Selector.Expressions = []spec.SelectorExpression{{Key: "app", Operator: spec.Exists}}
 	check(t, spec.ValidateDeploymentUpdate(was, d), "spec.selector: Invalid value: field is immutable")
+}
+
+func TestAChangeOfAPodIsToldByTheFieldsThatDiffer(t *testing.T) {
+	grace := time.Second
+	first := func(p *spec.Pod) *spec.Container { return &p.Spec.Containers[0] }
+	probe := func(p *spec.Probe) func(*spec.Pod) { return func(pod *spec.Pod) { first(pod).Liveness = p } }
+	for _, x := range []struct {
+		name     string
+		was, now func(*spec.Pod)
+		want     []string
+	}{
+		{"nothing", nil, func(p *spec.Pod) {
+			first(p).Args, p.Spec.Volumes, p.Spec.NodeSelector = []string{}, []spec.Volume{}, map[string]string{}
+		}, nil},
+		{"image and grace", nil, func(p *spec.Pod) {
+			first(p).Image, p.Spec.TerminationGrace = "b", time.Second
+		}, []string{"spec.containers[0].image", "spec.terminationGracePeriodSeconds"}},
+		{"a container more", nil, func(p *spec.Pod) { p.Spec.Containers = append(p.Spec.Containers, spec.Container{Name: "d"}) },
+			[]string{"spec.containers[1]"}},
+		{"an argument less", func(p *spec.Pod) { first(p).Args = []string{"a", "b"} }, func(p *spec.Pod) { first(p).Args = []string{"a"} },
+			[]string{"spec.containers[0].args[1]"}},
+		{"labels of a node", func(p *spec.Pod) { p.Spec.NodeSelector = map[string]string{"a": "1", "b": "", "c": "3"} },
+			func(p *spec.Pod) { p.Spec.NodeSelector = map[string]string{"a": "2", "c": "3", "d": ""} },
+			[]string{"spec.nodeSelector[a]", "spec.nodeSelector[b]", "spec.nodeSelector[d]"}},
+		{"resources", nil, func(p *spec.Pod) {
+			first(p).Resources = spec.Resources{Requests: spec.ResourceList{MilliCPU: 1}, Limits: spec.ResourceList{MemoryBytes: 1}}
+		}, []string{"spec.containers[0].resources.requests[cpu]", "spec.containers[0].resources.limits[memory]"}},
+		{"a probe", nil, probe(&spec.Probe{}), []string{"spec.containers[0].livenessProbe"}},
+		{"a probe's handler", probe(&spec.Probe{Handler: spec.Handler{Exec: &spec.ExecAction{}}}), probe(&spec.Probe{Handler: spec.Handler{HTTP: &spec.HTTPAction{}}}),
+			[]string{"spec.containers[0].livenessProbe.exec", "spec.containers[0].livenessProbe.httpGet"}},
+		{"a probe's port and times", probe(&spec.Probe{Handler: spec.Handler{TCP: &spec.TCPAction{Port: spec.PortRef{Number: 1}}}, Period: 1}),
+			probe(&spec.Probe{Handler: spec.Handler{TCP: &spec.TCPAction{Port: spec.PortRef{Name: "a"}}}, Period: 2, TerminationGrace: &grace}),
+			[]string{"spec.containers[0].livenessProbe.tcpSocket.port", "spec.containers[0].livenessProbe.periodSeconds",
+				"spec.containers[0].livenessProbe.terminationGracePeriodSeconds"}},
+	} {
+		t.Run(x.name, func(t *testing.T) {
+			was, now := web(), web()
+			if x.was != nil {
+				x.was(was)
+			}
+			x.now(now)
+			var want []string
+			for _, path := range x.want {
+				want = append(want, path+": Forbidden: a pod's spec cannot change while it exists; delete it first, or apply with --replace")
+			}
+			check(t, spec.ValidatePodUpdate(was, now), want...)
+		})
+	}
+}
+
+func TestAtMostTenChangesOfAPodAreTold(t *testing.T) {
+	now := web()
+	now.Spec.Containers[0].Args = make([]string, 1000)
+	if got := spec.ValidatePodUpdate(web(), now); len(got) != 10 || got[9].Path != "spec.containers[0].args[9]" {
+		t.Errorf("%d findings: %v", len(got), got)
+	}
 }
 
 func TestANodeHasNoNamespace(t *testing.T) {

@@ -1,0 +1,106 @@
+package spec
+
+import (
+	"fmt"
+	"maps"
+	"reflect"
+	"slices"
+	"strings"
+)
+
+// maxUpdateFindings bounds what ValidatePodUpdate tells.
+const maxUpdateFindings = 10
+
+// ValidatePodUpdate finds changes of what cannot change in a pod that exists, all of its spec: the first ten fields that
+// differ, each by its path. Lists are compared by position; an empty list is the same as none.
+func ValidatePodUpdate(old, pod *Pod) []Finding {
+	var d changes
+	d.compare("spec", reflect.ValueOf(old.Spec), reflect.ValueOf(pod.Spec))
+	var findings []Finding
+	for _, path := range d.paths {
+		findings = append(findings, Finding{
+			Path: path, Kind: Forbidden,
+			Message: "a pod's spec cannot change while it exists; delete it first, or apply with --replace",
+		})
+	}
+	return findings
+}
+
+// kubernetesNames are Kubernetes' names of the fields whose names differ by more than the first letter. What begins with "["
+// is a key, and what is empty is not a field of its own there.
+var kubernetesNames = map[string]string{
+	"PodSpec.TerminationGrace": "terminationGracePeriodSeconds",
+	"Container.Mounts":         "volumeMounts", "Container.Liveness": "livenessProbe", "Container.Readiness": "readinessProbe",
+	"Container.Startup": "startupProbe", "Container.RestartRules": "restartPolicyRules",
+	"RestartRule.In": "exitCodes.operator", "RestartRule.ExitCodes": "exitCodes.values",
+	"EnvVar.FieldPath": "valueFrom.fieldRef.fieldPath", "Port.Number": "containerPort",
+	"ResourceList.MilliCPU": "[cpu]", "ResourceList.MemoryBytes": "[memory]",
+	"Volume.HostPath": "hostPath.path", "Volume.HostPathType": "hostPath.type",
+	"Mount.Volume": "name", "Mount.Path": "mountPath",
+	"Probe.Handler": "", "Probe.InitialDelay": "initialDelaySeconds", "Probe.Period": "periodSeconds", "Probe.Timeout": "timeoutSeconds",
+	"Probe.TerminationGrace": "terminationGracePeriodSeconds",
+	"Handler.HTTP":           "httpGet", "Handler.TCP": "tcpSocket", "Handler.GRPC": "grpc", "HTTPAction.Headers": "httpHeaders",
+	"PortRef.Number": "", "PortRef.Name": "",
+}
+
+// pathOf is the path of a struct's field.
+func pathOf(at string, t reflect.Type, field string) string {
+	name, odd := kubernetesNames[t.Name()+"."+field]
+	switch {
+	case !odd:
+		return at + "." + strings.ToLower(field[:1]) + field[1:]
+	case name == "" || name[0] == '[':
+		return at + name
+	}
+	return at + "." + name
+}
+
+// changes collects the paths of what differs between two values of a type, in the order of their fields.
+type changes struct{ paths []string }
+
+func (d *changes) add(path string) {
+	if len(d.paths) < maxUpdateFindings && !slices.Contains(d.paths, path) {
+		d.paths = append(d.paths, path)
+	}
+}
+
+func (d *changes) compare(at string, a, b reflect.Value) {
+	switch a.Kind() {
+	case reflect.Struct:
+		for i := range a.NumField() {
+			d.compare(pathOf(at, a.Type(), a.Type().Field(i).Name), a.Field(i), b.Field(i))
+		}
+	case reflect.Pointer:
+		if a.IsNil() != b.IsNil() {
+			d.add(at)
+		} else if !a.IsNil() {
+			d.compare(at, a.Elem(), b.Elem())
+		}
+	case reflect.Slice:
+		for i := range max(a.Len(), b.Len()) {
+			path := fmt.Sprintf("%s[%d]", at, i)
+			if i < min(a.Len(), b.Len()) {
+				d.compare(path, a.Index(i), b.Index(i))
+			} else {
+				d.add(path)
+			}
+		}
+	case reflect.Map:
+		was, is := a.Interface().(map[string]string), b.Interface().(map[string]string)
+		all := maps.Clone(was)
+		if all == nil {
+			all = map[string]string{}
+		}
+		maps.Copy(all, is)
+		for _, key := range slices.Sorted(maps.Keys(all)) {
+			x, had := was[key]
+			if y, has := is[key]; had != has || x != y {
+				d.add(at + "[" + key + "]")
+			}
+		}
+	default:
+		if !a.Equal(b) {
+			d.add(at)
+		}
+	}
+}
