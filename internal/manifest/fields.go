@@ -44,8 +44,8 @@ const (
 		"exec.command tcpSocket.host tcpSocket.port grpc.port grpc.service " +
 		"httpGet.path httpGet.port httpGet.host httpGet.scheme httpGet.httpHeaders.name httpGet.httpHeaders.value"
 
-	deploymentConverted = "replicas selector.matchLabels selector.matchExpressions.key selector.matchExpressions.operator selector.matchExpressions.values"
-	deploymentHarmless  = "minReadySeconds progressDeadlineSeconds revisionHistoryLimit strategy"
+	deploymentConverted = "replicas selector.matchLabels selector.matchExpressions.key selector.matchExpressions.operator selector.matchExpressions.values strategy.type"
+	deploymentHarmless  = "minReadySeconds progressDeadlineSeconds revisionHistoryLimit strategy.rollingUpdate"
 )
 
 var podFields, deploymentFields = func() (pod, deployment fieldUses) {

@@ -9,10 +9,14 @@ package manifest
 import (
 	"bufio"
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/netip"
+	"strconv"
+	"strings"
+	"unicode/utf16"
 	"unicode/utf8"
 
 	goyaml "go.yaml.in/yaml/v2"
@@ -31,6 +35,15 @@ const (
 	MaxDocument = 2 << 20
 )
 
+// The bounds of what Decode tells of one document, all items of a List together.
+const (
+	// MaxFindings are listed; one more then says how many are not. Warnings take at most half of the places, so that they
+	// never hide the first errors.
+	MaxFindings = 100
+	// maxText bounds each text in a finding or a name, in bytes; what is longer is cut, and ends in "…".
+	maxText = 1024
+)
+
 // Options are the choices of the person who applies.
 type Options struct {
 	// IgnoreUnsupported makes fields that Kubernetes knows and muster does not a warning. Sources of volumes stay errors:
@@ -42,29 +55,26 @@ type Options struct {
 type Object struct {
 	// Source says where it stands: "FILE:document 2", or "FILE:document 2, item 1" in a List. Empty documents don't count.
 	Source string
-	// Kind, Namespace and Name are as written, empty where they could not be read.
+	// Kind, Namespace and Name are as written, empty where they could not be read; cut where nothing may be as long.
 	Kind, Namespace, Name string
 	// At most one of Pod and Deployment is set; neither where Failed, or where muster has no use for the object and a
 	// warning says so. Their defaults are not filled in, the namespace among them.
 	Pod        *spec.Pod
 	Deployment *spec.Deployment
-	// Findings are errors and warnings, by their Kubernetes paths within the object.
+	// Findings are errors and warnings, by their Kubernetes paths within the object. Those beyond MaxFindings are not
+	// listed; an item of a List may then have failed without a finding of its own, and an object after the items, of the
+	// kind List, says how many there are.
 	Findings []spec.Finding
+
+	failed bool
 }
 
-// Failed tells whether a finding is an error, so that nothing of the object may be stored.
-func (o *Object) Failed() bool {
-	for i := range o.Findings {
-		if !o.Findings[i].Warning {
-			return true
-		}
-	}
-	return false
-}
+// Failed tells whether a finding is an error, listed or not, so that nothing of the object may be stored.
+func (o *Object) Failed() bool { return o.failed }
 
 // Decode reads the documents of one file, which source names. What is wrong with one document is told in its Findings and
-// leaves the others alone; an error means that the file as a whole can't be read: more than MaxFile, a document of more
-// than MaxDocument, bytes that are not UTF-8, a broken separator, or nothing in it.
+// leaves the others alone, more than MaxDocument among it; an error means that the file as a whole can't be read: more than
+// MaxFile, bytes that are not UTF-8, a broken separator, or nothing in it.
 //
 // The objects are also validated as the coordinator does, defaults filled in, so that all their errors come together;
 // warnings of that kind, and what depends on the coordinator's flags, are left to its answer.
@@ -87,7 +97,11 @@ func Decode(data []byte, source string, opts Options) ([]Object, error) {
 			return nil, fmt.Errorf("%s: after it: %w", at, err)
 		}
 		if len(doc) > MaxDocument {
-			return nil, fmt.Errorf("%s: %d bytes; at most %d", at, len(doc), MaxDocument)
+			objects = append(objects, refused(at, spec.Finding{
+				Kind: spec.TooLong, Message: fmt.Sprintf("%d bytes; a document has at most %d (2 MiB)", len(doc), MaxDocument),
+			}))
+			n++
+			continue
 		}
 		found, empty := decodeDocument(doc, at, opts)
 		if empty {
@@ -117,44 +131,48 @@ func badUTF8(data []byte) int {
 	return -1
 }
 
+// refused is a document of which nothing could be read.
+func refused(source string, findings ...spec.Finding) Object {
+	o := Object{Source: source}
+	d := newDecoder(Options{}, &o)
+	for _, f := range findings {
+		d.keep(f)
+	}
+	d.tellMore()
+	return o
+}
+
 func decodeDocument(doc []byte, source string, opts Options) (objects []Object, empty bool) {
-	bad := func(message string) []Object {
-		return []Object{{Source: source, Findings: []spec.Finding{{Kind: spec.Invalid, Message: message}}}}
-	}
-	if why := wellFormed(doc); why != "" {
-		return bad(why), false
-	}
-	j, err := yaml.YAMLToJSONStrict(doc)
-	if err != nil {
-		return bad(err.Error()), false
-	}
-	var v any
-	if err := kjson.UnmarshalCaseSensitivePreserveInts(j, &v); err != nil {
-		return bad(err.Error()), false
+	j, v, bad := parse(doc)
+	if len(bad) > 0 {
+		return []Object{refused(source, bad...)}, false
 	}
 	if v == nil {
 		return nil, true
 	}
 	o := &Object{Source: source}
-	d := decoder{opts: opts, object: o}
+	d := newDecoder(opts, o)
 	fields, ok := v.(map[string]any)
 	if !ok {
-		return bad("a manifest is an object with apiVersion, kind and metadata"), false
+		d.add("", spec.Invalid, nil, "a manifest is an object with apiVersion, kind and metadata")
+		return []Object{*o}, false
 	}
 	if fields["kind"] != "List" || fields["apiVersion"] != "v1" {
 		d.decode(j, fields)
+		d.tellMore()
 		return []Object{*o}, false
 	}
 	o.Kind = "List"
 	var list corev1.List
 	if !d.strictly(j, fields, &list) {
+		d.tellMore()
 		return []Object{*o}, false
 	}
 	d.unsupported(&list, listFields)
 	items, _ := fields["items"].([]any)
 	for i, raw := range list.Items {
 		item := &Object{Source: fmt.Sprintf("%s, item %d", source, i+1)}
-		d := decoder{opts: opts, object: item}
+		d := decoder{opts: opts, object: item, told: d.told}
 		if fields, ok := items[i].(map[string]any); ok {
 			d.decode(raw.Raw, fields)
 		} else {
@@ -165,10 +183,82 @@ func decodeDocument(doc []byte, source string, opts Options) (objects []Object, 
 	if len(objects) == 0 {
 		d.add("items", spec.Required, nil, "")
 	}
+	d.tellMore()
 	if len(o.Findings) > 0 {
 		objects = append(objects, *o)
 	}
 	return objects, false
+}
+
+// parse reads the value of a document, and the same as JSON in which every number is written as v has it. What begins like
+// JSON is read as that if it can be, because YAML refuses some of its escapes; otherwise it may still be YAML.
+func parse(doc []byte) (j []byte, v any, bad []spec.Finding) {
+	invalid := func(message string) []spec.Finding { return []spec.Finding{{Kind: spec.Invalid, Message: message}} }
+	text := doc
+	if bytes.HasPrefix(doc, []byte("---")) { // the separator's line
+		_, text, _ = bytes.Cut(doc, []byte("\n"))
+	}
+	var notJSON string
+	if text = bytes.TrimSpace(text); len(text) > 0 && (text[0] == '{' || text[0] == '[') {
+		var raw any
+		twice, err := kjson.UnmarshalStrict(text, &raw)
+		switch {
+		case err != nil:
+			notJSON = "; as JSON: " + err.Error()
+		case loneSurrogate(text):
+			return nil, nil, invalid(`a text has one half of a surrogate pair, such as \ud83d without \ude00 after it`)
+		case len(twice) > 0:
+			for _, err := range twice {
+				bad = append(bad, spec.Finding{Kind: spec.Invalid, Message: err.Error()})
+			}
+			return nil, nil, bad
+		default:
+			if j, err = json.Marshal(raw); err != nil {
+				return nil, nil, invalid(err.Error())
+			}
+		}
+	}
+	if j == nil {
+		if why := wellFormed(doc); why != "" {
+			return nil, nil, invalid(why + notJSON)
+		}
+		var err error
+		if j, err = yaml.YAMLToJSONStrict(doc); err != nil {
+			return nil, nil, invalid(err.Error() + notJSON)
+		}
+	}
+	if err := kjson.UnmarshalCaseSensitivePreserveInts(j, &v); err != nil {
+		return nil, nil, invalid(err.Error())
+	}
+	return j, v, nil
+}
+
+// loneSurrogate tells whether a text in valid JSON escapes half of a surrogate pair, which stands for no character.
+func loneSurrogate(doc []byte) bool {
+	half := func(escape []byte) rune { // of \uXXXX
+		n, _ := strconv.ParseUint(string(escape[2:6]), 16, 16)
+		return rune(n)
+	}
+	for {
+		i := bytes.IndexByte(doc, '\\')
+		if i < 0 {
+			return false
+		}
+		doc = doc[i:]
+		if doc[1] != 'u' {
+			doc = doc[2:]
+			continue
+		}
+		r := half(doc)
+		doc = doc[6:]
+		if !utf16.IsSurrogate(r) {
+			continue
+		}
+		if !bytes.HasPrefix(doc, []byte(`\u`)) || utf16.DecodeRune(r, half(doc)) == utf8.RuneError {
+			return true
+		}
+		doc = doc[6:]
+	}
 }
 
 // wellFormed says what is wrong with a document that the conversion to JSON would not see or not survive: something that
@@ -214,18 +304,70 @@ func fits(v any, room *int) bool {
 	return *room >= 0
 }
 
+// told counts the findings of one document.
+type told struct{ listed, warnings, more, moreErrors int }
+
 // decoder collects the findings of one object.
 type decoder struct {
 	opts   Options
 	object *Object
+	told   *told
+}
+
+func newDecoder(opts Options, o *Object) decoder {
+	return decoder{opts: opts, object: o, told: &told{}}
 }
 
 func (d *decoder) add(path string, kind spec.FindingKind, value any, message string) {
-	d.object.Findings = append(d.object.Findings, spec.Finding{Path: path, Kind: kind, Value: value, Message: message})
+	d.keep(spec.Finding{Path: path, Kind: kind, Value: value, Message: message})
 }
 
 func (d *decoder) warn(path, message string) {
-	d.object.Findings = append(d.object.Findings, spec.Finding{Path: path, Message: message, Warning: true})
+	d.keep(spec.Finding{Path: path, Message: message, Warning: true})
+}
+
+// full tells whether no more errors are listed.
+func (d *decoder) full() bool { return d.told.listed == MaxFindings }
+
+// keep lists a finding, or counts it where enough are listed.
+func (d *decoder) keep(f spec.Finding) {
+	d.object.failed = d.object.failed || !f.Warning
+	if d.full() || f.Warning && d.told.warnings == MaxFindings/2 {
+		d.told.more++
+		if !f.Warning {
+			d.told.moreErrors++
+		}
+		return
+	}
+	d.told.listed++
+	if f.Warning {
+		d.told.warnings++
+	}
+	f.Path, f.Message = cut(f.Path), cut(f.Message)
+	if s, ok := f.Value.(string); ok {
+		f.Value = cut(s)
+	}
+	d.object.Findings = append(d.object.Findings, f)
+}
+
+// tellMore says how many findings of the document are not listed.
+func (d *decoder) tellMore() {
+	if d.told.more == 0 {
+		return
+	}
+	d.object.failed = d.object.failed || d.told.moreErrors > 0
+	d.object.Findings = append(d.object.Findings, spec.Finding{
+		Kind: spec.TooLong, Warning: d.told.moreErrors == 0,
+		Message: fmt.Sprintf("%d more findings are not listed, %d of them errors", d.told.more, d.told.moreErrors),
+	})
+}
+
+// cut is a text of at most maxText bytes and an ellipsis.
+func cut(s string) string {
+	if len(s) <= maxText {
+		return s
+	}
+	return strings.ToValidUTF8(s[:maxText], "") + "…"
 }
 
 // notBuilt finds a field that Kubernetes knows and muster does not.
@@ -256,8 +398,9 @@ const supportedKinds = `supported values: "Pod", "Deployment", "List"`
 // identify reads what the object is and tells whether it is a kind that is decoded.
 func (d *decoder) identify(fields map[string]any) bool {
 	meta, _ := fields["metadata"].(map[string]any)
-	d.object.Name, _ = meta["name"].(string)
-	d.object.Namespace, _ = meta["namespace"].(string)
+	name, _ := meta["name"].(string)
+	namespace, _ := meta["namespace"].(string)
+	d.object.Name, d.object.Namespace = cut(name), cut(namespace)
 	text := func(name string) (string, bool) {
 		switch v := fields[name].(type) {
 		case nil:
@@ -268,13 +411,14 @@ func (d *decoder) identify(fields map[string]any) bool {
 			}
 			d.add(name, spec.Required, nil, "")
 		default:
-			d.add(name, spec.Invalid, v, "must be a string")
+			value, _ := describe(v)
+			d.add(name, spec.Invalid, value, "must be a string")
 		}
 		return "", false
 	}
 	kind, hasKind := text("kind")
 	version, hasVersion := text("apiVersion")
-	d.object.Kind = kind
+	d.object.Kind = cut(kind)
 	if !hasKind || !hasVersion {
 		return false
 	}
@@ -340,13 +484,14 @@ func (d *decoder) decode(j []byte, fields map[string]any) {
 func (d *decoder) merge(found []spec.Finding) {
 	own := len(d.object.Findings)
 	for _, f := range found {
+		f.Path = cut(f.Path)
 		known := f.Warning
 		for i := range own {
 			o := &d.object.Findings[i]
 			known = known || !o.Warning && (o.Path == f.Path || isVolumeSource(o.Path, f.Path))
 		}
 		if !known {
-			d.object.Findings = append(d.object.Findings, f)
+			d.keep(f)
 		}
 	}
 }

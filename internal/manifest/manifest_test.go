@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -192,7 +193,6 @@ func TestAFileThatCannotBeReadIsRefusedWhole(t *testing.T) {
 		{"comments only", "# hello\n---\n# there\n", "f: no object in it"},
 		{"not UTF-8", "kind: Pod\nname: \xff", "f: byte 16 is not UTF-8"},
 		{"UTF-16", "\xff\xfek\x00", "f: byte 0 is not UTF-8"},
-		{"large document", small + "# " + strings.Repeat("x", MaxDocument), "f:document 1: 2097"},
 		{"large file", strings.Repeat("# x\n---\n", MaxFile/8+1), "f: 16777224 bytes; at most 16777216"},
 		{"broken separator", small + "--- {kind: Pod}\n", "f:document 1: after it:"},
 	} {
@@ -215,7 +215,13 @@ func TestABadDocumentLeavesItsNeighboursAlone(t *testing.T) {
 		{"truncated JSON", `{"apiVersion": "v1", "kind": "Po`, "Invalid value: "},
 		{"a tab", "a:\n\tb: 1", "Invalid value: "},
 		{"duplicate key", strings.Replace(small, "metadata:", "kind: Pod\nmetadata:", 1), `key "kind" already set in map`},
-		{"duplicate key of JSON", `{"kind":"Pod","kind":"Pod"}`, `key "kind" already set in map`},
+		{"duplicate key of JSON", `{"kind":"Pod","kind":"Pod"}`, `duplicate field "kind"`},
+		{"duplicate key deep in JSON", `{"kind":"Pod","spec":{"x":[{"a":1,"a":1}]}}`, `duplicate field "spec.x[0].a"`},
+		{"half a surrogate pair", `{"kind":"\ud83d x"}`, "one half of a surrogate pair"},
+		{"the other half", `{"kind":"\\\ude00"}`, "one half of a surrogate pair"},
+		{"surrogates in disorder", `{"kind":"\ud83d\ud83d"}`, "one half of a surrogate pair"},
+		{"a comma too many after a surrogate pair", `{"kind":"\ud83d\ude00",,}`, "; as JSON: invalid character ','"},
+		{"too large", small + "# " + strings.Repeat("x", MaxDocument), fmt.Sprintf("Too long: %d bytes; a document has at most 2097152 (2 MiB)", MaxDocument+len(small)+len("---\n# \n"))},
 		{"a list", "[1]", "a manifest is an object"},
 		{"a word", "hello", "a manifest is an object"},
 		{"two JSON objects", `{"kind":"Pod"}{"kind":"Pod"}`, "there is more after the object"},
@@ -343,7 +349,7 @@ func TestNoFieldThatIsSetIsDroppedInSilence(t *testing.T) {
 					convert := func(fill func(reflect.Value)) (any, []spec.Finding) {
 						v := reflect.New(c.root)
 						fill(v.Elem())
-						d := decoder{opts: Options{IgnoreUnsupported: ignore}, object: &Object{}}
+						d := newDecoder(Options{IgnoreUnsupported: ignore}, &Object{})
 						d.unsupported(v.Interface(), c.fields)
 						return c.convert(&d, v.Interface()), d.object.Findings
 					}
@@ -427,6 +433,26 @@ func TestEveryFieldOfTheTableExistsInKubernetes(t *testing.T) {
 				at = next
 			}
 		}
+	}
+}
+
+// TestAChangeOfAPodIsToldByAFieldOfKubernetes changes every field that a pod's spec has, one at a time.
+func TestAChangeOfAPodIsToldByAFieldOfKubernetes(t *testing.T) {
+	keys := regexp.MustCompile(`\[[^]]*\]`)
+	seen := 0
+	leaves(reflect.TypeFor[spec.PodSpec](), "", 0, func(path string, fill func(reflect.Value)) {
+		seen++
+		var old, pod spec.Pod
+		fill(reflect.ValueOf(&pod.Spec).Elem())
+		fill(reflect.ValueOf(&old.Spec).Elem())
+		zeroLeaves(reflect.ValueOf(&old.Spec).Elem())
+		found := spec.ValidatePodUpdate(&old, &pod)
+		if len(found) != 1 || podFields[keys.ReplaceAllString(found[0].Path, "")] == 0 {
+			t.Errorf("%s: %v", path, lines(found))
+		}
+	})
+	if seen < 40 {
+		t.Errorf("the walk saw %d fields", seen)
 	}
 }
 

@@ -20,17 +20,16 @@ import (
 // strictly decodes j, which is v as JSON, into target: every unknown field and every value of a wrong type is found with
 // its path. It tells whether target can be used.
 func (d *decoder) strictly(j []byte, v map[string]any, target any) bool {
+	before := *d.told
 	if !d.compare("", v, reflect.TypeOf(target).Elem()) {
 		return false
 	}
-	found := len(d.object.Findings)
 	strict, err := kjson.UnmarshalStrict(j, target)
 	if err != nil {
 		d.add("", spec.Invalid, nil, err.Error())
 		return false
 	}
-	if found == 0 {
-		// The comparison above has found the same, with a better text.
+	if *d.told == before { // else the comparison has found the same, with a better text
 		for _, err := range strict {
 			d.add("", spec.Invalid, nil, err.Error())
 		}
@@ -204,6 +203,9 @@ func fieldsAt(t reflect.Type, at []int, yield func(field) bool) bool {
 
 func (d *decoder) unknown(path, name string, known map[string]reflect.Type) {
 	message := "unknown field"
+	if d.full() {
+		known = nil // it is only counted
+	}
 	if near := nearest(name, slices.Sorted(maps.Keys(known))); near != "" {
 		message += fmt.Sprintf("; did you mean %s?", near)
 	}
