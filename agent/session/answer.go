@@ -15,21 +15,17 @@ var ErrNotFound = errors.New("not found on this node")
 // Bounds of one piece of an answer.
 const pieceBytes, pieceResults = 32 << 10, 1000
 
-// answerWriter sends what is written to it as pieces of an answer. A failed send cancels the work behind it.
+// answerWriter sends what is written to it as pieces of an answer.
 type answerWriter struct {
 	stream agentv1.AgentService_AnswerClient
 	id     uint64
-	cancel context.CancelFunc
+	over   chan struct{} // closed when the stream has ended
 	began  bool
 }
 
 func (w *answerWriter) send(m *agentv1.AnswerRequest) error {
 	m.Id, w.began = w.id, true
-	if err := w.stream.Send(m); err != nil {
-		w.cancel()
-		return err
-	}
-	return nil
+	return w.stream.Send(m)
 }
 
 func (w *answerWriter) Write(p []byte) (int, error) {
@@ -68,5 +64,6 @@ func (w *answerWriter) end(err error) {
 	} else if !w.began {
 		_ = w.send(&agentv1.AnswerRequest{}) // names the question
 	}
-	_, _ = w.stream.CloseAndRecv() // whoever asked has gone, or has it all
+	_ = w.stream.CloseSend() // it ends either way
+	<-w.over
 }

@@ -72,9 +72,17 @@ func (r *results) signal() {
 	}
 }
 
-// batch takes what waits, as far as this session has handles for it; nil when there is nothing. Verdicts of probes
-// whose pod has no handle yet wait on; those of pods that are gone are dropped at the next session.
-func (o *open) batch() *agentv1.ResultBatch {
+// waiting is how many attempts wait.
+func (r *results) waiting() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.attempts)
+}
+
+// batch takes the attempts that wait, and the verdicts if they are asked for, as far as this session has handles for
+// them; nil when there is nothing. Verdicts of probes whose pod has no handle yet wait on; those of pods that are gone
+// are dropped at the next session.
+func (o *open) batch(verdicts bool) *agentv1.ResultBatch {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if !o.held {
@@ -92,15 +100,15 @@ func (o *open) batch() *agentv1.ResultBatch {
 	}
 	r.attempts, r.head = r.attempts[:0], 0
 	for id, s := range r.verdicts {
-		if h, ok := o.handles[id]; ok {
+		if h, ok := o.handles[id]; ok && verdicts {
 			out.Changes = append(out.Changes, wire.HandleState{Handle: h, State: s})
 			delete(r.verdicts, id)
 		}
 	}
-	out.Dropped, r.dropped = r.dropped, 0
 	if len(out.Results) == 0 && len(out.Changes) == 0 {
 		return nil
 	}
+	out.Dropped, r.dropped = r.dropped, 0
 	return wire.ResultsToProto(&out)
 }
 

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"sync"
 	"time"
@@ -19,7 +20,6 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	agentv1 "github.com/musterhq/muster/gen/muster/agent/v1"
@@ -32,12 +32,16 @@ import (
 const (
 	// fullSetTimeout is how long the full set of assignments may take before the session is opened anew.
 	fullSetTimeout = 5 * time.Second
-	// minRetry and maxRetry bound the pause between attempts to open a session; the first one comes at once.
+	// minRetry and maxRetry bound the pause between attempts to open a session; after one that was steady the first comes
+	// at once.
 	minRetry, maxRetry = 100 * time.Millisecond, 5 * time.Second
+	// steady is how long a session has to last for the next one not to be one more attempt: each costs a number on disk
+	// here and a write to the store there.
+	steady = 5 * time.Second
 	// refusedRetry is the longest pause after a coordinator has refused a session for now.
 	refusedRetry = 500 * time.Millisecond
-	// maxRenewal bounds a renewal, in bytes: results that do not fit go through the other stream.
-	maxRenewal = 4 << 10
+	// maxRiding bounds the results that ride on a renewal, which stays below 4 KiB: more go through the other stream.
+	maxRiding = 128
 	// batchStatuses and batchEvents bound one message.
 	batchStatuses, batchEvents = 200, 200
 )
@@ -197,6 +201,7 @@ func (s *Session) Run(ctx context.Context) error {
 	pause := time.Duration(0)
 	said, when := "", time.Time{}
 	for {
+		begun := time.Now()
 		opened, err := s.once(ctx)
 		s.setUp(false, err)
 		if ctx.Err() != nil {
@@ -217,7 +222,7 @@ func (s *Session) Run(ctx context.Context) error {
 			bound = refusedRetry
 		}
 		switch {
-		case opened:
+		case opened && time.Since(begun) >= steady:
 			pause = 0
 		case pause == 0:
 			pause = minRetry
@@ -273,7 +278,7 @@ func (s *Session) once(ctx context.Context) (opened bool, err error) {
 		Node: s.cfg.Node, Instance: s.cfg.Instance, BootId: s.cfg.BootID, Session: number,
 		Version: s.cfg.Version, Facts: wire.NodeFactsToProto(&facts), Generation: generation,
 	}
-	o := &open{Session: s, number: number, client: client, stream: stream, cancel: cancel, assigned: make(chan struct{}, 1)}
+	o := &open{Session: s, number: number, client: client, stream: stream, cancel: cancel, sending: make(chan struct{}, 1), assigned: make(chan struct{}, 1)}
 	if err := o.send(&agentv1.ConnectRequest{Message: &agentv1.ConnectRequest_Hello{Hello: hello}}); err != nil {
 		return false, recvError(stream, err)
 	}
@@ -318,7 +323,7 @@ type open struct {
 	stream agentv1.AgentService_ConnectClient
 	cancel context.CancelFunc
 
-	sendMu sync.Mutex // a stream takes one sender at a time
+	sending chan struct{} // holds one: a stream takes one sender at a time
 
 	// assigned is signalled when assignments have come: the next renewal goes out at once, so that fenced pods among
 	// them have time to start.
@@ -330,8 +335,8 @@ type open struct {
 }
 
 func (o *open) send(m *agentv1.ConnectRequest) error {
-	o.sendMu.Lock()
-	defer o.sendMu.Unlock()
+	o.sending <- struct{}{}
+	defer func() { <-o.sending }()
 	return o.stream.Send(m)
 }
 
@@ -388,8 +393,8 @@ func (o *open) bye() {
 		if o.send(&agentv1.ConnectRequest{Message: &agentv1.ConnectRequest_Bye{Bye: bye}}) != nil {
 			return
 		}
-		o.sendMu.Lock()
-		defer o.sendMu.Unlock()
+		o.sending <- struct{}{}
+		defer func() { <-o.sending }()
 		_ = o.stream.CloseSend() // the stream ends either way
 	}()
 	select {
@@ -457,6 +462,9 @@ func (o *open) gather(set *Assignments, pb *agentv1.Assignments) error {
 	}
 	set.Session, set.Full = o.number, pb.GetFull()
 	set.Removed = append(set.Removed, keys(pb.GetRemoved())...)
+	for _, gone := range pb.GetRemoved() {
+		maps.DeleteFunc(o.handles, func(id spec.ProbeID, _ uint32) bool { return id.PodUID == gone.GetUid() })
+	}
 	for _, a := range pb.GetAssignments() {
 		pod, err := wire.PodFromProto(a.GetPod())
 		if err != nil {
@@ -512,14 +520,11 @@ func (o *open) renew(ctx, streamCtx context.Context, every time.Duration) error 
 			m := &agentv1.RenewRequest{
 				Session: o.number, Number: n, Held: o.isHeld(), Longest: durationpb.New(o.deps.Lease.Longest()),
 			}
-			if batch := o.batch(); batch != nil {
-				m.Results = batch
-				if proto.Size(m) > maxRenewal {
-					m.Results = nil
-					if err := o.push(ctx, &agentv1.ConnectRequest{Message: &agentv1.ConnectRequest_Results{Results: batch}}); err != nil {
-						return err
-					}
-				}
+			// A renewal waits for nothing: what is too much for it is the reporter's to send.
+			if o.results.waiting() <= maxRiding {
+				m.Results = o.batch(false)
+			} else {
+				o.results.signal()
 			}
 			o.deps.Lease.Sent(o.number, n)
 			if stream.Send(m) != nil {
@@ -564,7 +569,7 @@ func (o *open) report(ctx context.Context) error {
 			case <-o.results.changed:
 			}
 			// Verdicts do not wait for the next renewal.
-			if batch := o.batch(); batch != nil {
+			if batch := o.batch(true); batch != nil {
 				if err := o.push(ctx, &agentv1.ConnectRequest{Message: &agentv1.ConnectRequest_Results{Results: batch}}); err != nil {
 					return err
 				}
@@ -613,7 +618,14 @@ func (o *open) answer(ctx context.Context, ask *agentv1.Ask) {
 	if err != nil {
 		return // the session is over, and the question with it
 	}
-	w := &answerWriter{stream: stream, id: ask.GetId(), cancel: cancel}
+	w := &answerWriter{stream: stream, id: ask.GetId(), over: make(chan struct{})}
+	go func() {
+		// The coordinator ends the stream when it has it all, or when whoever asked has gone: a log that is followed may
+		// have nothing to say for long.
+		defer close(w.over)
+		defer cancel()
+		_ = stream.RecvMsg(&agentv1.AnswerResponse{})
+	}()
 	switch q := ask.GetQuestion().(type) {
 	case *agentv1.Ask_Logs:
 		opts := LogOptions{Follow: q.Logs.GetFollow(), Tail: -1, Timestamps: q.Logs.GetTimestamps()}
@@ -634,7 +646,7 @@ func (o *open) answer(ctx context.Context, ask *agentv1.Ask) {
 
 func (o *open) lookUp(q *agentv1.ResultsAsk) []*musterv1.ProbeAttempt {
 	var out []*musterv1.ProbeAttempt
-	limit := int(q.GetLimit())
+	limit := max(0, int(q.GetLimit()))
 	for _, st := range o.deps.Probes.States() {
 		if st.ID.PodUID != q.GetUid() || q.GetContainer() != "" && q.GetContainer() != st.ID.Container {
 			continue
