@@ -1,8 +1,10 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -63,12 +65,17 @@ func (s *clusterService) ListMembers(context.Context, *musterv1.ListMembersReque
 }
 
 func (s *clusterService) ListFailovers(_ context.Context, req *musterv1.ListFailoversRequest) (*musterv1.ListFailoversResponse, error) {
-	resp := &musterv1.ListFailoversResponse{}
+	var all []*spec.Failover
 	for rec := range s.deps.Cache.View().All(store.Failovers) {
 		f := rec.Value.(*spec.Failover)
 		if (req.GetNamespace() == "" || req.GetNamespace() == f.Pod.Namespace) && (req.GetPod() == "" || req.GetPod() == f.Pod.Name) {
-			resp.Failovers = append(resp.Failovers, wire.FailoverToProto(f))
+			all = append(all, f)
 		}
+	}
+	slices.SortFunc(all, func(a, b *spec.Failover) int { return cmp.Or(a.Time.Compare(b.Time), cmp.Compare(a.ID, b.ID)) })
+	resp := &musterv1.ListFailoversResponse{}
+	for _, f := range all {
+		resp.Failovers = append(resp.Failovers, wire.FailoverToProto(f))
 	}
 	return resp, nil
 }

@@ -1,9 +1,11 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/musterhq/muster/coordinator/fleet"
@@ -61,11 +63,15 @@ func deploymentMatcher(f *musterv1.DeploymentFilter) (func(*spec.Deployment) boo
 	}, nil
 }
 
+// deploymentNames returns every Deployment, by namespace and name.
 func deploymentNames(v *store.View) []spec.ObjectName {
 	var names []spec.ObjectName
 	for rec := range v.All(store.Deployments) {
 		names = append(names, spec.ObjectName{Namespace: rec.Key.Namespace, Name: rec.Key.Name})
 	}
+	slices.SortFunc(names, func(a, b spec.ObjectName) int {
+		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
+	})
 	return names
 }
 

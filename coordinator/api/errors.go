@@ -14,6 +14,7 @@ import (
 
 	"github.com/musterhq/muster/coordinator/dispatch"
 	"github.com/musterhq/muster/coordinator/election"
+	"github.com/musterhq/muster/coordinator/leader"
 	"github.com/musterhq/muster/coordinator/lease"
 	"github.com/musterhq/muster/coordinator/store"
 	"github.com/musterhq/muster/coordinator/trust"
@@ -35,8 +36,6 @@ var (
 	ErrWatchTooSlow = errors.New("watch too slow")
 	// ErrNodeUnreachable means that there is no session with the pod's node.
 	ErrNodeUnreachable = errors.New("no session with the node")
-	// ErrRisk means that a request would risk a second instance and does not say that it may.
-	ErrRisk = errors.New("a second instance may run")
 	// ErrNotBuilt means that a request asks for something that is not built yet.
 	ErrNotBuilt = errors.New("not built yet")
 )
@@ -60,7 +59,8 @@ var table = []struct {
 	{ErrNotFrozen, codes.FailedPrecondition, "NOT_FROZEN"},
 	{ErrWatchTooSlow, codes.ResourceExhausted, "WATCH_TOO_SLOW"},
 	{ErrNodeUnreachable, codes.Unavailable, "NODE_UNREACHABLE"},
-	{ErrRisk, codes.FailedPrecondition, "SECOND_INSTANCE_RISK"},
+	{leader.ErrRisk, codes.FailedPrecondition, "SECOND_INSTANCE_RISK"},
+	{leader.ErrNotBound, codes.FailedPrecondition, "NOT_BOUND"},
 	{ErrNotBuilt, codes.Unimplemented, "NOT_BUILT"},
 	{dispatch.ErrNoSession, codes.Unavailable, "NODE_UNREACHABLE"},
 	{dispatch.ErrTooManyAsks, codes.ResourceExhausted, "TOO_MANY_REQUESTS"},

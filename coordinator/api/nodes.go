@@ -142,7 +142,7 @@ func (s *nodeService) UpdateNode(ctx context.Context, req *musterv1.UpdateNodeRe
 	if old != nil {
 		keepIdentity(&node.Meta, &old.Meta)
 	} else {
-		node.UID, node.CreateTime, node.Generation = fleet.NewUID(), s.deps.Now(), 1
+		node.UID, node.CreateTime = fleet.NewUID(), s.deps.Now()
 	}
 	if err := checkRevision(key, meta.Revision, revision); err != nil {
 		return nil, err
