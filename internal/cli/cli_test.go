@@ -52,7 +52,7 @@ func (s *shell) run(args ...string) answer { return s.runWith("", args...) }
 
 func (s *shell) runWith(stdin string, args ...string) answer {
 	s.t.Helper()
-	ctx, cancel := context.WithTimeout(s.t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(s.t.Context(), time.Minute)
 	defer cancel()
 	var stdout, stderr bytes.Buffer
 	status := Main(ctx, args, World{Stdin: strings.NewReader(stdin), Stdout: &stdout, Stderr: &stderr,
