@@ -55,8 +55,9 @@ const (
 	stopLimit = time.Second
 	// maxMessage bounds a message from outside, in bytes.
 	maxMessage = 4 << 20
-	// storeRoom is what the store sets aside on the disk at its start: two segments of its log, and its data.
-	storeRoom = 160 << 20
+	// storeRoom is what must be free on the disk for the store to start for certain: a segment of its log, 64 MB, and some
+	// data. With less it may take its own log for a broken one.
+	storeRoom = 80 << 20
 	// maxGrace bounds the agent grace.
 	maxGrace = time.Hour
 )
