@@ -94,6 +94,37 @@ type PodConfig struct {
 	FenceSlot int
 	// Grace is the pod's termination grace period, of which the fence gives at most 500 ms before it kills.
 	Grace time.Duration
+	// HostNetwork, HostPID and HostIPC use the node's namespaces instead of the pod's own.
+	HostNetwork, HostPID, HostIPC bool
+	// SharePID puts all containers into one PID namespace.
+	SharePID bool
+	// Volumes are directories that live as long as the sandbox; containers mount them by name.
+	Volumes []PodVolume
+	// Limits are the pod's cgroup limits: the sums over its containers where all have one, else zero for none.
+	Limits Limits
+}
+
+// PodVolume is a directory of the pod's own, 0777.
+type PodVolume struct {
+	Name string
+	// Memory keeps it in memory.
+	Memory bool
+	// SizeLimit is in bytes; 0 means none.
+	SizeLimit int64
+	// GID owns it; -1 for the agent's own group.
+	GID int
+}
+
+// Limits are what a cgroup holds its processes to; zero means none.
+type Limits struct {
+	// MilliCPU is in thousandths of a core.
+	MilliCPU int64
+	// CPURequest weighs against others, in thousandths of a core.
+	CPURequest int64
+	// MemoryBytes is in bytes.
+	MemoryBytes int64
+	// PIDs is a number of processes and threads.
+	PIDs int64
 }
 
 // ContainerID names one instance of one container: "process://POD_UID/NAME/ATTEMPT-RANDOM".
@@ -114,12 +145,29 @@ type ContainerConfig struct {
 	// Mounts are files and directories of the host that the container sees. Where there are no mount namespaces Source
 	// must equal Target, and ReadOnly has no effect; where there are, /tmp is private but for what is mounted below it.
 	Mounts []Mount
+	// Groups are supplemental groups.
+	Groups []int
+	Limits Limits
+	// Capabilities are names without CAP_ to add to, and to drop from, the runtime's default set; ALL is all.
+	AddCapabilities, DropCapabilities []string
+	// ReadOnlyRoot makes all but the mounts, /tmp and the pod's own directory read-only.
+	ReadOnlyRoot bool
+	// NoNewPrivileges keeps set-user-ID programs from giving more rights.
+	NoNewPrivileges bool
+	// SeccompDefault applies the runtime's default filter of system calls.
+	SeccompDefault bool
 }
 
-// Mount puts a file or directory of the host at a path of the container. Both paths are absolute.
+// Mount puts a file or directory at a path of the container. Target is absolute.
 type Mount struct {
-	Source, Target string
-	ReadOnly       bool
+	// Source is an absolute path of the host; empty where Volume is set.
+	Source string
+	// Volume is the name of one of the pod's volumes.
+	Volume string
+	// SubPath is relative to Source or Volume, stays below it whatever links it holds, and is made if missing.
+	SubPath  string
+	Target   string
+	ReadOnly bool
 }
 
 // Pod is a sandbox and its containers.

@@ -28,9 +28,30 @@ func (d *Deployment) Clone() *Deployment {
 
 // Clone returns a copy that shares nothing with s.
 func (s PodSpec) Clone() PodSpec {
-	s.Containers = slices.Clone(s.Containers)
-	for i := range s.Containers {
-		c := &s.Containers[i]
+	s.InitContainers, s.Containers = cloneContainers(s.InitContainers), cloneContainers(s.Containers)
+	s.Volumes, s.ReadinessGates = slices.Clone(s.Volumes), slices.Clone(s.ReadinessGates)
+	for i := range s.Volumes {
+		s.Volumes[i].EmptyDir = clonePtr(s.Volumes[i].EmptyDir)
+	}
+	s.NodeSelector = maps.Clone(s.NodeSelector)
+	sec := &s.Security
+	sec.RunAsUser, sec.RunAsGroup, sec.FSGroup = clonePtr(sec.RunAsUser), clonePtr(sec.RunAsGroup), clonePtr(sec.FSGroup)
+	sec.SupplementalGroups = slices.Clone(sec.SupplementalGroups)
+	return s
+}
+
+func clonePtr[T any](p *T) *T {
+	if p == nil {
+		return nil
+	}
+	v := *p
+	return &v
+}
+
+func cloneContainers(all []Container) []Container {
+	all = slices.Clone(all)
+	for i := range all {
+		c := &all[i]
 		c.Command, c.Args, c.Env = slices.Clone(c.Command), slices.Clone(c.Args), slices.Clone(c.Env)
 		c.Ports, c.Mounts = slices.Clone(c.Ports), slices.Clone(c.Mounts)
 		c.Liveness, c.Readiness, c.Startup = c.Liveness.clone(), c.Readiness.clone(), c.Startup.clone()
@@ -38,10 +59,12 @@ func (s PodSpec) Clone() PodSpec {
 		for j := range c.RestartRules {
 			c.RestartRules[j].ExitCodes = slices.Clone(c.RestartRules[j].ExitCodes)
 		}
+		sec := &c.Security
+		sec.RunAsUser, sec.RunAsGroup = clonePtr(sec.RunAsUser), clonePtr(sec.RunAsGroup)
+		sec.RunAsNonRoot, sec.AllowPrivilegeEscalation = clonePtr(sec.RunAsNonRoot), clonePtr(sec.AllowPrivilegeEscalation)
+		sec.AddCapabilities, sec.DropCapabilities = slices.Clone(sec.AddCapabilities), slices.Clone(sec.DropCapabilities)
 	}
-	s.Volumes, s.ReadinessGates = slices.Clone(s.Volumes), slices.Clone(s.ReadinessGates)
-	s.NodeSelector = maps.Clone(s.NodeSelector)
-	return s
+	return all
 }
 
 func (p *Probe) clone() *Probe {

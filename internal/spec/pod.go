@@ -18,8 +18,11 @@ type Pod struct {
 
 // PodSpec is what the user wants of a pod.
 type PodSpec struct {
-	Containers []Container
-	Volumes    []Volume
+	// InitContainers run one after the other before Containers. One with RestartPolicy Always is a sidecar: the next
+	// follows once it has started, and it runs on beside Containers.
+	InitContainers []Container
+	Containers     []Container
+	Volumes        []Volume
 	// RestartPolicy is Always by default.
 	RestartPolicy RestartPolicy
 	// TerminationGrace is the time between SIGTERM and SIGKILL; default 30 s, at least 0.
@@ -30,6 +33,41 @@ type PodSpec struct {
 	ReadinessGates []string
 	// Hostname is the pod's name unless set.
 	Hostname string
+	// ShareProcessNamespace puts all containers into one PID namespace.
+	ShareProcessNamespace bool
+	// HostNetwork, HostPID and HostIPC use the node's own namespaces.
+	HostNetwork, HostPID, HostIPC bool
+	Security                      PodSecurity
+}
+
+// PodSecurity has what all containers of a pod run as, unless they say otherwise.
+type PodSecurity struct {
+	// RunAsUser and RunAsGroup are nil for the node's default.
+	RunAsUser, RunAsGroup *int64
+	// RunAsNonRoot refuses to start a container as user 0.
+	RunAsNonRoot bool
+	// SupplementalGroups are added to the processes' groups; at most 64.
+	SupplementalGroups []int64
+	// FSGroup owns the pod's emptyDir volumes, and is a supplemental group.
+	FSGroup *int64
+	// Seccomp is RuntimeDefault or Unconfined; empty means Unconfined.
+	Seccomp string
+}
+
+// ContainerSecurity has what a container may do.
+type ContainerSecurity struct {
+	// RunAsUser and RunAsGroup are nil for the pod's.
+	RunAsUser, RunAsGroup *int64
+	// RunAsNonRoot refuses to start as user 0; nil means the pod's.
+	RunAsNonRoot *bool
+	// AddCapabilities and DropCapabilities are names without CAP_, or ALL.
+	AddCapabilities, DropCapabilities []string
+	// ReadOnlyRootFilesystem makes everything read-only but the volumes, /tmp and the pod's own directory.
+	ReadOnlyRootFilesystem bool
+	// AllowPrivilegeEscalation false sets no_new_privs; nil means true.
+	AllowPrivilegeEscalation *bool
+	// Seccomp is RuntimeDefault or Unconfined; empty means the pod's.
+	Seccomp string
 }
 
 // RestartPolicy says which exits lead to a restart.
@@ -62,6 +100,7 @@ type Container struct {
 	RestartPolicy RestartPolicy
 	// RestartRules are looked at before RestartPolicy, which must then be set. At most 20.
 	RestartRules []RestartRule
+	Security     ContainerSecurity
 }
 
 // Probe returns the container's probe of that kind, nil where it has none.
@@ -103,7 +142,7 @@ type Port struct {
 	Number int32
 	// Protocol is TCP (the default) or UDP.
 	Protocol string
-	// HostPort is refused for now, 0 otherwise.
+	// HostPort is a port of the node that leads to this one; 0 for none.
 	HostPort int32
 }
 
@@ -120,18 +159,29 @@ type ResourceList struct {
 	MemoryBytes int64
 }
 
-// Volume is a source of files. HostPath is the only source for now.
+// Volume is a source of files: exactly one of HostPath and EmptyDir.
 type Volume struct {
 	Name     string
 	HostPath string
-	// HostPathType is one of "", Directory, DirectoryOrCreate, File, FileOrCreate.
+	// HostPathType is one of "", Directory, DirectoryOrCreate, File, FileOrCreate, Socket, CharDevice, BlockDevice.
 	HostPathType string
+	EmptyDir     *EmptyDir
 }
 
-// Mount puts a volume at a path. In the process runtime without mount namespaces Path must equal the volume's path.
+// EmptyDir is a directory that lives as long as the pod on its node.
+type EmptyDir struct {
+	// Memory keeps it in memory, counted against the pod's memory limit.
+	Memory bool
+	// SizeLimit is in bytes; 0 means none. A pod that writes more is evicted.
+	SizeLimit int64
+}
+
+// Mount puts a volume at a path. Where there are no mount namespaces Path must equal the volume's path.
 type Mount struct {
 	Volume, Path string
-	ReadOnly     bool
+	// SubPath is a path below the volume's root, relative and without "..".
+	SubPath  string
+	ReadOnly bool
 }
 
 // FailoverClass says what happens to a pod whose node is lost.

@@ -683,7 +683,7 @@ func (r *Runtime) start(ctx context.Context, ref container.PodRef, c container.C
 		WorkingDir: c.WorkingDir, UID: c.UID, GID: c.GID,
 	}
 	for _, m := range c.Mounts {
-		cfg.Mounts = append(cfg.Mounts, supervisor.Mount(m))
+		cfg.Mounts = append(cfg.Mounts, supervisor.Mount{Source: m.Source, Target: m.Target, ReadOnly: m.ReadOnly})
 	}
 	rec, err := p.client.Start(ctx, cfg)
 	if err != nil {
