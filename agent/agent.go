@@ -159,6 +159,9 @@ func (a *Agent) Run(ctx context.Context) error {
 		Changed: func(err error) { log.Warn("guard replaced", "err", err) },
 	})
 	if err != nil {
+		if strings.Contains(err.Error(), "address already in use") {
+			return fmt.Errorf("guard: %s is in use by another process: choose another port with --guard-listen", cfg.GuardListen)
+		}
 		return fmt.Errorf("start the guard: %w", err)
 	}
 	defer keeper.Close()

@@ -75,7 +75,7 @@ func Ensure(ctx context.Context, cfg Config) (*Client, error) {
 	}
 	c := &Client{cfg: cfg}
 	if err := c.ensure(ctx); err != nil {
-		return nil, fmt.Errorf("start guard: %w", err)
+		return nil, err
 	}
 	return c, nil
 }

@@ -14,6 +14,9 @@ import (
 	"github.com/musterhq/muster/internal/spec"
 )
 
+// minLife is how long after its making a pod that has finished is replaced at the earliest.
+const minLife = 10 * time.Second
+
 // Pod is a pod of a Deployment as it stands.
 type Pod struct {
 	*spec.Pod
@@ -59,8 +62,9 @@ func Decide(d *spec.Deployment, pods []Pod, suffix func() string, now time.Time)
 		out.Status = status(d, fresh, live, now)
 		return out
 	}
-	// A finished pod counts for nothing: it is replaced and taken away.
-	finished := func(p Pod) bool { return p.Phase.Final() }
+	// A finished pod counts for nothing: it is replaced and taken away. One that was made a moment ago keeps its place for a
+	// while, so that pods that can't live are not made by the hundred.
+	finished := func(p Pod) bool { return p.Phase.Final() && now.Sub(p.CreateTime) >= minLife }
 	for _, p := range live {
 		if finished(p) {
 			out.Delete = append(out.Delete, p.Pod)

@@ -37,7 +37,7 @@ func (w *world) suffix() string { w.next++; return fmt.Sprintf("%05d", w.next) }
 func (w *world) step() Decision {
 	out := Decide(w.d, w.pods, w.suffix, now)
 	for i, p := range out.Create {
-		p.UID, p.CreateTime = p.Name, now.Add(time.Duration(w.next+i))
+		p.UID, p.CreateTime = p.Name, now.Add(time.Duration(w.next+i)-time.Minute)
 		w.pods = append(w.pods, Pod{Pod: p, Phase: spec.PhasePending})
 	}
 	for _, del := range out.Delete {
@@ -92,6 +92,22 @@ func TestADeploymentKeepsItsReplicas(t *testing.T) {
 	w.pods[0].Phase = spec.PhaseFailed
 	if out := w.step(); len(out.Create) != 1 || len(out.Delete) != 1 {
 		t.Errorf("after one has failed: %d created, %d deleted; want 1, 1", len(out.Create), len(out.Delete))
+	}
+}
+
+func TestAPodThatFailsAtOnceIsNotReplacedAtOnce(t *testing.T) {
+	d := deployment(1, "a")
+	w := &world{d: d}
+	w.step()
+	w.pods[0].Phase = spec.PhaseFailed
+	for _, c := range []struct {
+		age  time.Duration
+		made int
+	}{{0, 0}, {9999 * time.Millisecond, 0}, {10 * time.Second, 1}} {
+		out := Decide(d, w.pods, w.suffix, w.pods[0].CreateTime.Add(c.age))
+		if len(out.Create) != c.made || len(out.Delete) != c.made || out.Status.Ready != 0 {
+			t.Errorf("at %v: %d created, %d deleted, %d ready; want %d, %d, 0", c.age, len(out.Create), len(out.Delete), out.Status.Ready, c.made, c.made)
+		}
 	}
 }
 

@@ -181,7 +181,7 @@ func (m *Membership) settings() *memberlist.Config {
 	c.EnableCompression = false
 	// A dead member's name is free for one at another address.
 	c.DeadNodeReclaimTime = time.Millisecond
-	c.Logger = log.New(&logWriter{m.deps.Log}, "", 0)
+	c.Logger = log.New(&logWriter{log: m.deps.Log}, "", 0)
 	c.Delegate, c.Events, c.Conflict = (*delegate)(m), (*events)(m), (*events)(m)
 	return c
 }
