@@ -192,7 +192,7 @@ func TestACoordinatorsQuickRestartChangesNothing(t *testing.T) {
 	c.Apply(w.Manifest("single"))
 	c.Apply(sleepers("calm", 2))
 	c.Eventually(30*time.Second, "the pods are ready", func() bool {
-		return c.running("app=calm", 2) && len(c.mustHaveOneWriter(w)) == 1
+		return c.running("", 3) && len(c.mustHaveOneWriter(w)) == 1
 	})
 	before := c.instances("")
 	p := c.Process("coordinator")
