@@ -50,20 +50,21 @@ type Family string
 
 // The families, with the type of their records.
 const (
-	Pods        Family = "pods"        // *spec.Pod, by the api and the workloads
-	Bindings    Family = "bindings"    // *spec.Binding, by the leader
-	Stops       Family = "stops"       // *spec.Stop, by the leader
-	PodStatuses Family = "podstatus"   // *spec.HeldStatus, by the holder
-	Nodes       Family = "nodes"       // *spec.Node, by the user
-	NodeFacts   Family = "nodefacts"   // *spec.NodeFacts, by the agent
-	NodeStatus  Family = "nodestatus"  // *spec.NodeStatus, by the leader
-	NodeLeases  Family = "nodelease"   // *spec.NodeLease, by its owner; the leader seals
-	Deployments Family = "deployments" // *spec.Deployment; Status is by the leader, in a family of its own
-	DeployState Family = "deploystate" // *spec.DeploymentStatus, by the leader
-	Events      Family = "events"      // *spec.Event, by agents and the coordinator; kept 1 h
-	Failovers   Family = "failovers"   // *spec.Failover, by the leader; the last 1,000
-	Leader      Family = "leader"      // *spec.Leadership, by the election
-	Config      Family = "config"      // *spec.Blob, by trust and the coordinator: CA, tokens, gossip key, generation
+	Pods         Family = "pods"        // *spec.Pod, by the api and the workloads
+	Bindings     Family = "bindings"    // *spec.Binding, by the leader
+	Stops        Family = "stops"       // *spec.Stop, by the leader
+	PodStatuses  Family = "podstatus"   // *spec.HeldStatus, by the holder
+	Nodes        Family = "nodes"       // *spec.Node, by the user
+	NodeFacts    Family = "nodefacts"   // *spec.NodeFacts, by the agent
+	NodeStatus   Family = "nodestatus"  // *spec.NodeStatus, by the leader
+	NodeLeases   Family = "nodelease"   // *spec.NodeLease, by its owner; the leader seals
+	NodeNetworks Family = "nodenetwork" // *spec.NodeNetwork, by the leader
+	Deployments  Family = "deployments" // *spec.Deployment; Status is by the leader, in a family of its own
+	DeployState  Family = "deploystate" // *spec.DeploymentStatus, by the leader
+	Events       Family = "events"      // *spec.Event, by agents and the coordinator; kept 1 h
+	Failovers    Family = "failovers"   // *spec.Failover, by the leader; the last 1,000
+	Leader       Family = "leader"      // *spec.Leadership, by the election
+	Config       Family = "config"      // *spec.Blob, by trust and the coordinator: CA, tokens, gossip key, generation
 )
 
 // Key names a record. Namespace is empty for what has none; no part has a slash.

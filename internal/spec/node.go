@@ -1,6 +1,9 @@
 package spec
 
-import "time"
+import (
+	"net/netip"
+	"time"
+)
 
 // Node is a machine with an agent, as the coordinator knows it. Its Meta and Unschedulable are the user's.
 type Node struct {
@@ -28,7 +31,9 @@ type NodeFacts struct {
 	Images string
 	// PodNet is the 127.77.NODE.0 network of the node; empty where pods use the node's address.
 	PodNet string
-	BootID string
+	// Network is host-gw where pods have addresses in the cluster's flat network; none or empty where they don't.
+	Network string
+	BootID  string
 	// Instance is made with the data directory.
 	Instance string
 	Version  string
@@ -130,6 +135,18 @@ type Failover struct {
 // FailoverPhases are how long each phase took; negative means not reached.
 type FailoverPhases struct {
 	Detect, Confirm, Fence, Place, Deliver, Start, Ready time.Duration
+}
+
+// NetworkHostGW and NetworkNone are what a node's Network may be.
+const (
+	NetworkHostGW = "host-gw"
+	NetworkNone   = "none"
+)
+
+// NodeNetwork is what a node has been given of the pod network. It keeps it for as long as it is known.
+type NodeNetwork struct {
+	// PodCIDR overlaps with no other node's.
+	PodCIDR netip.Prefix
 }
 
 // Leadership is the record of the leader.

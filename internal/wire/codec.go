@@ -32,6 +32,8 @@ func message(v any) (proto.Message, error) {
 		return NodeStatusToProto(v), nil
 	case *spec.NodeLease:
 		return NodeLeaseToProto(v), nil
+	case *spec.NodeNetwork:
+		return nodeNetworkToProto(v), nil
 	case *spec.Deployment:
 		return DeploymentToProto(v), nil
 	case *spec.DeploymentStatus:
@@ -89,6 +91,8 @@ func (Codec) Decode(family string, data []byte) (any, error) {
 		return decode(data, &musterv1.NodeStatus{}, nodeStatusFromProto)
 	case "nodelease":
 		return decode(data, &musterv1.NodeLease{}, nodeLeaseFromProto)
+	case "nodenetwork":
+		return decode(data, &musterv1.NodeNetwork{}, nodeNetworkFromProto)
 	case "deployments":
 		return decode(data, &musterv1.Deployment{}, DeploymentFromProto)
 	case "deploystate":

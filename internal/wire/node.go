@@ -1,6 +1,9 @@
 package wire
 
 import (
+	"fmt"
+	"net/netip"
+
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	musterv1 "github.com/musterhq/muster/gen/muster/v1"
@@ -23,7 +26,7 @@ func NodeFactsToProto(f *spec.NodeFacts) *musterv1.NodeFacts {
 		Address: f.Address, GuardAddress: f.GuardAddress, GossipAddress: f.GossipAddress, HttpAddress: f.HTTPAddress,
 		Labels: f.Labels, Allocatable: resourcesToProto(f.Allocatable), MaxPods: f.MaxPods, Runtimes: f.Runtimes,
 		Isolation: f.Isolation, Images: f.Images, PodNet: f.PodNet, BootId: f.BootID, Instance: f.Instance,
-		Version: f.Version, Os: f.OS, Arch: f.Arch, Kernel: f.Kernel,
+		Version: f.Version, Os: f.OS, Arch: f.Arch, Kernel: f.Kernel, Network: f.Network,
 	}
 }
 
@@ -34,7 +37,7 @@ func NodeFactsFromProto(pb *musterv1.NodeFacts) (*spec.NodeFacts, error) {
 		HTTPAddress: pb.GetHttpAddress(), Labels: pb.GetLabels(), Allocatable: resourcesFromProto(pb.GetAllocatable()),
 		MaxPods: pb.GetMaxPods(), Runtimes: pb.GetRuntimes(), Isolation: pb.GetIsolation(), Images: pb.GetImages(),
 		PodNet: pb.GetPodNet(), BootID: pb.GetBootId(), Instance: pb.GetInstance(), Version: pb.GetVersion(),
-		OS: pb.GetOs(), Arch: pb.GetArch(), Kernel: pb.GetKernel(),
+		OS: pb.GetOs(), Arch: pb.GetArch(), Kernel: pb.GetKernel(), Network: pb.GetNetwork(),
 	}, nil
 }
 
@@ -71,6 +74,18 @@ func nodeLeaseFromProto(pb *musterv1.NodeLease) (*spec.NodeLease, error) {
 		Barred: pb.GetBarred(),
 	}
 	return l, p.err
+}
+
+func nodeNetworkToProto(n *spec.NodeNetwork) *musterv1.NodeNetwork {
+	return &musterv1.NodeNetwork{PodCidr: n.PodCIDR.String()}
+}
+
+func nodeNetworkFromProto(pb *musterv1.NodeNetwork) (*spec.NodeNetwork, error) {
+	cidr, err := netip.ParsePrefix(pb.GetPodCidr())
+	if err != nil {
+		return nil, fmt.Errorf("pod_cidr: %w", err)
+	}
+	return &spec.NodeNetwork{PodCIDR: cidr}, nil
 }
 
 func bindingToProto(b *spec.Binding) *musterv1.Binding {

@@ -157,7 +157,9 @@ type Node struct {
 	// Whether its agent's streams are up, at the coordinator that answers. Ignored in writes.
 	SessionUp bool `protobuf:"varint,6,opt,name=session_up,json=sessionUp,proto3" json:"session_up,omitempty"`
 	// How many pods are bound to it. Ignored in writes.
-	Pods          int32 `protobuf:"varint,7,opt,name=pods,proto3" json:"pods,omitempty"`
+	Pods int32 `protobuf:"varint,7,opt,name=pods,proto3" json:"pods,omitempty"`
+	// The network that its pods have addresses in, such as 10.77.3.0/24; empty while it has none. Ignored in writes.
+	PodCidr       string `protobuf:"bytes,8,opt,name=pod_cidr,json=podCidr,proto3" json:"pod_cidr,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -241,6 +243,13 @@ func (x *Node) GetPods() int32 {
 	return 0
 }
 
+func (x *Node) GetPodCidr() string {
+	if x != nil {
+		return x.PodCidr
+	}
+	return ""
+}
+
 // NodeFacts is what an agent says of its node.
 type NodeFacts struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -277,7 +286,9 @@ type NodeFacts struct {
 	// For example "amd64".
 	Arch string `protobuf:"bytes,16,opt,name=arch,proto3" json:"arch,omitempty"`
 	// The kernel's release.
-	Kernel        string `protobuf:"bytes,17,opt,name=kernel,proto3" json:"kernel,omitempty"`
+	Kernel string `protobuf:"bytes,17,opt,name=kernel,proto3" json:"kernel,omitempty"`
+	// "host-gw": its pods have addresses in the cluster's flat network. "none", or empty: they don't.
+	Network       string `protobuf:"bytes,18,opt,name=network,proto3" json:"network,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -427,6 +438,13 @@ func (x *NodeFacts) GetArch() string {
 func (x *NodeFacts) GetKernel() string {
 	if x != nil {
 		return x.Kernel
+	}
+	return ""
+}
+
+func (x *NodeFacts) GetNetwork() string {
+	if x != nil {
+		return x.Network
 	}
 	return ""
 }
@@ -1167,7 +1185,7 @@ var File_muster_v1_node_proto protoreflect.FileDescriptor
 
 const file_muster_v1_node_proto_rawDesc = "" +
 	"\n" +
-	"\x14muster/v1/node.proto\x12\tmuster.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x14muster/v1/meta.proto\x1a\x13muster/v1/pod.proto\"\x91\x02\n" +
+	"\x14muster/v1/node.proto\x12\tmuster.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x14muster/v1/meta.proto\x1a\x13muster/v1/pod.proto\"\xac\x02\n" +
 	"\x04Node\x12)\n" +
 	"\x04meta\x18\x01 \x01(\v2\x15.muster.v1.ObjectMetaR\x04meta\x12$\n" +
 	"\runschedulable\x18\x02 \x01(\bR\runschedulable\x12*\n" +
@@ -1176,7 +1194,8 @@ const file_muster_v1_node_proto_rawDesc = "" +
 	"\x05lease\x18\x05 \x01(\v2\x14.muster.v1.NodeLeaseR\x05lease\x12\x1d\n" +
 	"\n" +
 	"session_up\x18\x06 \x01(\bR\tsessionUp\x12\x12\n" +
-	"\x04pods\x18\a \x01(\x05R\x04pods\"\xd5\x04\n" +
+	"\x04pods\x18\a \x01(\x05R\x04pods\x12\x19\n" +
+	"\bpod_cidr\x18\b \x01(\tR\apodCidr\"\xef\x04\n" +
 	"\tNodeFacts\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12#\n" +
 	"\rguard_address\x18\x02 \x01(\tR\fguardAddress\x12%\n" +
@@ -1195,7 +1214,8 @@ const file_muster_v1_node_proto_rawDesc = "" +
 	"\aversion\x18\x0e \x01(\tR\aversion\x12\x0e\n" +
 	"\x02os\x18\x0f \x01(\tR\x02os\x12\x12\n" +
 	"\x04arch\x18\x10 \x01(\tR\x04arch\x12\x16\n" +
-	"\x06kernel\x18\x11 \x01(\tR\x06kernel\x1a9\n" +
+	"\x06kernel\x18\x11 \x01(\tR\x06kernel\x12\x18\n" +
+	"\anetwork\x18\x12 \x01(\tR\anetwork\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xc4\x01\n" +

@@ -270,6 +270,52 @@ func (x *Leadership) GetOwner() string {
 	return ""
 }
 
+// NodeNetwork is what a node has been given of the pod network. It keeps it for as long as it is known.
+type NodeNetwork struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Such as 10.77.3.0/24; overlaps with no other node's.
+	PodCidr       string `protobuf:"bytes,1,opt,name=pod_cidr,json=podCidr,proto3" json:"pod_cidr,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NodeNetwork) Reset() {
+	*x = NodeNetwork{}
+	mi := &file_muster_v1_records_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NodeNetwork) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NodeNetwork) ProtoMessage() {}
+
+func (x *NodeNetwork) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_records_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NodeNetwork.ProtoReflect.Descriptor instead.
+func (*NodeNetwork) Descriptor() ([]byte, []int) {
+	return file_muster_v1_records_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *NodeNetwork) GetPodCidr() string {
+	if x != nil {
+		return x.PodCidr
+	}
+	return ""
+}
+
 // Blob is a record that only its writer understands.
 type Blob struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -281,7 +327,7 @@ type Blob struct {
 
 func (x *Blob) Reset() {
 	*x = Blob{}
-	mi := &file_muster_v1_records_proto_msgTypes[4]
+	mi := &file_muster_v1_records_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -293,7 +339,7 @@ func (x *Blob) String() string {
 func (*Blob) ProtoMessage() {}
 
 func (x *Blob) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_records_proto_msgTypes[4]
+	mi := &file_muster_v1_records_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -306,7 +352,7 @@ func (x *Blob) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Blob.ProtoReflect.Descriptor instead.
 func (*Blob) Descriptor() ([]byte, []int) {
-	return file_muster_v1_records_proto_rawDescGZIP(), []int{4}
+	return file_muster_v1_records_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Blob) GetData() []byte {
@@ -347,7 +393,7 @@ type Failover struct {
 
 func (x *Failover) Reset() {
 	*x = Failover{}
-	mi := &file_muster_v1_records_proto_msgTypes[5]
+	mi := &file_muster_v1_records_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -359,7 +405,7 @@ func (x *Failover) String() string {
 func (*Failover) ProtoMessage() {}
 
 func (x *Failover) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_records_proto_msgTypes[5]
+	mi := &file_muster_v1_records_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -372,7 +418,7 @@ func (x *Failover) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failover.ProtoReflect.Descriptor instead.
 func (*Failover) Descriptor() ([]byte, []int) {
-	return file_muster_v1_records_proto_rawDescGZIP(), []int{5}
+	return file_muster_v1_records_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Failover) GetId() string {
@@ -475,7 +521,7 @@ type FailoverPhases struct {
 
 func (x *FailoverPhases) Reset() {
 	*x = FailoverPhases{}
-	mi := &file_muster_v1_records_proto_msgTypes[6]
+	mi := &file_muster_v1_records_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -487,7 +533,7 @@ func (x *FailoverPhases) String() string {
 func (*FailoverPhases) ProtoMessage() {}
 
 func (x *FailoverPhases) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_records_proto_msgTypes[6]
+	mi := &file_muster_v1_records_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -500,7 +546,7 @@ func (x *FailoverPhases) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FailoverPhases.ProtoReflect.Descriptor instead.
 func (*FailoverPhases) Descriptor() ([]byte, []int) {
-	return file_muster_v1_records_proto_rawDescGZIP(), []int{6}
+	return file_muster_v1_records_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *FailoverPhases) GetDetect() *durationpb.Duration {
@@ -573,7 +619,9 @@ const file_muster_v1_records_proto_rawDesc = "" +
 	"\x06status\x18\x04 \x01(\v2\x14.muster.v1.PodStatusR\x06status\"\"\n" +
 	"\n" +
 	"Leadership\x12\x14\n" +
-	"\x05owner\x18\x01 \x01(\tR\x05owner\"\x1a\n" +
+	"\x05owner\x18\x01 \x01(\tR\x05owner\"(\n" +
+	"\vNodeNetwork\x12\x19\n" +
+	"\bpod_cidr\x18\x01 \x01(\tR\apodCidr\"\x1a\n" +
 	"\x04Blob\x12\x12\n" +
 	"\x04data\x18\x01 \x01(\fR\x04data\"\xbf\x02\n" +
 	"\bFailover\x12\x0e\n" +
@@ -610,33 +658,34 @@ func file_muster_v1_records_proto_rawDescGZIP() []byte {
 	return file_muster_v1_records_proto_rawDescData
 }
 
-var file_muster_v1_records_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
+var file_muster_v1_records_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
 var file_muster_v1_records_proto_goTypes = []any{
 	(*Binding)(nil),               // 0: muster.v1.Binding
 	(*Stop)(nil),                  // 1: muster.v1.Stop
 	(*HeldStatus)(nil),            // 2: muster.v1.HeldStatus
 	(*Leadership)(nil),            // 3: muster.v1.Leadership
-	(*Blob)(nil),                  // 4: muster.v1.Blob
-	(*Failover)(nil),              // 5: muster.v1.Failover
-	(*FailoverPhases)(nil),        // 6: muster.v1.FailoverPhases
-	(FailoverClass)(0),            // 7: muster.v1.FailoverClass
-	(*PodStatus)(nil),             // 8: muster.v1.PodStatus
-	(*timestamppb.Timestamp)(nil), // 9: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 10: google.protobuf.Duration
+	(*NodeNetwork)(nil),           // 4: muster.v1.NodeNetwork
+	(*Blob)(nil),                  // 5: muster.v1.Blob
+	(*Failover)(nil),              // 6: muster.v1.Failover
+	(*FailoverPhases)(nil),        // 7: muster.v1.FailoverPhases
+	(FailoverClass)(0),            // 8: muster.v1.FailoverClass
+	(*PodStatus)(nil),             // 9: muster.v1.PodStatus
+	(*timestamppb.Timestamp)(nil), // 10: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 11: google.protobuf.Duration
 }
 var file_muster_v1_records_proto_depIdxs = []int32{
-	7,  // 0: muster.v1.Binding.class:type_name -> muster.v1.FailoverClass
-	8,  // 1: muster.v1.HeldStatus.status:type_name -> muster.v1.PodStatus
-	7,  // 2: muster.v1.Failover.class:type_name -> muster.v1.FailoverClass
-	9,  // 3: muster.v1.Failover.time:type_name -> google.protobuf.Timestamp
-	6,  // 4: muster.v1.Failover.phases:type_name -> muster.v1.FailoverPhases
-	10, // 5: muster.v1.FailoverPhases.detect:type_name -> google.protobuf.Duration
-	10, // 6: muster.v1.FailoverPhases.confirm:type_name -> google.protobuf.Duration
-	10, // 7: muster.v1.FailoverPhases.fence:type_name -> google.protobuf.Duration
-	10, // 8: muster.v1.FailoverPhases.place:type_name -> google.protobuf.Duration
-	10, // 9: muster.v1.FailoverPhases.deliver:type_name -> google.protobuf.Duration
-	10, // 10: muster.v1.FailoverPhases.start:type_name -> google.protobuf.Duration
-	10, // 11: muster.v1.FailoverPhases.ready:type_name -> google.protobuf.Duration
+	8,  // 0: muster.v1.Binding.class:type_name -> muster.v1.FailoverClass
+	9,  // 1: muster.v1.HeldStatus.status:type_name -> muster.v1.PodStatus
+	8,  // 2: muster.v1.Failover.class:type_name -> muster.v1.FailoverClass
+	10, // 3: muster.v1.Failover.time:type_name -> google.protobuf.Timestamp
+	7,  // 4: muster.v1.Failover.phases:type_name -> muster.v1.FailoverPhases
+	11, // 5: muster.v1.FailoverPhases.detect:type_name -> google.protobuf.Duration
+	11, // 6: muster.v1.FailoverPhases.confirm:type_name -> google.protobuf.Duration
+	11, // 7: muster.v1.FailoverPhases.fence:type_name -> google.protobuf.Duration
+	11, // 8: muster.v1.FailoverPhases.place:type_name -> google.protobuf.Duration
+	11, // 9: muster.v1.FailoverPhases.deliver:type_name -> google.protobuf.Duration
+	11, // 10: muster.v1.FailoverPhases.start:type_name -> google.protobuf.Duration
+	11, // 11: muster.v1.FailoverPhases.ready:type_name -> google.protobuf.Duration
 	12, // [12:12] is the sub-list for method output_type
 	12, // [12:12] is the sub-list for method input_type
 	12, // [12:12] is the sub-list for extension type_name
@@ -656,7 +705,7 @@ func file_muster_v1_records_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_muster_v1_records_proto_rawDesc), len(file_muster_v1_records_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   7,
+			NumMessages:   8,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -849,6 +849,7 @@ type ConnectResponse struct {
 	//	*ConnectResponse_Assignments
 	//	*ConnectResponse_StatusAck
 	//	*ConnectResponse_Ask
+	//	*ConnectResponse_Network
 	Message       isConnectResponse_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -927,6 +928,15 @@ func (x *ConnectResponse) GetAsk() *Ask {
 	return nil
 }
 
+func (x *ConnectResponse) GetNetwork() *Network {
+	if x != nil {
+		if x, ok := x.Message.(*ConnectResponse_Network); ok {
+			return x.Network
+		}
+	}
+	return nil
+}
+
 type isConnectResponse_Message interface {
 	isConnectResponse_Message()
 }
@@ -951,6 +961,11 @@ type ConnectResponse_Ask struct {
 	Ask *Ask `protobuf:"bytes,4,opt,name=ask,proto3,oneof"`
 }
 
+type ConnectResponse_Network struct {
+	// The pod network, to nodes that take part in it.
+	Network *Network `protobuf:"bytes,5,opt,name=network,proto3,oneof"`
+}
+
 func (*ConnectResponse_Welcome) isConnectResponse_Message() {}
 
 func (*ConnectResponse_Assignments) isConnectResponse_Message() {}
@@ -958,6 +973,8 @@ func (*ConnectResponse_Assignments) isConnectResponse_Message() {}
 func (*ConnectResponse_StatusAck) isConnectResponse_Message() {}
 
 func (*ConnectResponse_Ask) isConnectResponse_Message() {}
+
+func (*ConnectResponse_Network) isConnectResponse_Message() {}
 
 // Welcome says that the session is open.
 type Welcome struct {
@@ -1361,6 +1378,161 @@ func (x *StatusAck) GetNotYours() []*HeldKey {
 	return nil
 }
 
+// Network is the flat pod network as a node has to set it up.
+type Network struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The network of the node's own pods, such as 10.77.3.0/24; empty while it has none.
+	PodCidr string `protobuf:"bytes,1,opt,name=pod_cidr,json=podCidr,proto3" json:"pod_cidr,omitempty"`
+	// What the networks of pods are cut from, such as 10.77.0.0/16.
+	ClusterCidr string `protobuf:"bytes,2,opt,name=cluster_cidr,json=clusterCidr,proto3" json:"cluster_cidr,omitempty"`
+	// The nodes are all there are. Otherwise a change to what came before.
+	Full bool `protobuf:"varint,3,opt,name=full,proto3" json:"full,omitempty"`
+	// Other nodes whose pods have a network, new or changed. At most 2,000.
+	Nodes []*NetworkNode `protobuf:"bytes,4,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	// Names of nodes that have none any more. At most 2,000.
+	Removed []string `protobuf:"bytes,5,rep,name=removed,proto3" json:"removed,omitempty"`
+	// More of the same set follow; only with the last one is it whole.
+	More          bool `protobuf:"varint,6,opt,name=more,proto3" json:"more,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Network) Reset() {
+	*x = Network{}
+	mi := &file_muster_agent_v1_session_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Network) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Network) ProtoMessage() {}
+
+func (x *Network) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_agent_v1_session_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Network.ProtoReflect.Descriptor instead.
+func (*Network) Descriptor() ([]byte, []int) {
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *Network) GetPodCidr() string {
+	if x != nil {
+		return x.PodCidr
+	}
+	return ""
+}
+
+func (x *Network) GetClusterCidr() string {
+	if x != nil {
+		return x.ClusterCidr
+	}
+	return ""
+}
+
+func (x *Network) GetFull() bool {
+	if x != nil {
+		return x.Full
+	}
+	return false
+}
+
+func (x *Network) GetNodes() []*NetworkNode {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
+func (x *Network) GetRemoved() []string {
+	if x != nil {
+		return x.Removed
+	}
+	return nil
+}
+
+func (x *Network) GetMore() bool {
+	if x != nil {
+		return x.More
+	}
+	return false
+}
+
+// NetworkNode is another node, and where its pods are.
+type NetworkNode struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The node's name.
+	Node string `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	// The node's address, an IP: the next hop to its pods.
+	Address string `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
+	// The network of its pods.
+	PodCidr       string `protobuf:"bytes,3,opt,name=pod_cidr,json=podCidr,proto3" json:"pod_cidr,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NetworkNode) Reset() {
+	*x = NetworkNode{}
+	mi := &file_muster_agent_v1_session_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NetworkNode) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NetworkNode) ProtoMessage() {}
+
+func (x *NetworkNode) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_agent_v1_session_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NetworkNode.ProtoReflect.Descriptor instead.
+func (*NetworkNode) Descriptor() ([]byte, []int) {
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *NetworkNode) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *NetworkNode) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *NetworkNode) GetPodCidr() string {
+	if x != nil {
+		return x.PodCidr
+	}
+	return ""
+}
+
 // Ask is a question to answer through Answer.
 type Ask struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1379,7 +1551,7 @@ type Ask struct {
 
 func (x *Ask) Reset() {
 	*x = Ask{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[17]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1391,7 +1563,7 @@ func (x *Ask) String() string {
 func (*Ask) ProtoMessage() {}
 
 func (x *Ask) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[17]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1404,7 +1576,7 @@ func (x *Ask) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ask.ProtoReflect.Descriptor instead.
 func (*Ask) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{17}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Ask) GetId() uint64 {
@@ -1480,7 +1652,7 @@ type LogsAsk struct {
 
 func (x *LogsAsk) Reset() {
 	*x = LogsAsk{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[18]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1492,7 +1664,7 @@ func (x *LogsAsk) String() string {
 func (*LogsAsk) ProtoMessage() {}
 
 func (x *LogsAsk) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[18]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1505,7 +1677,7 @@ func (x *LogsAsk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsAsk.ProtoReflect.Descriptor instead.
 func (*LogsAsk) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{18}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *LogsAsk) GetUid() string {
@@ -1574,7 +1746,7 @@ type ResultsAsk struct {
 
 func (x *ResultsAsk) Reset() {
 	*x = ResultsAsk{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[19]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1586,7 +1758,7 @@ func (x *ResultsAsk) String() string {
 func (*ResultsAsk) ProtoMessage() {}
 
 func (x *ResultsAsk) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[19]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1599,7 +1771,7 @@ func (x *ResultsAsk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResultsAsk.ProtoReflect.Descriptor instead.
 func (*ResultsAsk) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{19}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ResultsAsk) GetUid() string {
@@ -1649,7 +1821,7 @@ type AnswerRequest struct {
 
 func (x *AnswerRequest) Reset() {
 	*x = AnswerRequest{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[20]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1661,7 +1833,7 @@ func (x *AnswerRequest) String() string {
 func (*AnswerRequest) ProtoMessage() {}
 
 func (x *AnswerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[20]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1674,7 +1846,7 @@ func (x *AnswerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnswerRequest.ProtoReflect.Descriptor instead.
 func (*AnswerRequest) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{20}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *AnswerRequest) GetId() uint64 {
@@ -1754,7 +1926,7 @@ type ProbeResults struct {
 
 func (x *ProbeResults) Reset() {
 	*x = ProbeResults{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[21]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1766,7 +1938,7 @@ func (x *ProbeResults) String() string {
 func (*ProbeResults) ProtoMessage() {}
 
 func (x *ProbeResults) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[21]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1779,7 +1951,7 @@ func (x *ProbeResults) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeResults.ProtoReflect.Descriptor instead.
 func (*ProbeResults) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{21}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ProbeResults) GetResults() []*v1.ProbeAttempt {
@@ -1802,7 +1974,7 @@ type AnswerError struct {
 
 func (x *AnswerError) Reset() {
 	*x = AnswerError{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[22]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1814,7 +1986,7 @@ func (x *AnswerError) String() string {
 func (*AnswerError) ProtoMessage() {}
 
 func (x *AnswerError) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[22]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1827,7 +1999,7 @@ func (x *AnswerError) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnswerError.ProtoReflect.Descriptor instead.
 func (*AnswerError) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{22}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *AnswerError) GetReason() string {
@@ -1853,7 +2025,7 @@ type AnswerResponse struct {
 
 func (x *AnswerResponse) Reset() {
 	*x = AnswerResponse{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[23]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1865,7 +2037,7 @@ func (x *AnswerResponse) String() string {
 func (*AnswerResponse) ProtoMessage() {}
 
 func (x *AnswerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[23]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1878,7 +2050,7 @@ func (x *AnswerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnswerResponse.ProtoReflect.Descriptor instead.
 func (*AnswerResponse) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{23}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{25}
 }
 
 // RenewRequest is one renewal. At most 4 KiB, results included.
@@ -1900,7 +2072,7 @@ type RenewRequest struct {
 
 func (x *RenewRequest) Reset() {
 	*x = RenewRequest{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[24]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1912,7 +2084,7 @@ func (x *RenewRequest) String() string {
 func (*RenewRequest) ProtoMessage() {}
 
 func (x *RenewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[24]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1925,7 +2097,7 @@ func (x *RenewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewRequest.ProtoReflect.Descriptor instead.
 func (*RenewRequest) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{24}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *RenewRequest) GetSession() int64 {
@@ -1976,7 +2148,7 @@ type RenewResponse struct {
 
 func (x *RenewResponse) Reset() {
 	*x = RenewResponse{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[25]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1988,7 +2160,7 @@ func (x *RenewResponse) String() string {
 func (*RenewResponse) ProtoMessage() {}
 
 func (x *RenewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[25]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2001,7 +2173,7 @@ func (x *RenewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewResponse.ProtoReflect.Descriptor instead.
 func (*RenewResponse) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{25}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *RenewResponse) GetNumber() uint64 {
@@ -2078,13 +2250,14 @@ const file_muster_agent_v1_session_proto_rawDesc = "" +
 	"EventBatch\x12(\n" +
 	"\x06events\x18\x01 \x03(\v2\x10.muster.v1.EventR\x06events\":\n" +
 	"\x03Bye\x123\n" +
-	"\arestart\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\arestart\"\xfb\x01\n" +
+	"\arestart\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\arestart\"\xb1\x02\n" +
 	"\x0fConnectResponse\x124\n" +
 	"\awelcome\x18\x01 \x01(\v2\x18.muster.agent.v1.WelcomeH\x00R\awelcome\x12@\n" +
 	"\vassignments\x18\x02 \x01(\v2\x1c.muster.agent.v1.AssignmentsH\x00R\vassignments\x12;\n" +
 	"\n" +
 	"status_ack\x18\x03 \x01(\v2\x1a.muster.agent.v1.StatusAckH\x00R\tstatusAck\x12(\n" +
-	"\x03ask\x18\x04 \x01(\v2\x14.muster.agent.v1.AskH\x00R\x03askB\t\n" +
+	"\x03ask\x18\x04 \x01(\v2\x14.muster.agent.v1.AskH\x00R\x03ask\x124\n" +
+	"\anetwork\x18\x05 \x01(\v2\x18.muster.agent.v1.NetworkH\x00R\anetworkB\t\n" +
 	"\amessage\"\xae\x02\n" +
 	"\aWelcome\x12\x14\n" +
 	"\x05owner\x18\x01 \x01(\tR\x05owner\x126\n" +
@@ -2124,7 +2297,18 @@ const file_muster_agent_v1_session_proto_rawDesc = "" +
 	"\x05epoch\x18\x02 \x01(\x03R\x05epoch\"z\n" +
 	"\tStatusAck\x126\n" +
 	"\tcommitted\x18\x01 \x03(\v2\x18.muster.agent.v1.HeldKeyR\tcommitted\x125\n" +
-	"\tnot_yours\x18\x02 \x03(\v2\x18.muster.agent.v1.HeldKeyR\bnotYours\"\x8a\x01\n" +
+	"\tnot_yours\x18\x02 \x03(\v2\x18.muster.agent.v1.HeldKeyR\bnotYours\"\xbd\x01\n" +
+	"\aNetwork\x12\x19\n" +
+	"\bpod_cidr\x18\x01 \x01(\tR\apodCidr\x12!\n" +
+	"\fcluster_cidr\x18\x02 \x01(\tR\vclusterCidr\x12\x12\n" +
+	"\x04full\x18\x03 \x01(\bR\x04full\x122\n" +
+	"\x05nodes\x18\x04 \x03(\v2\x1c.muster.agent.v1.NetworkNodeR\x05nodes\x12\x18\n" +
+	"\aremoved\x18\x05 \x03(\tR\aremoved\x12\x12\n" +
+	"\x04more\x18\x06 \x01(\bR\x04more\"V\n" +
+	"\vNetworkNode\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x18\n" +
+	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x19\n" +
+	"\bpod_cidr\x18\x03 \x01(\tR\apodCidr\"\x8a\x01\n" +
 	"\x03Ask\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12.\n" +
 	"\x04logs\x18\x02 \x01(\v2\x18.muster.agent.v1.LogsAskH\x00R\x04logs\x127\n" +
@@ -2188,7 +2372,7 @@ func file_muster_agent_v1_session_proto_rawDescGZIP() []byte {
 	return file_muster_agent_v1_session_proto_rawDescData
 }
 
-var file_muster_agent_v1_session_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
+var file_muster_agent_v1_session_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
 var file_muster_agent_v1_session_proto_goTypes = []any{
 	(*JoinRequest)(nil),               // 0: muster.agent.v1.JoinRequest
 	(*JoinResponse)(nil),              // 1: muster.agent.v1.JoinResponse
@@ -2207,26 +2391,28 @@ var file_muster_agent_v1_session_proto_goTypes = []any{
 	(*Assignment)(nil),                // 14: muster.agent.v1.Assignment
 	(*HeldKey)(nil),                   // 15: muster.agent.v1.HeldKey
 	(*StatusAck)(nil),                 // 16: muster.agent.v1.StatusAck
-	(*Ask)(nil),                       // 17: muster.agent.v1.Ask
-	(*LogsAsk)(nil),                   // 18: muster.agent.v1.LogsAsk
-	(*ResultsAsk)(nil),                // 19: muster.agent.v1.ResultsAsk
-	(*AnswerRequest)(nil),             // 20: muster.agent.v1.AnswerRequest
-	(*ProbeResults)(nil),              // 21: muster.agent.v1.ProbeResults
-	(*AnswerError)(nil),               // 22: muster.agent.v1.AnswerError
-	(*AnswerResponse)(nil),            // 23: muster.agent.v1.AnswerResponse
-	(*RenewRequest)(nil),              // 24: muster.agent.v1.RenewRequest
-	(*RenewResponse)(nil),             // 25: muster.agent.v1.RenewResponse
-	nil,                               // 26: muster.agent.v1.Assignment.RestartsEntry
-	(*v1.NodeFacts)(nil),              // 27: muster.v1.NodeFacts
-	(*v1.HeldStatus)(nil),             // 28: muster.v1.HeldStatus
-	(*timestamppb.Timestamp)(nil),     // 29: google.protobuf.Timestamp
-	(v1.ProbeResult)(0),               // 30: muster.v1.ProbeResult
-	(*v1.ProbeAttempt)(nil),           // 31: muster.v1.ProbeAttempt
-	(*v1.Event)(nil),                  // 32: muster.v1.Event
-	(*durationpb.Duration)(nil),       // 33: google.protobuf.Duration
-	(*v1.Pod)(nil),                    // 34: muster.v1.Pod
-	(v1.FailoverClass)(0),             // 35: muster.v1.FailoverClass
-	(v1.ProbeKind)(0),                 // 36: muster.v1.ProbeKind
+	(*Network)(nil),                   // 17: muster.agent.v1.Network
+	(*NetworkNode)(nil),               // 18: muster.agent.v1.NetworkNode
+	(*Ask)(nil),                       // 19: muster.agent.v1.Ask
+	(*LogsAsk)(nil),                   // 20: muster.agent.v1.LogsAsk
+	(*ResultsAsk)(nil),                // 21: muster.agent.v1.ResultsAsk
+	(*AnswerRequest)(nil),             // 22: muster.agent.v1.AnswerRequest
+	(*ProbeResults)(nil),              // 23: muster.agent.v1.ProbeResults
+	(*AnswerError)(nil),               // 24: muster.agent.v1.AnswerError
+	(*AnswerResponse)(nil),            // 25: muster.agent.v1.AnswerResponse
+	(*RenewRequest)(nil),              // 26: muster.agent.v1.RenewRequest
+	(*RenewResponse)(nil),             // 27: muster.agent.v1.RenewResponse
+	nil,                               // 28: muster.agent.v1.Assignment.RestartsEntry
+	(*v1.NodeFacts)(nil),              // 29: muster.v1.NodeFacts
+	(*v1.HeldStatus)(nil),             // 30: muster.v1.HeldStatus
+	(*timestamppb.Timestamp)(nil),     // 31: google.protobuf.Timestamp
+	(v1.ProbeResult)(0),               // 32: muster.v1.ProbeResult
+	(*v1.ProbeAttempt)(nil),           // 33: muster.v1.ProbeAttempt
+	(*v1.Event)(nil),                  // 34: muster.v1.Event
+	(*durationpb.Duration)(nil),       // 35: google.protobuf.Duration
+	(*v1.Pod)(nil),                    // 36: muster.v1.Pod
+	(v1.FailoverClass)(0),             // 37: muster.v1.FailoverClass
+	(v1.ProbeKind)(0),                 // 38: muster.v1.ProbeKind
 }
 var file_muster_agent_v1_session_proto_depIdxs = []int32{
 	5,  // 0: muster.agent.v1.ConnectRequest.hello:type_name -> muster.agent.v1.Hello
@@ -2234,53 +2420,55 @@ var file_muster_agent_v1_session_proto_depIdxs = []int32{
 	7,  // 2: muster.agent.v1.ConnectRequest.results:type_name -> muster.agent.v1.ResultBatch
 	9,  // 3: muster.agent.v1.ConnectRequest.events:type_name -> muster.agent.v1.EventBatch
 	10, // 4: muster.agent.v1.ConnectRequest.bye:type_name -> muster.agent.v1.Bye
-	27, // 5: muster.agent.v1.Hello.facts:type_name -> muster.v1.NodeFacts
-	28, // 6: muster.agent.v1.StatusBatch.statuses:type_name -> muster.v1.HeldStatus
-	29, // 7: muster.agent.v1.ResultBatch.base:type_name -> google.protobuf.Timestamp
+	29, // 5: muster.agent.v1.Hello.facts:type_name -> muster.v1.NodeFacts
+	30, // 6: muster.agent.v1.StatusBatch.statuses:type_name -> muster.v1.HeldStatus
+	31, // 7: muster.agent.v1.ResultBatch.base:type_name -> google.protobuf.Timestamp
 	8,  // 8: muster.agent.v1.ResultBatch.changes:type_name -> muster.agent.v1.ProbeChange
-	30, // 9: muster.agent.v1.ProbeChange.verdict:type_name -> muster.v1.ProbeResult
-	29, // 10: muster.agent.v1.ProbeChange.since:type_name -> google.protobuf.Timestamp
-	31, // 11: muster.agent.v1.ProbeChange.last:type_name -> muster.v1.ProbeAttempt
-	32, // 12: muster.agent.v1.EventBatch.events:type_name -> muster.v1.Event
-	33, // 13: muster.agent.v1.Bye.restart:type_name -> google.protobuf.Duration
+	32, // 9: muster.agent.v1.ProbeChange.verdict:type_name -> muster.v1.ProbeResult
+	31, // 10: muster.agent.v1.ProbeChange.since:type_name -> google.protobuf.Timestamp
+	33, // 11: muster.agent.v1.ProbeChange.last:type_name -> muster.v1.ProbeAttempt
+	34, // 12: muster.agent.v1.EventBatch.events:type_name -> muster.v1.Event
+	35, // 13: muster.agent.v1.Bye.restart:type_name -> google.protobuf.Duration
 	12, // 14: muster.agent.v1.ConnectResponse.welcome:type_name -> muster.agent.v1.Welcome
 	13, // 15: muster.agent.v1.ConnectResponse.assignments:type_name -> muster.agent.v1.Assignments
 	16, // 16: muster.agent.v1.ConnectResponse.status_ack:type_name -> muster.agent.v1.StatusAck
-	17, // 17: muster.agent.v1.ConnectResponse.ask:type_name -> muster.agent.v1.Ask
-	33, // 18: muster.agent.v1.Welcome.lease_ttl:type_name -> google.protobuf.Duration
-	33, // 19: muster.agent.v1.Welcome.renew_every:type_name -> google.protobuf.Duration
-	14, // 20: muster.agent.v1.Assignments.assignments:type_name -> muster.agent.v1.Assignment
-	15, // 21: muster.agent.v1.Assignments.removed:type_name -> muster.agent.v1.HeldKey
-	34, // 22: muster.agent.v1.Assignment.pod:type_name -> muster.v1.Pod
-	35, // 23: muster.agent.v1.Assignment.class:type_name -> muster.v1.FailoverClass
-	26, // 24: muster.agent.v1.Assignment.restarts:type_name -> muster.agent.v1.Assignment.RestartsEntry
-	15, // 25: muster.agent.v1.StatusAck.committed:type_name -> muster.agent.v1.HeldKey
-	15, // 26: muster.agent.v1.StatusAck.not_yours:type_name -> muster.agent.v1.HeldKey
-	18, // 27: muster.agent.v1.Ask.logs:type_name -> muster.agent.v1.LogsAsk
-	19, // 28: muster.agent.v1.Ask.results:type_name -> muster.agent.v1.ResultsAsk
-	33, // 29: muster.agent.v1.LogsAsk.since:type_name -> google.protobuf.Duration
-	36, // 30: muster.agent.v1.ResultsAsk.kind:type_name -> muster.v1.ProbeKind
-	21, // 31: muster.agent.v1.AnswerRequest.results:type_name -> muster.agent.v1.ProbeResults
-	22, // 32: muster.agent.v1.AnswerRequest.error:type_name -> muster.agent.v1.AnswerError
-	31, // 33: muster.agent.v1.ProbeResults.results:type_name -> muster.v1.ProbeAttempt
-	33, // 34: muster.agent.v1.RenewRequest.longest:type_name -> google.protobuf.Duration
-	7,  // 35: muster.agent.v1.RenewRequest.results:type_name -> muster.agent.v1.ResultBatch
-	33, // 36: muster.agent.v1.RenewResponse.ttl:type_name -> google.protobuf.Duration
-	0,  // 37: muster.agent.v1.AgentService.Join:input_type -> muster.agent.v1.JoinRequest
-	2,  // 38: muster.agent.v1.AgentService.RotateCertificate:input_type -> muster.agent.v1.RotateCertificateRequest
-	4,  // 39: muster.agent.v1.AgentService.Connect:input_type -> muster.agent.v1.ConnectRequest
-	24, // 40: muster.agent.v1.AgentService.Renew:input_type -> muster.agent.v1.RenewRequest
-	20, // 41: muster.agent.v1.AgentService.Answer:input_type -> muster.agent.v1.AnswerRequest
-	1,  // 42: muster.agent.v1.AgentService.Join:output_type -> muster.agent.v1.JoinResponse
-	3,  // 43: muster.agent.v1.AgentService.RotateCertificate:output_type -> muster.agent.v1.RotateCertificateResponse
-	11, // 44: muster.agent.v1.AgentService.Connect:output_type -> muster.agent.v1.ConnectResponse
-	25, // 45: muster.agent.v1.AgentService.Renew:output_type -> muster.agent.v1.RenewResponse
-	23, // 46: muster.agent.v1.AgentService.Answer:output_type -> muster.agent.v1.AnswerResponse
-	42, // [42:47] is the sub-list for method output_type
-	37, // [37:42] is the sub-list for method input_type
-	37, // [37:37] is the sub-list for extension type_name
-	37, // [37:37] is the sub-list for extension extendee
-	0,  // [0:37] is the sub-list for field type_name
+	19, // 17: muster.agent.v1.ConnectResponse.ask:type_name -> muster.agent.v1.Ask
+	17, // 18: muster.agent.v1.ConnectResponse.network:type_name -> muster.agent.v1.Network
+	35, // 19: muster.agent.v1.Welcome.lease_ttl:type_name -> google.protobuf.Duration
+	35, // 20: muster.agent.v1.Welcome.renew_every:type_name -> google.protobuf.Duration
+	14, // 21: muster.agent.v1.Assignments.assignments:type_name -> muster.agent.v1.Assignment
+	15, // 22: muster.agent.v1.Assignments.removed:type_name -> muster.agent.v1.HeldKey
+	36, // 23: muster.agent.v1.Assignment.pod:type_name -> muster.v1.Pod
+	37, // 24: muster.agent.v1.Assignment.class:type_name -> muster.v1.FailoverClass
+	28, // 25: muster.agent.v1.Assignment.restarts:type_name -> muster.agent.v1.Assignment.RestartsEntry
+	15, // 26: muster.agent.v1.StatusAck.committed:type_name -> muster.agent.v1.HeldKey
+	15, // 27: muster.agent.v1.StatusAck.not_yours:type_name -> muster.agent.v1.HeldKey
+	18, // 28: muster.agent.v1.Network.nodes:type_name -> muster.agent.v1.NetworkNode
+	20, // 29: muster.agent.v1.Ask.logs:type_name -> muster.agent.v1.LogsAsk
+	21, // 30: muster.agent.v1.Ask.results:type_name -> muster.agent.v1.ResultsAsk
+	35, // 31: muster.agent.v1.LogsAsk.since:type_name -> google.protobuf.Duration
+	38, // 32: muster.agent.v1.ResultsAsk.kind:type_name -> muster.v1.ProbeKind
+	23, // 33: muster.agent.v1.AnswerRequest.results:type_name -> muster.agent.v1.ProbeResults
+	24, // 34: muster.agent.v1.AnswerRequest.error:type_name -> muster.agent.v1.AnswerError
+	33, // 35: muster.agent.v1.ProbeResults.results:type_name -> muster.v1.ProbeAttempt
+	35, // 36: muster.agent.v1.RenewRequest.longest:type_name -> google.protobuf.Duration
+	7,  // 37: muster.agent.v1.RenewRequest.results:type_name -> muster.agent.v1.ResultBatch
+	35, // 38: muster.agent.v1.RenewResponse.ttl:type_name -> google.protobuf.Duration
+	0,  // 39: muster.agent.v1.AgentService.Join:input_type -> muster.agent.v1.JoinRequest
+	2,  // 40: muster.agent.v1.AgentService.RotateCertificate:input_type -> muster.agent.v1.RotateCertificateRequest
+	4,  // 41: muster.agent.v1.AgentService.Connect:input_type -> muster.agent.v1.ConnectRequest
+	26, // 42: muster.agent.v1.AgentService.Renew:input_type -> muster.agent.v1.RenewRequest
+	22, // 43: muster.agent.v1.AgentService.Answer:input_type -> muster.agent.v1.AnswerRequest
+	1,  // 44: muster.agent.v1.AgentService.Join:output_type -> muster.agent.v1.JoinResponse
+	3,  // 45: muster.agent.v1.AgentService.RotateCertificate:output_type -> muster.agent.v1.RotateCertificateResponse
+	11, // 46: muster.agent.v1.AgentService.Connect:output_type -> muster.agent.v1.ConnectResponse
+	27, // 47: muster.agent.v1.AgentService.Renew:output_type -> muster.agent.v1.RenewResponse
+	25, // 48: muster.agent.v1.AgentService.Answer:output_type -> muster.agent.v1.AnswerResponse
+	44, // [44:49] is the sub-list for method output_type
+	39, // [39:44] is the sub-list for method input_type
+	39, // [39:39] is the sub-list for extension type_name
+	39, // [39:39] is the sub-list for extension extendee
+	0,  // [0:39] is the sub-list for field type_name
 }
 
 func init() { file_muster_agent_v1_session_proto_init() }
@@ -2300,13 +2488,14 @@ func file_muster_agent_v1_session_proto_init() {
 		(*ConnectResponse_Assignments)(nil),
 		(*ConnectResponse_StatusAck)(nil),
 		(*ConnectResponse_Ask)(nil),
+		(*ConnectResponse_Network)(nil),
 	}
-	file_muster_agent_v1_session_proto_msgTypes[17].OneofWrappers = []any{
+	file_muster_agent_v1_session_proto_msgTypes[19].OneofWrappers = []any{
 		(*Ask_Logs)(nil),
 		(*Ask_Results)(nil),
 	}
-	file_muster_agent_v1_session_proto_msgTypes[18].OneofWrappers = []any{}
-	file_muster_agent_v1_session_proto_msgTypes[20].OneofWrappers = []any{
+	file_muster_agent_v1_session_proto_msgTypes[20].OneofWrappers = []any{}
+	file_muster_agent_v1_session_proto_msgTypes[22].OneofWrappers = []any{
 		(*AnswerRequest_Data)(nil),
 		(*AnswerRequest_Results)(nil),
 		(*AnswerRequest_Error)(nil),
@@ -2317,7 +2506,7 @@ func file_muster_agent_v1_session_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_muster_agent_v1_session_proto_rawDesc), len(file_muster_agent_v1_session_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   27,
+			NumMessages:   29,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
