@@ -59,11 +59,14 @@ type Config struct {
 	Path string
 	// RunAsUID and RunAsGID are whom containers run as; both -1 for the agent's own user.
 	RunAsUID, RunAsGID int
-	// AllowPrivileged lets pods mount any hostPath; without it only those below HostPathAllow.
+	// AllowPrivileged runs pods that ask for the host's namespaces, for user 0 or for more capabilities than containers have,
+	// and lets pods mount any hostPath; without it only those below HostPathAllow.
 	AllowPrivileged bool
 	HostPathAllow   []string
-	// Isolation is the runtime's; with "none" read-only mounts are refused, for they could not be kept.
+	// Isolation is the runtime's; with "none" mounts that need a mount namespace are refused.
 	Isolation string
+	// PodPIDs bounds the processes and threads of a pod; 0 means no bound.
+	PodPIDs int64
 	// Dirs returns a pod's own directory, HOME and TMPDIR; they exist once its sandbox does.
 	Dirs func(container.PodRef) (pod, home, tmp string)
 }

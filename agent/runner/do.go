@@ -96,13 +96,23 @@ func (r *Runner) counted(ctx context.Context, f func() error) error {
 }
 
 func (r *Runner) ensure(ctx context.Context, h *held, w *pod.Wanted) (container.Pod, error) {
-	cfg := container.PodConfig{PodRef: h.ref, Namespace: w.Pod.Namespace, Name: w.Pod.Name, Hostname: w.Pod.Spec.Hostname, Grace: w.Pod.Spec.TerminationGrace}
+	s := &w.Pod.Spec
+	if err := r.refusePrivileges(w.Pod); err != nil {
+		return container.Pod{}, misconfigured{err}
+	}
+	cfg := container.PodConfig{
+		PodRef: h.ref, Namespace: w.Pod.Namespace, Name: w.Pod.Name, Hostname: s.Hostname, Grace: s.TerminationGrace, IP: r.cfg.HostIP,
+		HostNetwork: s.HostNetwork, HostPID: s.HostPID, HostIPC: s.HostIPC, SharePID: s.ShareProcessNamespace,
+		Volumes: volumes(w.Pod), Limits: podLimits(s, r.cfg.PodPIDs),
+	}
 	if cfg.Hostname == "" {
 		cfg.Hostname = w.Pod.Name
 	}
 	var err error
-	if cfg.IP, err = r.deps.Addresses.Allocate(h.ref.UID); err != nil {
-		return container.Pod{}, err
+	if !s.HostNetwork {
+		if cfg.IP, err = r.deps.Addresses.Allocate(h.ref.UID); err != nil {
+			return container.Pod{}, err
+		}
 	}
 	if h.class == spec.Fenced {
 		if r.deps.Lease == nil {

@@ -3,9 +3,6 @@ package runner
 import (
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -64,7 +61,9 @@ func (r *Runner) containerConfig(p *spec.Pod, ref container.PodRef, ip string, s
 		}
 		cfg.Mounts = append(cfg.Mounts, mount)
 	}
-	return cfg, nil
+	limits, requests := sc.Resources.Limits, sc.Resources.Requests
+	cfg.Limits = container.Limits{MilliCPU: limits.MilliCPU, CPURequest: requests.MilliCPU, MemoryBytes: limits.MemoryBytes}
+	return cfg, r.secure(p, sc, &cfg)
 }
 
 // environment is a list of NAME=value in which the last value of a name counts.
@@ -148,92 +147,6 @@ func (r *Runner) field(p *spec.Pod, ip, path string) (string, error) {
 		}
 	}
 	return "", fmt.Errorf("fieldPath %q is not one that muster knows", path)
-}
-
-// mount checks a hostPath volume's path, or makes it where its type says so.
-func (r *Runner) mount(p *spec.Pod, m spec.Mount) (container.Mount, error) {
-	i := slices.IndexFunc(p.Spec.Volumes, func(v spec.Volume) bool { return v.Name == m.Volume })
-	if i < 0 {
-		return container.Mount{}, fmt.Errorf("volume %q is not declared", m.Volume)
-	}
-	v := p.Spec.Volumes[i]
-	fail := func(format string, args ...any) (container.Mount, error) {
-		return container.Mount{}, fmt.Errorf("volume %q: hostPath %s: %w", v.Name, v.HostPath, fmt.Errorf(format, args...))
-	}
-	switch {
-	case v.HostPath == "":
-		return container.Mount{}, fmt.Errorf("volume %q: only hostPath volumes are built yet", v.Name)
-	case !filepath.IsAbs(v.HostPath) || filepath.Clean(v.HostPath) != strings.TrimSuffix(v.HostPath, "/") && v.HostPath != "/":
-		return fail("must be an absolute path without . and ..")
-	case filepath.Clean(m.Path) != filepath.Clean(v.HostPath):
-		return fail("mounted at %s: a mountPath other than the path itself is not built yet", m.Path)
-	case m.ReadOnly && r.cfg.Isolation == "none":
-		return fail("readOnly needs mount namespaces, which this node has not")
-	}
-	path := filepath.Clean(v.HostPath)
-	if !r.allowed(path) {
-		return fail("not below --host-path-allow of this node, which has no --allow-privileged-pods")
-	}
-	info, err := os.Stat(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		switch v.HostPathType {
-		case "DirectoryOrCreate":
-			err = os.MkdirAll(path, 0o755)
-		case "FileOrCreate":
-			var f *os.File
-			if f, err = os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o644); err == nil {
-				err = f.Close()
-			}
-		}
-		if err == nil {
-			info, err = os.Stat(path)
-		}
-	}
-	switch {
-	case err != nil:
-		return fail("%w", err)
-	case strings.HasPrefix(v.HostPathType, "Directory") && !info.IsDir():
-		return fail("is not a directory")
-	case strings.HasPrefix(v.HostPathType, "File") && !info.Mode().IsRegular():
-		return fail("is not a file")
-	}
-	switch v.HostPathType {
-	case "", "Directory", "DirectoryOrCreate", "File", "FileOrCreate":
-	default:
-		return fail("type %s: not built yet", v.HostPathType)
-	}
-	return container.Mount{Source: path, Target: path, ReadOnly: m.ReadOnly}, nil
-}
-
-// allowed tells whether a path, and where it leads through symbolic links, is below an allowed directory.
-func (r *Runner) allowed(path string) bool {
-	if r.cfg.AllowPrivileged {
-		return true
-	}
-	return r.below(path) && r.below(resolve(path))
-}
-
-// resolve follows symbolic links in as much of the path as exists.
-func resolve(path string) string {
-	if real, err := filepath.EvalSymlinks(path); err == nil {
-		return real
-	}
-	if path == "/" {
-		return path
-	}
-	return filepath.Join(resolve(filepath.Dir(path)), filepath.Base(path))
-}
-
-func (r *Runner) below(path string) bool {
-	return slices.ContainsFunc(r.cfg.HostPathAllow, func(dir string) bool {
-		for _, d := range []string{filepath.Clean(dir), resolve(dir)} {
-			rel, err := filepath.Rel(d, path)
-			if err == nil && rel != ".." && !strings.HasPrefix(rel, "../") {
-				return true
-			}
-		}
-		return false
-	})
 }
 
 // probe is the question with $(NAME) expanded in an exec command, from the variables that have a literal value.

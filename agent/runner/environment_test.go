@@ -117,10 +117,22 @@ func TestContainersThatCannotBePutTogetherSayWhy(t *testing.T) {
 		"file for directory": {volume(file, "Directory", file), privileged, "is not a directory"},
 		"directory for file": {volume(dir, "File", dir), privileged, "is not a file"},
 		"no file":            {volume(dir+"/none", "File", dir+"/none"), privileged, "no such file"},
-		"other path":         {volume(dir, "", "/data"), privileged, "mounted at /data: a mountPath other than the path itself is not built yet"},
-		"socket":             {volume(dir, "Socket", dir), privileged, "type Socket: not built yet"},
-		"not allowed":        {volume(dir, "", dir), nil, "not below --host-path-allow"},
-		"dots":               {volume(dir+"/../x", "", dir+"/../x"), privileged, "must be an absolute path"},
+		"no socket":          {volume(dir, "Socket", dir), privileged, "is not a socket"},
+		"no device":          {volume(file, "BlockDevice", file), privileged, "is not a block device"},
+		"unknown type":       {volume(dir, "Tape", dir), privileged, "type Tape is not one that muster knows"},
+		"root where forbidden": {func(p *spec.Pod) {
+			p.Spec.Security.RunAsNonRoot, p.Spec.Security.RunAsUser = true, new(int64)
+		}, privileged, "runAs"},
+		"other path without namespaces": {volume(dir, "", "/data"), func(b *bench) { b.cfg.AllowPrivileged, b.cfg.Isolation = true, "none" },
+			"to mount it at /data needs mount namespaces"},
+		"emptyDir without namespaces": {func(p *spec.Pod) {
+			p.Spec.Volumes = []spec.Volume{{Name: "v", EmptyDir: &spec.EmptyDir{}}}
+			p.Spec.Containers[0].Mounts = []spec.Mount{{Volume: "v", Path: "/data"}}
+		}, func(b *bench) { b.cfg.Isolation = "none" }, "to mount it at /data needs mount namespaces"},
+		"read-only root without namespaces": {func(p *spec.Pod) { p.Spec.Containers[0].Security.ReadOnlyRootFilesystem = true },
+			func(b *bench) { b.cfg.Isolation = "none" }, "readOnlyRootFilesystem needs mount namespaces"},
+		"not allowed": {volume(dir, "", dir), nil, "not below --host-path-allow"},
+		"dots":        {volume(dir+"/../x", "", dir+"/../x"), privileged, "must be an absolute path"},
 		"link that leads out": {volume(outside, "", outside), func(b *bench) { b.cfg.HostPathAllow = []string{dir + "/allowed"} },
 			"not below --host-path-allow"},
 		"sibling with the same start": {volume(dir+"/allowed-not", "DirectoryOrCreate", dir+"/allowed-not"), func(b *bench) { b.cfg.HostPathAllow = []string{dir + "/allowed"} },
@@ -157,5 +169,32 @@ func TestHostPathsAreMadeWhereTheirTypeSaysSo(t *testing.T) {
 	}
 	if info, err := os.Stat(dir + "/file"); err != nil || !info.Mode().IsRegular() {
 		t.Errorf("file: %v", err)
+	}
+}
+
+func TestPodsThatAskForPrivilegesGetNoSandboxWhereNoneAreAllowed(t *testing.T) {
+	for _, allowed := range []bool{false, true} {
+		on(t, func(t *testing.T, b *bench) {
+			b.stop()
+			b.cfg.AllowPrivileged = allowed
+			b.start()
+			p := pod("u1")
+			p.Spec.HostNetwork = true
+			b.full(1, fast(p, 5))
+			b.settle(100 * time.Millisecond)
+			said := slices.ContainsFunc(b.events, func(e string) bool {
+				return strings.Contains(e, "spec.hostNetwork: this node has no --allow-privileged-pods")
+			})
+			list, err := b.fake.List(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if said == allowed || len(list.Pods) == 0 == allowed {
+				t.Errorf("allowed %v: %d sandboxes, events %q", allowed, len(list.Pods), b.events)
+			}
+			if allowed && list.Pods[0].IP != b.cfg.HostIP {
+				t.Errorf("a pod of the host's network has address %s, want the node's", list.Pods[0].IP)
+			}
+		})
 	}
 }

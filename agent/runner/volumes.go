@@ -1,0 +1,140 @@
+package runner
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/musterhq/muster/agent/container"
+	"github.com/musterhq/muster/internal/spec"
+)
+
+// isolationNone is a runtime without mount namespaces: its containers see the host's files and nothing else.
+const isolationNone = "none"
+
+// volumes are the directories that the pod's sandbox has.
+func volumes(p *spec.Pod) (all []container.PodVolume) {
+	for _, v := range p.Spec.Volumes {
+		if v.EmptyDir == nil {
+			continue
+		}
+		gid := -1
+		if g := p.Spec.Security.FSGroup; g != nil {
+			gid = int(*g)
+		}
+		all = append(all, container.PodVolume{Name: v.Name, Memory: v.EmptyDir.Memory, SizeLimit: v.EmptyDir.SizeLimit, GID: gid})
+	}
+	return all
+}
+
+// mount finds what a container's mount means here, and checks or makes a hostPath as its type says.
+func (r *Runner) mount(p *spec.Pod, m spec.Mount) (container.Mount, error) {
+	i := slices.IndexFunc(p.Spec.Volumes, func(v spec.Volume) bool { return v.Name == m.Volume })
+	if i < 0 {
+		return container.Mount{}, fmt.Errorf("volume %q is not declared", m.Volume)
+	}
+	v := p.Spec.Volumes[i]
+	out := container.Mount{SubPath: m.SubPath, Target: filepath.Clean(m.Path), ReadOnly: m.ReadOnly}
+	if v.EmptyDir != nil {
+		out.Volume = v.Name
+	} else {
+		var err error
+		if out.Source, err = r.hostPath(&v); err != nil {
+			return container.Mount{}, fmt.Errorf("volume %q: hostPath %s: %w", v.Name, v.HostPath, err)
+		}
+	}
+	if r.cfg.Isolation == isolationNone {
+		if m.ReadOnly {
+			return container.Mount{}, fmt.Errorf("volume %q: readOnly needs mount namespaces, which this node has not", v.Name)
+		}
+		if out.Source != out.Target || m.SubPath != "" {
+			return container.Mount{}, fmt.Errorf("volume %q: to mount it at %s needs mount namespaces, which this node has not", v.Name, m.Path)
+		}
+	}
+	return out, nil
+}
+
+// hostPath checks the path, or makes it where its type says so.
+func (r *Runner) hostPath(v *spec.Volume) (string, error) {
+	if !filepath.IsAbs(v.HostPath) || filepath.Clean(v.HostPath) != strings.TrimSuffix(v.HostPath, "/") && v.HostPath != "/" {
+		return "", errors.New("must be an absolute path without . and ..")
+	}
+	path := filepath.Clean(v.HostPath)
+	if !r.allowed(path) {
+		return "", errors.New("not below --host-path-allow of this node, which has no --allow-privileged-pods")
+	}
+	info, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		switch v.HostPathType {
+		case "DirectoryOrCreate":
+			err = os.MkdirAll(path, 0o755)
+		case "FileOrCreate":
+			var f *os.File
+			if f, err = os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o644); err == nil {
+				err = f.Close()
+			}
+		}
+		if err == nil {
+			info, err = os.Stat(path)
+		}
+	}
+	if err != nil {
+		return "", err
+	}
+	mode := info.Mode()
+	for _, t := range []struct {
+		is    bool
+		what  string
+		types []string
+	}{
+		{true, "", []string{""}},
+		{mode.IsDir(), "a directory", []string{"Directory", "DirectoryOrCreate"}},
+		{mode.IsRegular(), "a file", []string{"File", "FileOrCreate"}},
+		{mode&fs.ModeSocket != 0, "a socket", []string{"Socket"}},
+		{mode&fs.ModeCharDevice != 0, "a character device", []string{"CharDevice"}},
+		{mode&fs.ModeDevice != 0 && mode&fs.ModeCharDevice == 0, "a block device", []string{"BlockDevice"}},
+	} {
+		if slices.Contains(t.types, v.HostPathType) {
+			if !t.is {
+				return "", errors.New("is not " + t.what)
+			}
+			return path, nil
+		}
+	}
+	return "", fmt.Errorf("type %s is not one that muster knows", v.HostPathType)
+}
+
+// allowed tells whether a path, and where it leads through symbolic links, is below an allowed directory.
+func (r *Runner) allowed(path string) bool {
+	if r.cfg.AllowPrivileged {
+		return true
+	}
+	return r.below(path) && r.below(resolve(path))
+}
+
+// resolve follows symbolic links in as much of the path as exists.
+func resolve(path string) string {
+	if real, err := filepath.EvalSymlinks(path); err == nil {
+		return real
+	}
+	if path == "/" {
+		return path
+	}
+	return filepath.Join(resolve(filepath.Dir(path)), filepath.Base(path))
+}
+
+func (r *Runner) below(path string) bool {
+	return slices.ContainsFunc(r.cfg.HostPathAllow, func(dir string) bool {
+		for _, d := range []string{filepath.Clean(dir), resolve(dir)} {
+			rel, err := filepath.Rel(d, path)
+			if err == nil && rel != ".." && !strings.HasPrefix(rel, "../") {
+				return true
+			}
+		}
+		return false
+	})
+}
