@@ -16,11 +16,12 @@ type Pod struct {
 	Spec PodSpec
 }
 
-// PodSpec is what the user wants of a pod.
+// PodSpec is what the user wants of a pod. Fields that came later are left out of its JSON while they are zero, so that
+// TemplateHash goes on giving the templates that do not use them the same names.
 type PodSpec struct {
 	// InitContainers run one after the other before Containers. One with RestartPolicy Always is a sidecar: the next
 	// follows once it has started, and it runs on beside Containers.
-	InitContainers []Container
+	InitContainers []Container `json:",omitempty"`
 	Containers     []Container
 	Volumes        []Volume
 	// RestartPolicy is Always by default.
@@ -34,10 +35,10 @@ type PodSpec struct {
 	// Hostname is the pod's name unless set.
 	Hostname string
 	// ShareProcessNamespace puts all containers into one PID namespace.
-	ShareProcessNamespace bool
+	ShareProcessNamespace bool `json:",omitzero"`
 	// HostNetwork, HostPID and HostIPC use the node's own namespaces.
-	HostNetwork, HostPID, HostIPC bool
-	Security                      PodSecurity
+	HostNetwork, HostPID, HostIPC bool        `json:",omitzero"`
+	Security                      PodSecurity `json:",omitzero"`
 }
 
 // PodSecurity has what all containers of a pod run as, unless they say otherwise.
@@ -100,7 +101,7 @@ type Container struct {
 	RestartPolicy RestartPolicy
 	// RestartRules are looked at before RestartPolicy, which must then be set. At most 20.
 	RestartRules []RestartRule
-	Security     ContainerSecurity
+	Security     ContainerSecurity `json:",omitzero"`
 }
 
 // Probe returns the container's probe of that kind, nil where it has none.
@@ -165,7 +166,7 @@ type Volume struct {
 	HostPath string
 	// HostPathType is one of "", Directory, DirectoryOrCreate, File, FileOrCreate, Socket, CharDevice, BlockDevice.
 	HostPathType string
-	EmptyDir     *EmptyDir
+	EmptyDir     *EmptyDir `json:",omitzero"`
 }
 
 // EmptyDir is a directory that lives as long as the pod on its node.
@@ -180,7 +181,7 @@ type EmptyDir struct {
 type Mount struct {
 	Volume, Path string
 	// SubPath is a path below the volume's root, relative and without "..".
-	SubPath  string
+	SubPath  string `json:",omitzero"`
 	ReadOnly bool
 }
 
