@@ -49,6 +49,7 @@ model: ## explore the fence's model: 300,000 seeded histories
 .PHONY: soak
 soak: build ## run everything long, 20 rounds of every failure among it
 	MUSTER_ROUNDS=20 MUSTER_BIN=$(CURDIR)/bin/muster go test -count=1 -v -timeout 3h $(e2e)
+	MUSTER_ROUNDS=20 go test -count=1 -v -run NoOrphan ./agent/container/process
 	$(MAKE) model MUSTER_MODEL_HISTORIES=3000000
 
 .PHONY: bench
