@@ -124,6 +124,12 @@ func phaseOf(id spec.ProbeID, period time.Duration) time.Duration {
 	return time.Duration(h.Sum64() % uint64(max(period, 1)))
 }
 
+// untilPhase is how long after at the row's phase comes, less than a period.
+func (w *row) untilPhase(at time.Time) time.Duration {
+	period := max(w.Probe.Period, 1)
+	return (w.phase - time.Duration(at.UnixNano()%int64(period)) + period) % period
+}
+
 // Set adds a row, or replaces the one of the same ID. A new instance resets what was counted.
 func (p *Prober) Set(r Row) {
 	now := time.Now()
@@ -151,7 +157,7 @@ func (p *Prober) Set(r Row) {
 		if !at.After(now) {
 			at = now
 			if r.Adopted {
-				at = now.Add(w.phase) // a restart of the agent does not ask everything at once
+				at = now.Add(w.untilPhase(now)) // a restart of the agent does not ask everything at once
 			}
 		}
 		p.queue(w, at)
@@ -354,7 +360,8 @@ func resultOf(o spec.Outcome) spec.Result {
 }
 
 // plan puts a row that has been asked into the wheel again, a period after its last time. Times that have passed
-// meanwhile count as one.
+// meanwhile count as one. Pods that started together would be asked together for ever, so a row that succeeds comes later
+// by at most a tenth of its period until it has drifted to its phase.
 func (p *Prober) plan(w *row) {
 	if !w.tracker.Waiting() {
 		return // Set wakes it when its gate opens
@@ -366,6 +373,9 @@ func (p *Prober) plan(w *row) {
 		return
 	}
 	next := w.at.Add(w.Probe.Period)
+	if w.last != nil && w.last.Result == spec.ResultSuccess {
+		next = next.Add(min(w.untilPhase(next), w.Probe.Period/10))
+	}
 	if next.Before(now) {
 		next = now
 	}

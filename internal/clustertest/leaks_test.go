@@ -144,7 +144,7 @@ func (c *Cluster) allRunning() bool {
 
 func TestPodsThatComeAndGoLeaveNothing(t *testing.T) {
 	const pods = 200
-	times := 2
+	times := 1
 	if rounds(t) >= 20 {
 		times = 10
 	}
