@@ -1,6 +1,7 @@
-// Package network gives pods their addresses on nodes without a pod network: 127.77.NODE.POD where the node's own
-// address is loopback, else the node's address for all. It only keeps books; loopback needs no setting up, and which
-// NODE number is this node's is for whoever holds its socket to say.
+// Package network gives pods their addresses: in a flat network those of the node's pod CIDR; without one
+// 127.77.NODE.POD where the node's own address is loopback, else the node's address for all. It only keeps books: the
+// flat network is agent/network/hostgw's to set up, loopback needs no setting up, and which NODE number is this node's
+// is for whoever holds its socket to say.
 package network
 
 import (
@@ -14,10 +15,13 @@ import (
 	"path/filepath"
 	"sync"
 	"time"
+
+	"github.com/musterhq/muster/internal/spec"
 )
 
 const (
-	// MaxPods is how many addresses a node has: 127.77.NODE.1 to 127.77.NODE.250.
+	// MaxPods is how many addresses a node has: 127.77.NODE.1 to 127.77.NODE.250, or the third to the 252nd of its pod
+	// CIDR, whose second is the node's own.
 	MaxPods = 250
 	// Rest is how long an address that was given back is not given again, unless to the same pod.
 	Rest = 10 * time.Second
@@ -27,8 +31,33 @@ const (
 	maxFile = 1 << 20
 )
 
-// ErrExhausted means that every address is taken or resting.
-var ErrExhausted = errors.New("no pod address is free")
+var (
+	// ErrExhausted means that every address is taken or resting.
+	ErrExhausted = errors.New("no pod address is free")
+	// ErrNoNetwork means that the coordinator has given this node no pod CIDR yet.
+	ErrNoNetwork = errors.New("this node has been given no pod CIDR yet")
+)
+
+// Mode is which network a node's pods have: spec.NetworkHostGW or spec.NetworkNone. asked is the setting, empty for the
+// default: host-gw where it is possible, for which it takes the right to set up links, routes and rules, and an address
+// that other nodes reach.
+func Mode(asked string, permitted bool, address netip.Addr) (string, error) {
+	switch {
+	case asked == "" && permitted && !address.IsLoopback() && address.Is4():
+		return spec.NetworkHostGW, nil
+	case asked == "" || asked == spec.NetworkNone:
+		return spec.NetworkNone, nil
+	case asked != spec.NetworkHostGW:
+		return "", fmt.Errorf("network: %q, must be host-gw or none", asked)
+	case !permitted:
+		return "", errors.New("network host-gw: only root, with the capability NET_ADMIN, can set up links, routes and rules (--network none does without)")
+	case address.IsLoopback():
+		return "", fmt.Errorf("network host-gw: other nodes can't reach this one at its address %s, which is loopback (give --advertise, or --network none)", address)
+	case !address.Is4():
+		return "", fmt.Errorf("network host-gw: this node's address %s is not IPv4: not built yet", address)
+	}
+	return spec.NetworkHostGW, nil
+}
 
 // Config says where addresses come from.
 type Config struct {
@@ -38,6 +67,8 @@ type Config struct {
 	Node int
 	// NodeAddress is the node's own address, used when Node is 0.
 	NodeAddress string
+	// Flat means that pods have addresses of the CIDR that Use names; Node and NodeAddress don't matter then.
+	Flat bool
 }
 
 // Allocator gives addresses. Its methods may be called from any goroutine.
@@ -46,6 +77,7 @@ type Allocator struct {
 	log *slog.Logger
 
 	mu      sync.Mutex
+	cidr    netip.Prefix // of a flat network; not valid before it is known
 	pods    map[string]uint8
 	resting map[uint8]rest
 }
@@ -57,7 +89,8 @@ type rest struct {
 
 // file is what is stored.
 type file struct {
-	Node int              `json:"node"`
+	Node int              `json:"node,omitempty"`
+	CIDR netip.Prefix     `json:"cidr,omitzero"`
 	Pods map[string]uint8 `json:"pods"`
 }
 
@@ -68,7 +101,9 @@ func Open(cfg Config, log *slog.Logger) (*Allocator, error) {
 		return nil, fmt.Errorf("node number %d: must be 0 to %d", cfg.Node, MaxNode)
 	}
 	a := &Allocator{cfg: cfg, log: log, pods: map[string]uint8{}, resting: map[uint8]rest{}}
-	if cfg.Node == 0 {
+	if cfg.Flat {
+		a.cfg.Node = 0
+	} else if cfg.Node == 0 {
 		if _, err := netip.ParseAddr(cfg.NodeAddress); err != nil {
 			return nil, fmt.Errorf("node address: %w", err)
 		}
@@ -86,10 +121,59 @@ func Open(cfg Config, log *slog.Logger) (*Allocator, error) {
 		log.Warn("pod addresses forgotten: the file is damaged", "path", cfg.Path, "err", err)
 		return a, nil
 	}
-	if f.Node == cfg.Node {
+	switch {
+	case cfg.Flat && f.CIDR.IsValid():
+		a.cidr, a.pods = f.CIDR, f.Pods
+	case !cfg.Flat && f.Node == cfg.Node:
 		a.pods = f.Pods
 	}
 	return a, nil
+}
+
+// Use names the CIDR of a flat network: IPv4, a /24 or larger. The addresses of another one are forgotten.
+func (a *Allocator) Use(cidr netip.Prefix) error {
+	if err := check(cidr); err != nil {
+		return err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.cidr == cidr {
+		return nil
+	}
+	if len(a.pods) > 0 {
+		a.log.Warn("pod addresses forgotten: the node has another pod cidr", "pod_cidr", cidr.String(), "was", a.cidr.String(), "pods", len(a.pods))
+	}
+	a.cidr = cidr
+	clear(a.pods)
+	clear(a.resting)
+	return a.storeLocked()
+}
+
+func check(cidr netip.Prefix) error {
+	if !cidr.IsValid() || !cidr.Addr().Is4() || cidr.Bits() > 24 || cidr.Bits() < 8 || cidr != cidr.Masked() {
+		return fmt.Errorf("pod cidr %s: must be an IPv4 network of /8 to /24", cidr)
+	}
+	return nil
+}
+
+// Pods returns the addresses that are given in a flat network, by the pods' uids.
+func (a *Allocator) Pods() map[string]netip.Addr {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	out := make(map[string]netip.Addr, len(a.pods))
+	for uid, n := range a.pods {
+		if a.cidr.IsValid() {
+			out[uid] = nth(a.cidr, n)
+		}
+	}
+	return out
+}
+
+// nth is the address of the n-th pod: the network's own and the node's come first.
+func nth(cidr netip.Prefix, n uint8) netip.Addr {
+	b := cidr.Addr().As4()
+	b[3] += n + 1 // no carry: the last byte of a /24 or larger is 0
+	return netip.AddrFrom4(b)
 }
 
 func decode(data []byte, f *file) error {
@@ -102,6 +186,11 @@ func decode(data []byte, f *file) error {
 	if f.Pods == nil {
 		f.Pods = map[string]uint8{}
 	}
+	if f.CIDR.IsValid() {
+		if err := check(f.CIDR); err != nil {
+			return err
+		}
+	}
 	taken := map[uint8]bool{}
 	for uid, n := range f.Pods {
 		if n < 1 || n > MaxPods || taken[n] {
@@ -113,15 +202,19 @@ func decode(data []byte, f *file) error {
 }
 
 // Allocate gives the pod its address: the one it has or had last, else the lowest that is free. ErrExhausted when none
-// is; other errors mean that it could not be stored, and then it was not given.
+// is, ErrNoNetwork before a flat network's CIDR is known; other errors mean that it could not be stored, and then it was
+// not given.
 func (a *Allocator) Allocate(uid string) (string, error) {
-	if a.cfg.Node == 0 {
+	if a.cfg.Node == 0 && !a.cfg.Flat {
 		return a.cfg.NodeAddress, nil
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if a.cfg.Flat && !a.cidr.IsValid() {
+		return "", ErrNoNetwork
+	}
 	if n, ok := a.pods[uid]; ok {
-		return a.address(n), nil
+		return a.addressLocked(n), nil
 	}
 	n, err := a.pickLocked(uid, time.Now())
 	if err != nil {
@@ -133,7 +226,7 @@ func (a *Allocator) Allocate(uid string) (string, error) {
 		return "", err
 	}
 	delete(a.resting, n)
-	return a.address(n), nil
+	return a.addressLocked(n), nil
 }
 
 func (a *Allocator) pickLocked(uid string, now time.Time) (uint8, error) {
@@ -156,31 +249,27 @@ func (a *Allocator) pickLocked(uid string, now time.Time) (uint8, error) {
 			return uint8(n), nil
 		}
 	}
-	return 0, fmt.Errorf("%w: 127.77.%d.1 to .%d are taken", ErrExhausted, a.cfg.Node, MaxPods)
+	return 0, fmt.Errorf("%w: %s to %s are taken", ErrExhausted, a.addressLocked(1), a.addressLocked(MaxPods))
 }
 
 // Claim tells of a pod that runs with that address. It reports false when another pod has it; addresses of other
 // networks are nobody's here, and no conflict.
 func (a *Allocator) Claim(uid, address string) bool {
-	ip, err := netip.ParseAddr(address)
-	if err != nil || a.cfg.Node == 0 || !ip.Is4() {
-		return true
-	}
-	b := ip.As4()
-	if b[0] != 127 || b[1] != 77 || int(b[2]) != a.cfg.Node || b[3] < 1 || b[3] > MaxPods {
-		return true
-	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	num := a.numberLocked(address)
+	if num == 0 {
+		return true
+	}
 	for other, n := range a.pods {
-		if n == b[3] && other != uid {
+		if n == num && other != uid {
 			return false
 		}
 	}
-	if a.pods[uid] == b[3] {
+	if a.pods[uid] == num {
 		return true
 	}
-	a.pods[uid] = b[3]
+	a.pods[uid] = num
 	if err := a.storeLocked(); err != nil {
 		a.log.Warn("pod address not stored", "pod_uid", uid, "err", err)
 	}
@@ -202,10 +291,25 @@ func (a *Allocator) Release(uid string) {
 	}
 }
 
-func (a *Allocator) address(n uint8) string { return fmt.Sprintf("127.77.%d.%d", a.cfg.Node, n) }
+func (a *Allocator) addressLocked(n uint8) string {
+	if a.cfg.Flat {
+		return nth(a.cidr, n).String()
+	}
+	return fmt.Sprintf("127.77.%d.%d", a.cfg.Node, n)
+}
+
+// numberLocked is the inverse of addressLocked; 0 for what is no pod's address here.
+func (a *Allocator) numberLocked(address string) uint8 {
+	for n := uint8(1); n <= MaxPods; n++ {
+		if (a.cfg.Node != 0 || a.cidr.IsValid()) && a.addressLocked(n) == address {
+			return n
+		}
+	}
+	return 0
+}
 
 func (a *Allocator) storeLocked() error {
-	data, err := json.Marshal(file{a.cfg.Node, a.pods})
+	data, err := json.Marshal(file{a.cfg.Node, a.cidr, a.pods})
 	if err != nil {
 		return err
 	}
