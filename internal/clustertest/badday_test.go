@@ -34,7 +34,7 @@ func (c *Cluster) said(stdin string, args ...string) (code int, stdout, stderr s
 	cmd.Stdin = strings.NewReader(stdin)
 	var out, problems bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &problems
-	err := cmd.Run()
+	err := c.client(cmd)
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {
 		c.t.Fatalf("muster %s: %v", strings.Join(args, " "), err)

@@ -1,6 +1,6 @@
-// Package clustertest runs whole clusters of real processes on loopback: one coordinator and some agents, each with a
-// data directory of its own below the test's, driven through the command line as people drive it. Its tests are the
-// promises of docs/failover.md and of the README, kept by the real thing.
+// Package clustertest runs whole clusters of real processes, on loopback or each on a host of its own: one coordinator and
+// some agents, each with a data directory of its own below the test's, driven through the command line as people drive
+// it. Its tests are the promises of docs/failover.md and of the README, kept by the real thing.
 //
 // The program under test is named by MUSTER_BIN (make builds it); without it the tests are skipped, and fail where
 // CI is set.
@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"github.com/musterhq/muster/internal/datadir"
+	"github.com/musterhq/muster/internal/hosts"
 )
 
 // Cluster is one coordinator and its agents, laid out below Dir as "muster dev" lays them out.
@@ -35,6 +36,8 @@ type Cluster struct {
 	bin   string
 	procs map[string]*Process
 	join  string
+	// net has a host for every server, of its name; nil on loopback.
+	net *hosts.Net
 }
 
 // Process is one server of the cluster.
@@ -58,6 +61,19 @@ type Option func(*Cluster)
 func WithLease(ttl, grace time.Duration) Option {
 	return func(c *Cluster) { c.LeaseTTL, c.AgentGrace = ttl, grace }
 }
+
+// OnHosts runs every server on a host of its own. It skips the test where that cannot be.
+func OnHosts(t testing.TB, n int) Option {
+	t.Helper()
+	names := []string{"coordinator"}
+	for i := range n {
+		names = append(names, nodeName(i))
+	}
+	net := hosts.New(t, names...)
+	return func(c *Cluster) { c.net = net }
+}
+
+func nodeName(i int) string { return fmt.Sprintf("node-%d", i+1) }
 
 // Binary returns the program under test, or skips the test.
 func Binary(t testing.TB) string {
@@ -104,7 +120,7 @@ func Start(t testing.TB, n int, opts ...Option) *Cluster {
 	t.Cleanup(c.stop)
 	c.StartCoordinator()
 	for i := range n {
-		c.StartAgent(fmt.Sprintf("node-%d", i+1))
+		c.StartAgent(nodeName(i))
 	}
 	c.Eventually(30*time.Second, "all nodes are Ready", func() bool { return len(c.ReadyNodes()) == n })
 	return c
@@ -113,12 +129,13 @@ func Start(t testing.TB, n int, opts ...Option) *Cluster {
 // StartCoordinator starts the coordinator on its data directory and waits until it answers.
 func (c *Cluster) StartCoordinator() *Process {
 	c.t.Helper()
-	listen := "127.0.0.1:0"
+	anyPort := c.host("coordinator") + ":0"
+	listen := anyPort
 	if c.join != "" {
 		listen = c.join // back on the address that the agents know
 	}
 	p := c.start("coordinator", "coordinator", "--data-dir", c.dataDir("coordinator"), "--listen", listen,
-		"--http-listen", "127.0.0.1:0", "--gossip-listen", "127.0.0.1:0",
+		"--http-listen", anyPort, "--gossip-listen", anyPort,
 		"--lease-ttl", c.LeaseTTL.String(), "--agent-grace", c.AgentGrace.String())
 	c.Eventually(20*time.Second, "the coordinator answers", func() bool {
 		if p.exited() {
@@ -138,10 +155,11 @@ func (c *Cluster) StartCoordinator() *Process {
 // StartAgent starts an agent, with a new token when its directory has no identity yet. It does not wait.
 func (c *Cluster) StartAgent(name string, more ...string) *Process {
 	c.t.Helper()
+	anyPort := c.host(name) + ":0"
 	args := []string{
 		"agent", "--data-dir", c.dataDir(name), "--node", name, "--join", c.join,
-		"--gossip-listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0", "--guard-listen", "127.0.0.1:0",
-		"--advertise", "127.0.0.1", "--images", "ignore", "--allow-privileged-pods",
+		"--gossip-listen", anyPort, "--http-listen", anyPort, "--guard-listen", anyPort,
+		"--advertise", c.host(name), "--images", "ignore", "--allow-privileged-pods",
 	}
 	if _, err := os.Stat(c.dataDir(name)); err != nil {
 		args = append(args, "--token", strings.TrimSpace(c.Muster("token", "create")))
@@ -162,7 +180,7 @@ func (c *Cluster) start(name string, args ...string) *Process {
 	defer f.Close()
 	cmd := exec.Command(c.bin, args...)
 	cmd.Stdout, cmd.Stderr = f, f
-	if err := cmd.Start(); err != nil {
+	if err := c.launch(name, cmd); err != nil {
 		c.t.Fatal(err)
 	}
 	p := &Process{Name: name, Log: log, cmd: cmd, done: make(chan struct{})}
@@ -172,6 +190,30 @@ func (c *Cluster) start(name string, args ...string) *Process {
 	}()
 	c.procs[name] = p
 	return p
+}
+
+// launch starts a command where the server of that name is.
+func (c *Cluster) launch(name string, cmd *exec.Cmd) error {
+	if c.net != nil {
+		return c.net.Start(name, cmd)
+	}
+	return cmd.Start()
+}
+
+// client runs a command of a client to its end.
+func (c *Cluster) client(cmd *exec.Cmd) error {
+	if err := c.launch("coordinator", cmd); err != nil {
+		return err
+	}
+	return cmd.Wait()
+}
+
+// host is the address of the server of that name.
+func (c *Cluster) host(name string) string {
+	if c.net != nil {
+		return c.net.Address(name)
+	}
+	return "127.0.0.1"
 }
 
 func (p *Process) exited() bool {
@@ -232,7 +274,7 @@ func (c *Cluster) run(stdin string, args ...string) (string, error) {
 	cmd.Stdin = strings.NewReader(stdin)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	if err := cmd.Run(); err != nil {
+	if err := c.client(cmd); err != nil {
 		return stdout.String(), fmt.Errorf("%w: %s", err, strings.TrimSpace(stderr.String()))
 	}
 	return stdout.String(), nil
@@ -361,6 +403,10 @@ func (c *Cluster) ReadyNodes() []string {
 // Eventually polls until cond holds and returns how long that took.
 func (c *Cluster) Eventually(timeout time.Duration, what string, cond func() bool) time.Duration {
 	c.t.Helper()
+	poll := 50 * time.Millisecond
+	if c.net != nil {
+		poll *= 5 // several clusters share the machine
+	}
 	start := time.Now()
 	for {
 		if cond() {
@@ -370,7 +416,7 @@ func (c *Cluster) Eventually(timeout time.Duration, what string, cond func() boo
 			c.dump()
 			c.t.Fatalf("not within %v: %s", timeout, what)
 		}
-		time.Sleep(50 * time.Millisecond)
+		time.Sleep(poll)
 	}
 }
 
@@ -405,6 +451,10 @@ func tail(path string) string {
 // containers.
 func (c *Cluster) KillMachine(node string) {
 	c.t.Helper()
+	if c.net != nil {
+		c.net.Kill(node)
+		return
+	}
 	c.Muster("dev", "kill", node, "--data-dir", c.Dir)
 }
 
@@ -463,6 +513,12 @@ func (c *Cluster) stop() {
 			c.t.Errorf("kill %s: %v", p.Name, err)
 		}
 		<-p.done
+	}
+	if c.net != nil {
+		for name := range c.procs {
+			c.net.Kill(name)
+		}
+		c.net = nil // what follows looks at what is left on the machine itself
 	}
 	if out, err := c.Try("dev", "cleanup", "--data-dir", c.Dir); err != nil {
 		c.t.Errorf("cleanup: %v %s", err, out)

@@ -11,7 +11,8 @@ import (
 )
 
 // rounds is how often each bad day is repeated: 3, or MUSTER_ROUNDS.
-func rounds(t *testing.T) int {
+func rounds(t testing.TB) int {
+	t.Helper()
 	if s := os.Getenv("MUSTER_ROUNDS"); s != "" {
 		n, err := strconv.Atoi(s)
 		if err != nil {
@@ -32,57 +33,83 @@ func (c *Cluster) mustHaveOneWriter(w *Writers) []int64 {
 	return epochs
 }
 
-// moved waits until the pod writes under a newer epoch from another node, and returns that node.
-func (c *Cluster) moved(w *Writers, pod, from string, before int, within time.Duration) (string, time.Duration) {
+// badDay is what may happen to a node, and how it ends.
+type badDay struct {
+	begin, end func(c *Cluster, node string)
+}
+
+// deadMachine loses its power.
+var deadMachine = badDay{
+	func(c *Cluster, node string) { c.KillMachine(node) },
+	func(c *Cluster, node string) { c.StartAgent(node) },
+}
+
+// hungAgent stands still.
+var hungAgent = badDay{
+	func(c *Cluster, node string) { c.signal(syscall.SIGSTOP, c.Process(node).Pid()) },
+	func(c *Cluster, node string) { c.signal(syscall.SIGCONT, c.Process(node).Pid()) },
+}
+
+// stoppedSupervisors stand still, and so does their agent. The kernel kills them meanwhile.
+var stoppedSupervisors = badDay{
+	func(c *Cluster, node string) {
+		supervisors := c.Supervisors(node)
+		if len(supervisors) == 0 {
+			c.t.Fatalf("no supervisor on %s", node)
+		}
+		c.signal(syscall.SIGSTOP, append(supervisors, c.Process(node).Pid())...)
+	},
+	func(c *Cluster, node string) { c.signal(syscall.SIGCONT, c.Process(node).Pid()) },
+}
+
+func (c *Cluster) signal(s syscall.Signal, pids ...int) {
 	c.t.Helper()
-	to := ""
-	took := c.Eventually(within, pod+" writes from a node other than "+from, func() bool {
-		p := c.Pod(pod)
-		to = p.Spec.NodeName
-		return to != "" && to != from && p.Status.Phase == "Running" && len(c.mustHaveOneWriter(w)) > before
-	})
-	return to, took
-}
-
-func TestASingleInstancePodMovesOffADeadMachineAndNeverHasTwoWriters(t *testing.T) {
-	c := Start(t, 3)
-	w := c.NewWriters("dead")
-	c.Apply(w.Manifest("single"))
-	c.Eventually(20*time.Second, "the pod writes", func() bool { return len(c.mustHaveOneWriter(w)) == 1 })
-	for i := range rounds(t) {
-		from := c.Pod("single").Spec.NodeName
-		before := len(c.mustHaveOneWriter(w))
-		c.KillMachine(from)
-		to, took := c.moved(w, "single", from, before, 30*time.Second)
-		t.Logf("round %d: %s to %s in %v", i+1, from, to, took.Round(time.Millisecond))
-		c.StartAgent(from)
-		c.Eventually(20*time.Second, from+" is Ready again", func() bool { return len(c.ReadyNodes()) == 3 })
+	for _, pid := range pids {
+		if err := syscall.Kill(pid, s); err != nil {
+			c.t.Fatalf("signal %d: %v", pid, err)
+		}
 	}
-	c.mustHaveOneWriter(w)
 }
 
-func TestASingleInstancePodOfAHungAgentStopsByItselfBeforeItStartsElsewhere(t *testing.T) {
-	c := Start(t, 3)
-	w := c.NewWriters("hung")
+// mustMove has bad days come to wherever a single-instance pod is, and checks each time that it writes from elsewhere
+// within 40 s, and throughout that there never are two writers.
+func (c *Cluster) mustMove(d badDay) {
+	c.t.Helper()
+	w := c.NewWriters("counter")
 	c.Apply(w.Manifest("single"))
 	c.Eventually(20*time.Second, "the pod writes", func() bool { return len(c.mustHaveOneWriter(w)) == 1 })
-	for i := range rounds(t) {
-		from := c.Pod("single").Spec.NodeName
+	nodes := len(c.ReadyNodes())
+	for i := range rounds(c.t) {
+		from, to := c.Pod("single").Spec.NodeName, ""
 		before := len(c.mustHaveOneWriter(w))
-		if err := c.Process(from).Signal(syscall.SIGSTOP); err != nil {
-			t.Fatal(err)
-		}
-		to, took := c.moved(w, "single", from, before, 40*time.Second)
-		if err := c.Process(from).Signal(syscall.SIGCONT); err != nil {
-			t.Fatal(err)
-		}
-		t.Logf("round %d: %s to %s in %v", i+1, from, to, took.Round(time.Millisecond))
-		c.Eventually(30*time.Second, from+" is Ready again", func() bool { return len(c.ReadyNodes()) == 3 })
+		d.begin(c, from)
+		took := c.Eventually(40*time.Second, "the pod writes from a node other than "+from, func() bool {
+			if len(c.mustHaveOneWriter(w)) <= before {
+				return false
+			}
+			p := c.Pod("single")
+			to = p.Spec.NodeName
+			return to != "" && to != from && p.Status.Phase == "Running"
+		})
+		d.end(c, from)
+		back := c.Eventually(30*time.Second, from+" is Ready again", func() bool { return len(c.ReadyNodes()) == nodes })
+		c.t.Logf("round %d: %s to %s in %v, and back in %v", i+1, from, to, took.Round(time.Millisecond), back.Round(time.Millisecond))
 		c.Throughout(time.Second, "one writer", func() bool { c.mustHaveOneWriter(w); return true })
 	}
 }
 
+func TestASingleInstancePodMovesOffADeadMachineAndNeverHasTwoWriters(t *testing.T) {
+	t.Parallel()
+	Start(t, 3).mustMove(deadMachine)
+}
+
+func TestASingleInstancePodOfAHungAgentStopsByItselfBeforeItStartsElsewhere(t *testing.T) {
+	t.Parallel()
+	Start(t, 3).mustMove(hungAgent)
+}
+
 func TestTheKernelFencesAPodWhoseSupervisorAndAgentAreStopped(t *testing.T) {
+	t.Parallel()
 	c := Start(t, 3)
 	if iso := c.isolation(); iso == "none" {
 		if os.Getenv("CI") != "" {
@@ -90,32 +117,7 @@ func TestTheKernelFencesAPodWhoseSupervisorAndAgentAreStopped(t *testing.T) {
 		}
 		t.Skip("no namespaces here, so no fence by the kernel")
 	}
-	w := c.NewWriters("stopped")
-	c.Apply(w.Manifest("single"))
-	c.Eventually(20*time.Second, "the pod writes", func() bool { return len(c.mustHaveOneWriter(w)) == 1 })
-	for i := range rounds(t) {
-		from := c.Pod("single").Spec.NodeName
-		before := len(c.mustHaveOneWriter(w))
-		supervisors := c.Supervisors(from)
-		if len(supervisors) == 0 {
-			t.Fatalf("no supervisor on %s", from)
-		}
-		for _, pid := range supervisors {
-			if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if err := c.Process(from).Signal(syscall.SIGSTOP); err != nil {
-			t.Fatal(err)
-		}
-		to, took := c.moved(w, "single", from, before, 40*time.Second)
-		if err := c.Process(from).Signal(syscall.SIGCONT); err != nil {
-			t.Fatal(err)
-		}
-		t.Logf("round %d: %s to %s in %v", i+1, from, to, took.Round(time.Millisecond))
-		c.Eventually(30*time.Second, from+" is Ready again", func() bool { return len(c.ReadyNodes()) == 3 })
-		c.mustHaveOneWriter(w)
-	}
+	c.mustMove(stoppedSupervisors)
 }
 
 func (c *Cluster) isolation() string {

@@ -118,15 +118,15 @@ func (n *Net) check(err error, format string, args ...any) {
 	}
 }
 
-// Boot gives a host power: again the same name, addresses and disk, and none of its processes. What Cut, Drop and
-// CutOneWay did to it stays.
+// Boot gives a host power, unless it has: again the same name, addresses and disk, and none of its processes. What Cut,
+// Drop and CutOneWay did to it stays.
 func (n *Net) Boot(name string) {
 	n.t.Helper()
 	h := n.host(name)
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if h.init != nil {
-		n.t.Fatalf("%s has power", name)
+		return
 	}
 	n.check(h.start(), "boot %s", name)
 	n.check(n.plug(h), "connect %s to the bridge", name)
@@ -193,14 +193,15 @@ func (h *host) open(pid int) (err error) {
 	return err
 }
 
-// Kill takes a host's power away: not a word more leaves it, and all its processes die at once. Boot gives it back.
+// Kill takes a host's power away, if it has any: not a word more leaves it, and all its processes die at once. Boot gives
+// it back.
 func (n *Net) Kill(name string) {
 	n.t.Helper()
 	h := n.host(name)
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if h.init == nil {
-		n.t.Fatalf("%s has no power", name)
+		return
 	}
 	n.check(n.unplug(h), "unplug %s", name)
 	n.check(h.stop(), "kill %s", name)

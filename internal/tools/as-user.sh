@@ -21,4 +21,4 @@ chmod 755 "$dir"
 chown "$1:$1" "$dir/home" "$dir/tmp"
 cd "$dir/home"
 setpriv --reuid "$1" --regid "$1" --clear-groups env -i CI="${CI:-}" PATH="$PATH" HOME="$dir/home" TMPDIR="$dir/tmp" \
-	MUSTER_BIN="$dir/muster" MUSTER_ROUNDS="${MUSTER_ROUNDS:-}" "$dir/e2e" -test.timeout 15m
+	MUSTER_BIN="$dir/muster" MUSTER_ROUNDS="${MUSTER_ROUNDS:-}" "$dir/e2e" -test.timeout 15m -test.parallel 7
