@@ -31,6 +31,7 @@ import (
 	"github.com/musterhq/muster/coordinator/fleet"
 	"github.com/musterhq/muster/coordinator/leader"
 	"github.com/musterhq/muster/coordinator/lease"
+	"github.com/musterhq/muster/coordinator/podnet"
 	"github.com/musterhq/muster/coordinator/probes"
 	"github.com/musterhq/muster/coordinator/store"
 	"github.com/musterhq/muster/coordinator/store/etcd"
@@ -74,6 +75,8 @@ type Config struct {
 	Name string
 	// LeaseTTL is T, 3 s to 10 min; AgentGrace is at most an hour.
 	LeaseTTL, AgentGrace time.Duration
+	// PodCIDR is what the networks of nodes' pods are cut from; the zero Prefix: podnet.Default.
+	PodCIDR netip.Prefix
 	// AllowProbeHosts are the networks that probes may reach besides their pod.
 	AllowProbeHosts []netip.Prefix
 	// OpenMetrics serves metrics and health to everybody.
@@ -98,6 +101,12 @@ func New(cfg Config) (*Coordinator, error) {
 	}
 	if cfg.AgentGrace < 0 || cfg.AgentGrace > maxGrace {
 		return nil, fmt.Errorf("agent grace: %v, must be 0 to %v", cfg.AgentGrace, maxGrace)
+	}
+	if !cfg.PodCIDR.IsValid() {
+		cfg.PodCIDR = netip.MustParsePrefix(podnet.Default)
+	}
+	if err := podnet.Check(cfg.PodCIDR); err != nil {
+		return nil, err
 	}
 	if cfg.Name == "" {
 		host, err := os.Hostname()
@@ -203,12 +212,12 @@ func (c *Coordinator) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	lead := leader.New(leader.Config{AgentGrace: c.cfg.AgentGrace, Now: c.now}, leader.Deps{
+	lead := leader.New(leader.Config{AgentGrace: c.cfg.AgentGrace, PodCIDR: c.cfg.PodCIDR, Now: c.now}, leader.Deps{
 		Store: db, Cache: cache, Leases: leases, Guards: askGuard, Witnesses: witnesses(gossip), Members: members(gossip),
 		Events: recorder, Suffix: suffix, Log: log, Metrics: metrics,
 	})
 	sessions := dispatch.New(dispatch.Config{
-		Owner: c.owner, ClusterID: authority.ClusterID(), Generation: 1, Version: version.Version,
+		Owner: c.owner, ClusterID: authority.ClusterID(), Generation: 1, Version: version.Version, PodCIDR: c.cfg.PodCIDR,
 		GossipKey: authority.GossipKey(), GossipSeeds: func() []string { return []string{gossip.Address()} },
 	}, dispatch.Deps{
 		Store: db, Cache: cache, Leases: leases, Probes: table, Events: writer, Authority: authority,

@@ -144,6 +144,9 @@ type Config struct {
 	Dial func(ctx context.Context) (*grpc.ClientConn, error)
 	// Welcomed is told at the start of each session. It must not block.
 	Welcomed func(Welcome)
+	// Network is told what the pod network is, whole, at the start of each session and at each change, one call after the
+	// other. It must not block for long. Nil on a node that takes no part in it.
+	Network func(Network)
 	// Comeback is what Bye announces on an orderly stop; default 30 s.
 	Comeback time.Duration
 }
@@ -411,6 +414,7 @@ func (o *open) bye() {
 // receive takes in what the coordinator says.
 func (o *open) receive(ctx context.Context, held chan struct{}, watchdog *time.Timer) error {
 	var set Assignments
+	var parts networkParts
 	for {
 		m, err := o.stream.Recv()
 		if err != nil {
@@ -436,6 +440,14 @@ func (o *open) receive(ctx context.Context, held chan struct{}, watchdog *time.T
 			select {
 			case o.assigned <- struct{}{}:
 			default:
+			}
+		case *agentv1.ConnectResponse_Network:
+			whole, err := parts.gather(m.Network)
+			if err != nil {
+				return err
+			}
+			if whole && o.cfg.Network != nil {
+				o.cfg.Network(parts.network())
 			}
 		case *agentv1.ConnectResponse_StatusAck:
 			o.deps.Pods.Acked(keys(m.StatusAck.GetCommitted()), keys(m.StatusAck.GetNotYours()))

@@ -32,6 +32,9 @@ func (s *nodeService) shown(v *store.View, n *fleet.Node, pods int32) *musterv1.
 	if n.Lease != nil {
 		pb.Lease = wire.NodeLeaseToProto(n.Lease)
 	}
+	if n.Network != nil {
+		pb.PodCidr = n.Network.PodCIDR.String()
+	}
 	return pb
 }
 
@@ -92,7 +95,7 @@ func (s *nodeService) WatchNodes(req *musterv1.WatchNodesRequest, stream musterv
 		},
 		concerned: func(_ *store.View, c store.Change) []string {
 			switch c.Key.Family {
-			case store.Nodes, store.NodeFacts, store.NodeStatus, store.NodeLeases:
+			case store.Nodes, store.NodeFacts, store.NodeStatus, store.NodeLeases, store.NodeNetworks:
 				return []string{c.Key.Name}
 			}
 			return nil
@@ -175,7 +178,7 @@ func (s *nodeService) DeleteNode(ctx context.Context, req *musterv1.DeleteNodeRe
 	}
 	// The lease is kept when it may still be open: its name must not be taken by another instance before it is over.
 	t := store.Txn{If: []store.Cond{{Key: store.Key{Family: store.NodeLeases, Name: name}, Revision: n.LeaseRevision}}}
-	for _, f := range []store.Family{store.Nodes, store.NodeFacts, store.NodeStatus} {
+	for _, f := range []store.Family{store.Nodes, store.NodeFacts, store.NodeStatus, store.NodeNetworks} {
 		t.Then = append(t.Then, store.Write{Key: store.Key{Family: f, Name: name}})
 	}
 	rev, err := s.deps.Store.Commit(ctx, t)

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -30,6 +31,8 @@ type Config struct {
 	Generation int64
 	// Version is muster's.
 	Version string
+	// PodCIDR is what the networks of nodes' pods are cut from.
+	PodCIDR netip.Prefix
 	// GossipKey is the key of the gossip; GossipSeeds returns members to join, HOST:PORT.
 	GossipKey   []byte
 	GossipSeeds func() []string
@@ -143,6 +146,7 @@ func (d *Dispatch) index(v *store.View) {
 		d.bindLocked(spec.ObjectName{Namespace: rec.Key.Namespace, Name: rec.Key.Name}, rec.Value.(*spec.Binding).Node)
 	}
 	for _, s := range d.sessions {
+		s.mark("")
 		s.wake()
 	}
 }
@@ -193,6 +197,13 @@ func (d *Dispatch) apply(changes store.Changes) {
 			d.wakeLocked(d.bound[name])
 		case store.Stops, store.PodStatuses:
 			d.wakeLocked(d.bound[name])
+		case store.NodeNetworks, store.NodeFacts:
+			for _, s := range d.sessions {
+				if s.inNetwork {
+					s.mark(c.Key.Name)
+					s.wake()
+				}
+			}
 		}
 	}
 }

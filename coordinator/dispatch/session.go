@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -51,10 +52,16 @@ type session struct {
 	woken  chan struct{}
 	out    chan *agentv1.ConnectResponse
 
-	// sent is owned by the sending goroutine.
-	sent map[string]sentPod
+	// inNetwork is whether the node takes part in the flat pod network.
+	inNetwork bool
+
+	// sent, sentNodes and sentOwn are owned by the sending goroutine.
+	sent      map[string]sentPod
+	sentNodes map[string]spec.NetworkNode // by name
+	sentOwn   netip.Prefix
 
 	mu         sync.Mutex
+	marked     map[string]bool // nodes whose part of the network may have changed; "" stands for all
 	handles    map[uint32]probes.Key
 	nextHandle uint32
 }
@@ -104,6 +111,7 @@ func (d *Dispatch) Connect(stream agentv1.AgentService_ConnectServer) error {
 		node: hello.GetNode(), number: hello.GetSession(),
 		ctx: ctx, cancel: cancel,
 		woken: make(chan struct{}, 1), out: make(chan *agentv1.ConnectResponse, maxOut),
+		inNetwork: hello.GetFacts().GetNetwork() == spec.NetworkHostGW, sentNodes: map[string]spec.NetworkNode{}, marked: map[string]bool{},
 		sent: map[string]sentPod{}, handles: map[uint32]probes.Key{}, nextHandle: 1,
 	}
 	d.admit(s)
@@ -124,6 +132,9 @@ func (d *Dispatch) Connect(stream agentv1.AgentService_ConnectServer) error {
 	// The full set comes from a copy at or after the revision of the lease's record.
 	if err := d.deps.Cache.Wait(ctx, opened.Revision); err != nil {
 		return fmt.Errorf("wait for revision %d: %w", opened.Revision, err)
+	}
+	if err := d.network(stream, s, true); err != nil {
+		return err
 	}
 	if err := d.assign(stream, s, true); err != nil {
 		return err
@@ -252,7 +263,9 @@ func (d *Dispatch) sendLoop(stream agentv1.AgentService_ConnectServer, s *sessio
 		case m := <-s.out:
 			err = stream.Send(m)
 		case <-s.woken:
-			err = d.assign(stream, s, false)
+			if err = d.network(stream, s, false); err == nil {
+				err = d.assign(stream, s, false)
+			}
 		}
 		if err != nil {
 			return err

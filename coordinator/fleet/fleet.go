@@ -104,8 +104,11 @@ type Node struct {
 	Facts  *spec.NodeFacts
 	Status *spec.NodeStatus
 	Lease  *spec.NodeLease
-	// UserRevision and LeaseRevision are those of the records, 0 where there is none; Revision is the newest of all.
-	UserRevision, LeaseRevision, Revision int64
+	// Network is what its pods have addresses of.
+	Network *spec.NodeNetwork
+	// UserRevision, FactsRevision and LeaseRevision are those of the records, 0 where there is none; Revision is the
+	// newest of all.
+	UserRevision, FactsRevision, LeaseRevision, Revision int64
 }
 
 // Meta is the node's name with its labels: those of its facts, and above them the user's.
@@ -122,6 +125,9 @@ func (n *Node) Meta() spec.Meta {
 	m.Labels, m.Revision = labels, n.Revision
 	return m
 }
+
+// InNetwork tells whether the node takes part in the flat pod network.
+func (n *Node) InNetwork() bool { return n.Facts != nil && n.Facts.Network == spec.NetworkHostGW }
 
 // Verdict is what the leader believes of the node, empty before it has said.
 func (n *Node) Verdict() spec.Verdict {
@@ -146,11 +152,13 @@ func LookupNode(v *store.View, name string) (Node, bool) {
 	n.User, rev, user = store.Get[*spec.Node](v, store.Key{Family: store.Nodes, Name: name})
 	n.UserRevision = see(rev, user)
 	n.Facts, rev, facts = store.Get[*spec.NodeFacts](v, store.Key{Family: store.NodeFacts, Name: name})
-	see(rev, facts)
+	n.FactsRevision = see(rev, facts)
 	n.Status, rev, ok = store.Get[*spec.NodeStatus](v, store.Key{Family: store.NodeStatus, Name: name})
 	see(rev, ok)
 	n.Lease, rev, ok = store.Get[*spec.NodeLease](v, store.Key{Family: store.NodeLeases, Name: name})
 	n.LeaseRevision = see(rev, ok)
+	n.Network, rev, ok = store.Get[*spec.NodeNetwork](v, store.Key{Family: store.NodeNetworks, Name: name})
+	see(rev, ok)
 	return n, user || facts
 }
 

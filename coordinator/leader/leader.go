@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -60,6 +61,8 @@ type Events interface {
 type Config struct {
 	// AgentGrace is how long pods of a node whose agent is down may stay.
 	AgentGrace time.Duration
+	// PodCIDR is what the networks of nodes are cut from; see coordinator/podnet.
+	PodCIDR netip.Prefix
 	// Now reads a clock that only goes forward; it is the leases' clock.
 	Now func() time.Duration
 }
@@ -245,7 +248,7 @@ func (l *Leader) Run(ctx context.Context, term election.Term) error {
 	if err := l.deps.Cache.Wait(ctx, term.Revision); err != nil {
 		return nil // the term has ended
 	}
-	t := &terms{Leader: l, ctx: ctx, sealers: map[string]*fence.Sealer{}, moves: map[int64]*failover.Move{}, leaving: map[spec.ObjectName]*failover.Move{}}
+	t := &terms{Leader: l, ctx: ctx, sealers: map[string]*fence.Sealer{}, moves: map[int64]*failover.Move{}, leaving: map[spec.ObjectName]*failover.Move{}, given: map[string]network{}}
 	defer t.testing.Wait()
 	due := l.cfg.Now()
 	for {

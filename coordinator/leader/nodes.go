@@ -27,6 +27,8 @@ type terms struct {
 	spent   []time.Duration // when pods were moved in the last second
 	testing sync.WaitGroup
 	plan    failover.Plan
+	given   map[string]network // what nodes were given in this term, by name
+	refused string             // what was said of those that get none
 }
 
 // test is what was asked about a node since it was last Ready. Under Leader.mu.
@@ -74,6 +76,7 @@ func (t *terms) pass(now, late time.Duration) time.Duration {
 			t.mu.Unlock()
 		}
 	}
+	t.networks(v, nodes)
 	recheck := t.plan.Recheck
 	recheck = min(recheck, t.seal(now, nodes, perNode))
 	t.workloads(v, pods)

@@ -38,7 +38,8 @@ func (l *Leader) placeNodes(v *store.View, t *terms) []placement.Node {
 		node := placement.Node{
 			Name: n.Name, Labels: n.Meta().Labels, Ready: n.Verdict() == spec.VerdictReady,
 			Cordoned: n.User != nil && n.User.Unschedulable, RunsImages: n.Facts.Images == "ignore",
-			Allocatable: n.Facts.Allocatable, MaxPods: int(n.Facts.MaxPods), Bound: bound[n.Name],
+			LacksNetwork: n.InNetwork() && n.Network == nil,
+			Allocatable:  n.Facts.Allocatable, MaxPods: int(n.Facts.MaxPods), Bound: bound[n.Name],
 		}
 		if t != nil {
 			if st, ok := t.plan.Status[n.Name]; ok {

@@ -22,8 +22,10 @@ type Node struct {
 	// LastChoice is a node that takes pods only when no other fits: one that was lost too often of late, or was kept out.
 	LastChoice bool
 	// RunsImages is whether pods that name an image run here.
-	RunsImages  bool
-	Allocatable spec.ResourceList
+	RunsImages bool
+	// LacksNetwork is a node of the flat network that has not been given its part of it.
+	LacksNetwork bool
+	Allocatable  spec.ResourceList
 	// MaxPods bounds the pods of the node.
 	MaxPods int
 	// Bound is what is bound here already.
@@ -45,13 +47,15 @@ type Pod struct {
 	Selector map[string]string
 	// NamesImage is whether any container names an image.
 	NamesImage bool
+	// HostNetwork is whether it has the node's network.
+	HostNetwork bool
 	// Not is a node that it must not go to; empty for none.
 	Not string
 }
 
 // PodOf is what placement needs to know of a pod.
 func PodOf(p *spec.Pod) Pod {
-	out := Pod{Name: p.Key(), Requests: p.Spec.Requests(), Selector: p.Spec.NodeSelector, NamesImage: p.Spec.NamesImage()}
+	out := Pod{Name: p.Key(), Requests: p.Spec.Requests(), Selector: p.Spec.NodeSelector, NamesImage: p.Spec.NamesImage(), HostNetwork: p.Spec.HostNetwork}
 	if p.Owner != nil {
 		out.Owner = p.Owner.UID
 	}
@@ -107,6 +111,7 @@ const (
 	notReady
 	cordoned
 	leftBy
+	noNetwork
 	noImages
 	notSelected
 	full
@@ -116,7 +121,7 @@ const (
 )
 
 var texts = [reasons]string{
-	notReady: "not ready", cordoned: "cordoned", leftBy: "left by this pod", noImages: "runs no images (--images=refuse)",
+	notReady: "not ready", cordoned: "cordoned", leftBy: "left by this pod", noNetwork: "without a pod CIDR yet", noImages: "runs no images (--images=refuse)",
 	notSelected: "without the labels of nodeSelector", full: "full of pods", noCPU: "insufficient cpu", noMemory: "insufficient memory",
 }
 
@@ -130,6 +135,8 @@ func (n *node) refuses(p *Pod) reason {
 		return cordoned
 	case p.Not == n.Name:
 		return leftBy
+	case n.LacksNetwork && !p.HostNetwork:
+		return noNetwork
 	case p.NamesImage && !n.RunsImages:
 		return noImages
 	case !selected(n.Labels, p.Selector):
@@ -208,10 +215,11 @@ const stale = 64
 
 // shape is what makes pods alike to placement. Not is left out: it is of one pod.
 type shape struct {
-	owner      string
-	requests   spec.ResourceList
-	namesImage bool
-	selector   string
+	owner       string
+	requests    spec.ResourceList
+	namesImage  bool
+	hostNetwork bool
+	selector    string
 }
 
 // search is where the search for pods of one shape stands. A rank that was noted is never better than now: so what
@@ -253,7 +261,7 @@ func (f *fleet) rank() {
 }
 
 func (p *Pod) shape() shape {
-	s := shape{owner: p.Owner, requests: p.Requests, namesImage: p.NamesImage}
+	s := shape{owner: p.Owner, requests: p.Requests, namesImage: p.NamesImage, hostNetwork: p.HostNetwork}
 	for _, k := range slices.Sorted(maps.Keys(p.Selector)) {
 		s.selector += k + "\x00" + p.Selector[k] + "\x00"
 	}

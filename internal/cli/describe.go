@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -273,7 +274,7 @@ func (d *description) node(n *musterv1.Node, pods []*musterv1.Pod) {
 	d.line(0, "Guard", orNone(f.GetGuardAddress()))
 	d.line(0, "Gossip", orNone(f.GetGossipAddress()))
 	d.line(0, "HTTP", orNone(f.GetHttpAddress()))
-	d.line(0, "Pod Network", orNone(f.GetPodNet()))
+	d.line(0, "Pod Network", orNone(cmp.Or(n.GetPodCidr(), f.GetPodNet())))
 	d.line(0, "Runtimes", orNone(strings.Join(f.GetRuntimes(), ",")))
 	d.line(0, "Isolation", orNone(f.GetIsolation()))
 	d.line(0, "Images", orNone(f.GetImages()))

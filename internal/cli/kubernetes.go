@@ -274,8 +274,8 @@ func nodeValue(n *musterv1.Node) any {
 	if n.GetSessionUp() {
 		session = "up"
 	}
-	network := ""
-	if f.GetPodNet() != "" {
+	network := n.GetPodCidr()
+	if network == "" && f.GetPodNet() != "" {
 		network = f.GetPodNet() + "/24"
 	}
 	allocatable := resourceFields(f.GetAllocatable())
@@ -302,6 +302,7 @@ func nodeValue(n *musterv1.Node) any {
 			put("cause", s.GetCause()).
 			put("runtimes", f.GetRuntimes()).
 			put("images", f.GetImages()).
+			put("network", f.GetNetwork()).
 			put("version", f.GetVersion()).
 			put("guard", f.GetGuardAddress()).
 			put("gossip", f.GetGossipAddress()).

@@ -12,6 +12,7 @@ import (
 
 	"github.com/musterhq/muster/agent"
 	"github.com/musterhq/muster/coordinator"
+	"github.com/musterhq/muster/coordinator/podnet"
 	"github.com/musterhq/muster/internal/config"
 	"github.com/musterhq/muster/internal/telemetry"
 )
@@ -47,6 +48,7 @@ type coordinatorFlags struct {
 	listen, name                  string
 	leaseTTL, agentGrace          time.Duration
 	allowProbeHost, etcdEndpoints []string
+	podCIDR                       string
 }
 
 func (s *coordinatorFlags) add(f *pflag.FlagSet) {
@@ -56,6 +58,7 @@ func (s *coordinatorFlags) add(f *pflag.FlagSet) {
 	f.StringVar(&s.name, "name", "", "this coordinator's name in the gossip (default: coordinator-HOSTNAME)")
 	f.DurationVar(&s.leaseTTL, "lease-ttl", 10*time.Second, "how long a node's acknowledged renewal lasts, 3s to 10m")
 	f.DurationVar(&s.agentGrace, "agent-grace", 10*time.Second, "how long a dead agent's pods stay where they run while their machine lives, 0 to 1h")
+	f.StringVar(&s.podCIDR, "pod-cidr", podnet.Default, "the IPv4 network, /8 to /24, that pods have addresses of: a /24 for each node; nodes keep what they have")
 	f.StringSliceVar(&s.allowProbeHost, "allow-probe-host", nil, "networks, as CIDR, that probes may reach besides the pod's own address")
 	f.StringSliceVar(&s.etcdEndpoints, "etcd-endpoints", nil, "URLs of an etcd of your own (not built yet: one inside the coordinator is used)")
 }
@@ -181,6 +184,10 @@ func coordinatorCommand(w World) *cobra.Command {
 		if err != nil {
 			return err
 		}
+		pool, err := netip.ParsePrefix(s.podCIDR)
+		if err != nil {
+			return usagef("--pod-cidr %s: want a network such as %s", s.podCIDR, podnet.Default)
+		}
 		log, err := telemetry.NewLogger(w.Stderr, s.log)
 		if err != nil {
 			return &usageError{err}
@@ -188,7 +195,7 @@ func coordinatorCommand(w World) *cobra.Command {
 		c, err := coordinator.New(coordinator.Config{
 			DataDir: s.dataDir, Listen: s.listen, HTTPListen: s.httpListen, GossipListen: s.gossipListen, Advertise: s.advertise,
 			Name: s.name, LeaseTTL: s.leaseTTL, AgentGrace: s.agentGrace, AllowProbeHosts: hosts, OpenMetrics: s.metricsAuth == "none",
-			Log: log,
+			PodCIDR: pool, Log: log,
 		})
 		if err != nil {
 			return &usageError{err}

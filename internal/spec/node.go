@@ -149,6 +149,13 @@ type NodeNetwork struct {
 	PodCIDR netip.Prefix
 }
 
+// NetworkNode is a node of the flat pod network as the others see it: its pods are behind its address.
+type NetworkNode struct {
+	Node    string
+	Address netip.Addr
+	PodCIDR netip.Prefix
+}
+
 // Leadership is the record of the leader.
 type Leadership struct {
 	// Owner is the run of a coordinator.

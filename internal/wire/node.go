@@ -6,6 +6,7 @@ import (
 
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	agentv1 "github.com/musterhq/muster/gen/muster/agent/v1"
 	musterv1 "github.com/musterhq/muster/gen/muster/v1"
 	"github.com/musterhq/muster/internal/spec"
 )
@@ -86,6 +87,24 @@ func nodeNetworkFromProto(pb *musterv1.NodeNetwork) (*spec.NodeNetwork, error) {
 		return nil, fmt.Errorf("pod_cidr: %w", err)
 	}
 	return &spec.NodeNetwork{PodCIDR: cidr}, nil
+}
+
+// NetworkNodeToProto converts a node as its peers see it.
+func NetworkNodeToProto(n spec.NetworkNode) *agentv1.NetworkNode {
+	return &agentv1.NetworkNode{Node: n.Node, Address: n.Address.String(), PodCidr: n.PodCIDR.String()}
+}
+
+// NetworkNodeFromProto is the inverse of NetworkNodeToProto.
+func NetworkNodeFromProto(pb *agentv1.NetworkNode) (spec.NetworkNode, error) {
+	address, err := netip.ParseAddr(pb.GetAddress())
+	if err != nil {
+		return spec.NetworkNode{}, fmt.Errorf("address: %w", err)
+	}
+	cidr, err := netip.ParsePrefix(pb.GetPodCidr())
+	if err != nil {
+		return spec.NetworkNode{}, fmt.Errorf("pod_cidr: %w", err)
+	}
+	return spec.NetworkNode{Node: pb.GetNode(), Address: address, PodCIDR: cidr}, nil
 }
 
 func bindingToProto(b *spec.Binding) *musterv1.Binding {
