@@ -20,9 +20,22 @@ import (
 const runTime = 10 * time.Second
 
 // Start starts cmd in a host. The process is the caller's child, who must wait for it; its Pid is that of the test's
-// own PID namespace. Start with Pdeathsig does not work.
+// own PID namespace. Start adds to cmd.SysProcAttr; Pdeathsig does not work.
 func (n *Net) Start(name string, cmd *exec.Cmd) error {
-	return n.in(name, unix.CLONE_NEWNS|unix.CLONE_NEWNET|unix.CLONE_NEWPID|unix.CLONE_NEWUTS|unix.CLONE_NEWIPC, cmd.Start)
+	n.mu.Lock()
+	groups := n.host(name).groups
+	n.mu.Unlock()
+	return onThread(func() error {
+		release, err := groups.join(cmd)
+		defer release()
+		if err == nil {
+			err = n.enter(name, unix.CLONE_NEWNS|unix.CLONE_NEWNET|unix.CLONE_NEWPID|unix.CLONE_NEWUTS|unix.CLONE_NEWIPC)
+		}
+		if err != nil {
+			return fmt.Errorf("enter %s: %w", name, err)
+		}
+		return cmd.Start()
+	})
 }
 
 // Run runs a command in a host and returns what it wrote to stdout and stderr, with a bound of 10 s.
@@ -45,38 +58,39 @@ func (n *Net) Run(name string, argv ...string) (string, error) {
 
 // Do calls f on a thread in the host's network: sockets made by f itself, not by goroutines of its, are the host's for
 // good.
-func (n *Net) Do(name string, f func() error) error { return n.in(name, unix.CLONE_NEWNET, f) }
+func (n *Net) Do(name string, f func() error) error {
+	return onThread(func() error {
+		if err := n.enter(name, unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("enter %s: %w", name, err)
+		}
+		return f()
+	})
+}
 
-// in calls f on a thread of its own in these namespaces of a host.
-func (n *Net) in(name string, namespaces int, f func() error) error {
-	h := n.host(name)
-	n.mu.Lock()
-	if h.init == nil {
-		n.mu.Unlock()
-		return fmt.Errorf("%s has no power", name)
-	}
-	pidfd, err := unix.Dup(h.pidfd) // h's own is closed with its power
-	n.mu.Unlock()
-	if err != nil {
-		return err
-	}
-	defer unix.Close(pidfd)
+// onThread calls f on a thread that ends with it.
+func onThread(f func() error) error {
 	done := make(chan error)
 	go func() {
 		runtime.LockOSThread() // and never unlock: the thread ends with the goroutine
-		if namespaces&unix.CLONE_NEWNS != 0 {
-			if err := unix.Unshare(unix.CLONE_FS); err != nil {
-				done <- err
-				return
-			}
-		}
-		if err := unix.Setns(pidfd, namespaces); err != nil {
-			done <- fmt.Errorf("enter %s: %w", name, err)
-			return
-		}
 		done <- f()
 	}()
 	return <-done
+}
+
+// enter takes this thread into these namespaces of a host.
+func (n *Net) enter(name string, namespaces int) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	h := n.host(name)
+	if h.init == nil {
+		return errors.New("it has no power")
+	}
+	if namespaces&unix.CLONE_NEWNS != 0 {
+		if err := unix.Unshare(unix.CLONE_FS); err != nil {
+			return err
+		}
+	}
+	return unix.Setns(h.pidfd, namespaces)
 }
 
 // Process is one process in a host.
@@ -86,7 +100,8 @@ type Process struct {
 	Argv []string
 }
 
-// Processes lists what runs in a host and in the PID namespaces below it, without the host's first process.
+// Processes lists what runs in a host and in the PID namespaces below it, without the host's first process and those that
+// only wait to be reaped.
 func (n *Net) Processes(name string) ([]Process, error) {
 	h := n.host(name)
 	n.mu.Lock()
@@ -104,7 +119,7 @@ func (n *Net) Processes(name string) ([]Process, error) {
 		if err != nil || !h.has(pid) {
 			continue
 		}
-		if b, err := os.ReadFile(d + "/cmdline"); err == nil { // else it is gone
+		if b, err := os.ReadFile(d + "/cmdline"); err == nil && len(b) > 0 { // else it is gone
 			found = append(found, Process{pid, strings.Split(strings.TrimSuffix(string(b), "\x00"), "\x00")})
 		}
 	}

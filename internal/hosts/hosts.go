@@ -3,9 +3,10 @@
 // /proc) and the clock of the machine that the test runs on. It knows nothing of muster: what runs in them is the
 // caller's.
 //
-// Nothing has to be cleaned up, whatever becomes of the test. The bridge is in a network namespace that only the test's
-// process holds. Every host is a PID namespace whose first process, a copy of the test's program that runs nothing of
-// it, ends when the test's process does; the kernel then kills all that is in it and takes the mounts and links away.
+// Nothing has to be cleaned up, whatever becomes of the test, but for cgroups. The bridge is in a network namespace that
+// only the test's process holds. Every host is a PID namespace whose first process, a copy of the test's program that
+// runs nothing of it, ends when the test's process does; the kernel then kills all that is in it and takes the mounts
+// and links away. What a host sees of the cgroups begins with one of its own, which a later test removes if need be.
 //
 // Linux and root only.
 package hosts
@@ -18,6 +19,7 @@ import (
 	"os"
 	"os/exec"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -40,6 +42,8 @@ const endTime = 10 * time.Second
 // the test, so that those are for the test's own. An unknown host is a panic.
 type Net struct {
 	t testing.TB
+	// number tells it from others of this process.
+	number int64
 	// fabric is the namespace of the bridge, and links works in it.
 	fabric netns.NsHandle
 	links  *netlink.Handle
@@ -60,7 +64,8 @@ type host struct {
 	cut  bool
 	drop float64
 
-	// The rest is of one boot, and nil without power. init is its first process, which lives as long as life is open.
+	// The rest is of one boot. init, nil without power, is its first process, which lives as long as life is
+	// open.
 	init  *exec.Cmd
 	life  io.Closer
 	ended chan struct{}
@@ -68,7 +73,12 @@ type host struct {
 	pidfd int
 	net   netns.NsHandle
 	pids  uint64
+	// groups are its cgroups; none where this process may not make any.
+	groups cgroups
 }
+
+// nets counts the networks of this process.
+var nets atomic.Int64
 
 // New makes a bridge and hosts of these names with power, at 10.80.0.1, 10.80.0.2, … in that order. They are gone when
 // the test ends. The test is skipped for an ordinary user, and where root may not make namespaces unless CI is set.
@@ -80,7 +90,10 @@ func New(t testing.TB, names ...string) *Net {
 	if len(names) > MaxHosts {
 		t.Fatalf("%d hosts: at most %d", len(names), MaxHosts)
 	}
-	n := &Net{t: t, hosts: map[string]*host{}, oneWay: map[[2]string]bool{}}
+	if err := Sweep(); err != nil {
+		t.Fatalf("remove what a killed test has left: %v", err)
+	}
+	n := &Net{t: t, number: nets.Add(1), hosts: map[string]*host{}, oneWay: map[[2]string]bool{}}
 	if err := n.weave(); err != nil {
 		if errors.Is(err, unix.EPERM) && os.Getenv("CI") == "" {
 			t.Skipf("this root may not make namespaces: %v", err)
@@ -128,7 +141,17 @@ func (n *Net) Boot(name string) {
 	if h.init != nil {
 		return
 	}
-	n.check(h.start(), "boot %s", name)
+	var err error
+	h.groups, err = makeCgroups(fmt.Sprintf("%s%d-%d-%s", cgroupPrefix, os.Getpid(), n.number, name))
+	if errors.Is(err, unix.EROFS) || errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM) {
+		n.t.Logf("%s has no cgroups of its own: %v", name, err)
+		err = nil
+	}
+	n.check(err, "make cgroups for %s", name)
+	if err = h.start(); err != nil {
+		err = errors.Join(err, h.groups.remove())
+	}
+	n.check(err, "boot %s", name)
 	n.check(n.plug(h), "connect %s to the bridge", name)
 }
 
@@ -153,7 +176,15 @@ func (h *host) start() error {
 	if err != nil {
 		return err
 	}
-	if err := cmd.Start(); err != nil {
+	err = onThread(func() error {
+		release, err := h.groups.join(cmd)
+		defer release()
+		if err != nil {
+			return err
+		}
+		return cmd.Start()
+	})
+	if err != nil {
 		return err
 	}
 	said, err := io.ReadAll(io.LimitReader(ready, 4096))
@@ -220,8 +251,9 @@ func (h *host) stop() error {
 	h.life.Close()
 	unix.Close(h.pidfd)
 	h.net.Close()
-	h.init = nil
-	return nil
+	groups := h.groups
+	h.init, h.groups = nil, nil
+	return groups.remove()
 }
 
 func (n *Net) close() {

@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -379,13 +378,48 @@ func TestSignalsStopOnlyWhatTheyAreMeantFor(t *testing.T) {
 	}
 }
 
-// trace is what a killed test must not leave.
-type trace struct {
-	pids       []string
-	namespaces []string
+func TestAHostsCgroupsAreItsOwnAndGoWithItsPower(t *testing.T) {
+	short(t)
+	found, err := hierarchies()
+	if err != nil || len(found) == 0 {
+		t.Skipf("no cgroups here: %v", err)
+	}
+	n := New(t, "a", "b")
+	for _, h := range found {
+		script := fmt.Sprintf("cd %s && mkdir -p of-a/below && cat cgroup.procs && grep -v ':/$' /proc/self/cgroup", h.mount)
+		if out, err := n.Run("a", "sh", "-c", script); err == nil || strings.TrimSpace(strings.Split(out, "\n")[0]) != "1" {
+			t.Errorf("in %s: %v; want process 1 in its root, and the root wherever it is:\n%s", h.mount, err, out)
+		}
+		if dir := filepath.Join(h.own, "of-a"); exists(dir) {
+			t.Errorf("%s is the machine's", dir)
+		}
+		if out, err := n.Run("b", "ls", h.mount+"/of-a"); err == nil {
+			t.Errorf("the other host has it: %s", out)
+		}
+	}
+	left := func() (all []string) {
+		for _, h := range found {
+			dirs, err := filepath.Glob(fmt.Sprintf("%s/%s%d-*-a", h.own, cgroupPrefix, os.Getpid()))
+			n.check(err, "look for cgroups")
+			all = append(all, dirs...)
+		}
+		return all
+	}
+	if got := left(); len(got) != len(found) {
+		t.Errorf("its cgroups are %v, want one in each of %d hierarchies", got, len(found))
+	}
+	n.Kill("a")
+	if got := left(); len(got) > 0 {
+		t.Errorf("%v are left", got)
+	}
 }
 
-// The victim is this test in another process, which makes hosts, says what they are made of, and waits.
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+// The victim is this test in another process, which makes hosts, says what runs in them, and waits.
 func TestHostsOfAKilledTestAreGoneByThemselves(t *testing.T) {
 	short(t)
 	if os.Getenv("MUSTER_TEST_VICTIM") != "" {
@@ -394,7 +428,11 @@ func TestHostsOfAKilledTestAreGoneByThemselves(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("hosts are namespaces on a bridge: only root can make them")
 	}
-	mounts := read(t, "/proc/self/mountinfo")
+	// The victim's children come to this process, which reaps them at once, and not to the machine's first.
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
 	victim := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$")
 	victim.Env = append(os.Environ(), "MUSTER_TEST_VICTIM=1")
 	out, err := victim.StdoutPipe()
@@ -406,73 +444,52 @@ func TestHostsOfAKilledTestAreGoneByThemselves(t *testing.T) {
 	if err := victim.Start(); err != nil {
 		t.Fatal(err)
 	}
-	var left trace
+	left := map[int]int{} // pid to pidfd
 	for in := bufio.NewScanner(out); in.Scan() && in.Text() != "ready"; {
-		if pid, ok := strings.CutPrefix(in.Text(), "pid "); ok {
-			left.pids = append(left.pids, pid)
+		text, ok := strings.CutPrefix(in.Text(), "pid ")
+		if !ok {
+			continue
 		}
-	}
-	for _, pid := range append(left.pids, strconv.Itoa(victim.Process.Pid)) {
-		for _, kind := range []string{"net", "mnt", "pid", "uts", "ipc"} {
-			ns, err := os.Readlink("/proc/" + pid + "/ns/" + kind)
-			own, _ := os.Readlink("/proc/self/ns/" + kind)
-			if err == nil && ns != own && !slices.Contains(left.namespaces, ns) {
-				left.namespaces = append(left.namespaces, ns)
-			}
+		pid, err := strconv.Atoi(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if fd, err := unix.PidfdOpen(pid, 0); err == nil { // else it has ended already
+			left[pid] = fd
 		}
 	}
 	if err := victim.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	start := time.Now()
+	start, all := time.Now(), len(left)
 	_, _ = io.Copy(io.Discard, out) // ends once nobody holds it
 	_ = victim.Wait()               // it was killed
-	if len(left.pids) < 2*5 || len(left.namespaces) < 2*5 {
-		t.Fatalf("the victim had only %+v\n%s", left, &problems)
+	if all < 2*5 {
+		t.Fatalf("the victim had only %d processes\n%s", all, &problems)
 	}
-	eventually(t, 5*time.Second, "nothing of its hosts is left", func() bool { return left.gone(t) })
-	t.Logf("%d processes and %d namespaces were gone after %v", len(left.pids), len(left.namespaces), time.Since(start).Round(time.Millisecond))
-	if now := read(t, "/proc/self/mountinfo"); now != mounts {
-		t.Errorf("mounts were\n%sand are\n%s", mounts, now)
-	}
-}
-
-// gone tells whether no process is left, nor one that holds a namespace. What only waits to be reaped, by whoever got it,
-// is gone.
-func (l trace) gone(t *testing.T) bool {
-	t.Helper()
-	dirs, err := filepath.Glob("/proc/[0-9]*")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, d := range dirs {
-		stat, err := os.ReadFile(d + "/stat")
-		if err != nil || bytes.Contains(stat, []byte(") Z ")) {
-			continue
-		}
-		if slices.Contains(l.pids, filepath.Base(d)) {
-			return false
-		}
-		held, err := filepath.Glob(d + "/ns/*")
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, path := range held {
-			if ns, err := os.Readlink(path); err == nil && slices.Contains(l.namespaces, ns) {
-				return false
+	eventually(t, 5*time.Second, "every process of its hosts has ended", func() bool {
+		for pid, fd := range left {
+			_, _ = unix.Wait4(pid, nil, unix.WNOHANG, nil) // it may be another's child
+			if n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0); err == nil && n == 1 {
+				unix.Close(fd)
+				delete(left, pid)
 			}
 		}
+		return len(left) == 0
+	})
+	t.Logf("%d processes had ended after %v", all, time.Since(start).Round(time.Millisecond))
+	if err := Sweep(); err != nil {
+		t.Error(err)
 	}
-	return true
-}
-
-func read(t *testing.T, path string) string {
-	t.Helper()
-	b, err := os.ReadFile(path)
+	found, err := hierarchies()
 	if err != nil {
 		t.Fatal(err)
 	}
-	return string(b)
+	for _, h := range found {
+		if dirs, err := filepath.Glob(fmt.Sprintf("%s/%s%d-*", h.own, cgroupPrefix, victim.Process.Pid)); err != nil || len(dirs) > 0 {
+			t.Errorf("cgroups %v are left, %v", dirs, err)
+		}
+	}
 }
 
 func beVictim(t *testing.T) {
@@ -480,6 +497,9 @@ func beVictim(t *testing.T) {
 	n.Drop("a", 0.1)
 	for _, name := range []string{"a", "b"} {
 		n.sleeper(name)
+		if _, err := n.Run(name, "sh", "-c", "mkdir -p $(awk '/^cgroup2? / {print $2 \"/agent/pod\"}' /proc/self/mounts)"); err != nil {
+			t.Fatal(err)
+		}
 		processes, err := n.Processes(name)
 		n.check(err, "list")
 		fmt.Println("pid", n.host(name).init.Process.Pid)

@@ -1,6 +1,7 @@
 package hosts
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -54,7 +55,7 @@ func beInit(hostname string) int {
 	}
 }
 
-// settle makes what is the machine's own in a host: its name, its processes' /proc, and an empty /run.
+// settle makes what is the machine's own in a host: its name, its processes' /proc, its cgroups, and an empty /run.
 func settle(hostname string) error {
 	for _, m := range []struct {
 		source, target, kind string
@@ -72,5 +73,5 @@ func settle(hostname string) error {
 	if err := os.Mkdir("/run/netns", 0o755); err != nil {
 		return err
 	}
-	return unix.Sethostname([]byte(hostname))
+	return errors.Join(mountOwn(), unix.Sethostname([]byte(hostname)))
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"runtime"
 	"time"
 
 	"github.com/google/nftables"
@@ -18,15 +17,12 @@ import (
 
 // weave makes the bridge in a network namespace of its own.
 func (n *Net) weave() (err error) {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		runtime.LockOSThread() // and never unlock: the thread ends with the goroutine
+	err = onThread(func() (err error) {
 		if err = unix.Unshare(unix.CLONE_NEWNET); err == nil {
 			n.fabric, err = netns.Get()
 		}
-	}()
-	<-done
+		return err
+	})
 	if err != nil {
 		return err
 	}
