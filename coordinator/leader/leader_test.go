@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -30,6 +31,7 @@ type world struct {
 	dead  map[string]time.Duration // since when nothing is heard
 	guard map[string]failover.Guard
 	moved []*spec.Failover
+	said  []string
 }
 
 func (w *world) now() time.Duration { return time.Since(w.start) + time.Second }
@@ -43,7 +45,18 @@ func (w *world) Sign(node string) lease.Sign {
 	return lease.Sign{Heard: true, Up: true}
 }
 
-func (w *world) Record(spec.ObjectRef, string, string, string) {}
+func (w *world) Record(_ spec.ObjectRef, _, reason, message string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.said = append(w.said, reason+": "+message)
+}
+
+// told returns the events.
+func (w *world) told() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.said
+}
 
 func (w *world) Failover(f *spec.Failover) {
 	w.mu.Lock()
@@ -65,7 +78,7 @@ func lead(t *testing.T, nodes int, test func(w *world)) {
 		log := slog.New(slog.DiscardHandler)
 		w.cache = store.NewCache(w.store, log)
 		n := 0
-		w.leader = New(Config{AgentGrace: 5 * time.Second, Now: w.now}, Deps{
+		w.leader = New(Config{AgentGrace: 5 * time.Second, PodCIDR: netip.MustParsePrefix("10.77.0.0/22"), Now: w.now}, Deps{
 			Store: w.store, Cache: w.cache, Leases: w, Events: w, Metrics: w, Log: log,
 			Guards: func(_ context.Context, address string) failover.Guard {
 				w.mu.Lock()

@@ -45,6 +45,12 @@ func TestAPodGoesWhereItFitsBestOrIsToldWhyNowhere(t *testing.T) {
 			nodes: []Node{ready("a")}, pod: func(p *Pod) { p.NamesImage = true },
 			why: "0/1 nodes fit: 1 runs no images (--images=refuse)",
 		},
+		"a node that has not been given its pods' network": {
+			nodes: []Node{with(ready("a"), func(n *Node) { n.LacksNetwork = true })}, why: "0/1 nodes fit: 1 without a pod CIDR yet",
+		},
+		"a pod that has the node's network": {
+			nodes: []Node{with(ready("a"), func(n *Node) { n.LacksNetwork = true })}, pod: func(p *Pod) { p.HostNetwork = true }, node: "a",
+		},
 		"an image where images are ignored": {
 			nodes: []Node{ready("a"), with(ready("b"), func(n *Node) { n.RunsImages = true })},
 			pod:   func(p *Pod) { p.NamesImage = true }, node: "b",
@@ -196,14 +202,14 @@ func TestANodeThatOnePodMustLeaveIsOpenToTheNext(t *testing.T) {
 func TestPodOfTakesWhatPlacementNeeds(t *testing.T) {
 	got := PodOf(&spec.Pod{
 		Meta: spec.Meta{Namespace: "n", Name: "p", Owner: &spec.OwnerRef{UID: "o"}},
-		Spec: spec.PodSpec{NodeSelector: map[string]string{"a": "b"}, Containers: []spec.Container{
+		Spec: spec.PodSpec{HostNetwork: true, NodeSelector: map[string]string{"a": "b"}, Containers: []spec.Container{
 			{Resources: spec.Resources{Requests: spec.ResourceList{MilliCPU: 1, MemoryBytes: 2}}},
 			{Resources: spec.Resources{Requests: spec.ResourceList{MilliCPU: 3, MemoryBytes: 4}}, Image: "x"},
 		}},
 	})
 	want := Pod{
 		Name: spec.ObjectName{Namespace: "n", Name: "p"}, Requests: spec.ResourceList{MilliCPU: 4, MemoryBytes: 6},
-		Owner: "o", Selector: map[string]string{"a": "b"}, NamesImage: true,
+		Owner: "o", Selector: map[string]string{"a": "b"}, NamesImage: true, HostNetwork: true,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
@@ -249,7 +255,7 @@ func draw(t *rapid.T) ([]Node, []Pod) {
 		nodes[i] = Node{
 			Name: fmt.Sprint("n", i), Ready: rapid.IntRange(0, 5).Draw(t, "ready") > 0, Cordoned: rapid.IntRange(0, 5).Draw(t, "cordoned") == 0,
 			MaxPods: rapid.IntRange(0, 30).Draw(t, "max pods"), LastChoice: rapid.IntRange(0, 3).Draw(t, "last") == 0,
-			RunsImages: rapid.Bool().Draw(t, "images"), Labels: labels.Draw(t, "labels"), Allocatable: amounts(1000),
+			RunsImages: rapid.Bool().Draw(t, "images"), LacksNetwork: rapid.IntRange(0, 4).Draw(t, "lacks network") == 0, Labels: labels.Draw(t, "labels"), Allocatable: amounts(1000),
 		}
 		for range rapid.IntRange(0, 3).Draw(t, "bound") {
 			nodes[i].Bound = append(nodes[i].Bound, Bound{Owner: owners.Draw(t, "owner"), Requests: amounts(300)})
@@ -257,7 +263,7 @@ func draw(t *rapid.T) ([]Node, []Pod) {
 	}
 	kinds := make([]Pod, rapid.IntRange(1, 6).Draw(t, "kinds"))
 	for i := range kinds {
-		kinds[i] = Pod{Owner: owners.Draw(t, "owner"), Selector: labels.Draw(t, "selector"), NamesImage: rapid.IntRange(0, 3).Draw(t, "image") == 0, Requests: few.Draw(t, "requests")}
+		kinds[i] = Pod{Owner: owners.Draw(t, "owner"), Selector: labels.Draw(t, "selector"), NamesImage: rapid.IntRange(0, 3).Draw(t, "image") == 0, Requests: few.Draw(t, "requests"), HostNetwork: rapid.IntRange(0, 3).Draw(t, "host network") == 0}
 	}
 	pods := make([]Pod, rapid.IntRange(0, 150).Draw(t, "pods"))
 	for i := range pods {
