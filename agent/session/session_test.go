@@ -68,6 +68,7 @@ type world struct {
 	committed []Held
 	notYours  []Held
 	welcomes  []Welcome
+	network   func(Network)
 	statuses  chan []spec.HeldStatus
 	events    chan []spec.Event
 	reopen    chan struct{}
@@ -174,6 +175,7 @@ func bubble(t *testing.T, prepare, f func(w *world)) {
 				return grpc.NewClient("passthrough:///bufconn", grpc.WithTransportCredentials(insecure.NewCredentials()),
 					grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return l.DialContext(ctx) }))
 			},
+			Network:  w.network,
 			Welcomed: func(welcome Welcome) { w.welcomes = append(w.welcomes, welcome) },
 		}, Deps{Lease: lease{w}, Pods: w, Probes: w, Events: eventQueue(w.events), Log: slog.New(slog.DiscardHandler)})
 		ctx, cancel := context.WithCancel(t.Context())

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -719,12 +720,20 @@ func TestANodeIsLabelledCordonedAndForgottenOnlyWhenNothingIsOnIt(t *testing.T) 
 	w.bind(a, "n1")
 	_, err = w.nodes.DeleteNode(ctx, &musterv1.DeleteNodeRequest{Name: "n1"})
 	refused(t, "with a pod", err, codes.FailedPrecondition, "NODE_IN_USE")
+	cidr := store.Key{Family: store.NodeNetworks, Name: "n1"}
+	w.put(cidr, &spec.NodeNetwork{PodCIDR: netip.MustParsePrefix("10.77.3.0/24")})
+	if got, err := w.nodes.GetNode(ctx, &musterv1.GetNodeRequest{Name: "n1"}); err != nil || got.GetNode().GetPodCidr() != "10.77.3.0/24" {
+		t.Errorf("%v, %v, want its pod CIDR", got, err)
+	}
 	if l, err := w.nodes.ListNodes(ctx, &musterv1.ListNodesRequest{LabelSelector: "zone=b"}); err != nil || len(l.GetNodes()) != 1 || l.GetNodes()[0].GetPods() != 1 {
 		t.Errorf("%v, %v", l, err)
 	}
 	w.put(store.BindingKey(spec.ObjectName{Namespace: "default", Name: "a"}), nil)
 	if _, err = w.nodes.DeleteNode(ctx, &musterv1.DeleteNodeRequest{Name: "n1"}); err != nil {
 		t.Error(err)
+	}
+	if w.cache.View().Lookup(cidr) != nil {
+		t.Error("the pod CIDR is kept for a node that is not known")
 	}
 	_, err = w.nodes.GetNode(ctx, &musterv1.GetNodeRequest{Name: "n1"})
 	refused(t, "after its end", err, codes.NotFound, "NOT_FOUND")
