@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -168,4 +170,83 @@ func TestNoAddressIsGivenTwice(t *testing.T) {
 			}
 		}
 	})
+}
+
+func openFlat(t testing.TB, path string, log *slog.Logger) *network.Allocator {
+	t.Helper()
+	a, err := network.Open(network.Config{Path: path, Flat: true, NodeAddress: "192.0.2.1"}, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+func TestAFlatNetworksAddressesFollowItsCIDRAndOutliveTheAgent(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "addresses")
+	var logged bytes.Buffer
+	log := slog.New(slog.NewTextHandler(&logged, nil))
+	a := openFlat(t, path, log)
+	if ip, err := a.Allocate("a"); !errors.Is(err, network.ErrNoNetwork) {
+		t.Fatalf("%s, %v; want ErrNoNetwork", ip, err)
+	}
+	if !a.Claim("x", "10.77.3.2") {
+		t.Error("an address of no network we know was refused")
+	}
+	own := netip.MustParsePrefix("10.77.3.0/24")
+	for _, bad := range []string{"10.77.3.0/25", "10.77.3.1/24", "fd00::/24", "0.0.0.0/0"} {
+		if err := a.Use(netip.MustParsePrefix(bad)); err == nil {
+			t.Errorf("%s was taken", bad)
+		}
+	}
+	if err := a.Use(own); err != nil {
+		t.Fatal(err)
+	}
+	if one, two := give(t, a, "a"), give(t, a, "b"); one != "10.77.3.2" || two != "10.77.3.3" {
+		t.Errorf("addresses %s and %s, want the third and fourth", one, two)
+	}
+	if a.Claim("c", "10.77.3.3") || !a.Claim("c", "10.77.3.4") || !a.Claim("d", "10.77.3.1") || !a.Claim("d", "10.77.4.9") {
+		t.Error("claims: want b's refused, a free one taken, the node's and another node's no matter")
+	}
+	a = openFlat(t, path, log) // the CIDR comes from the file
+	want := map[string]netip.Addr{"a": netip.MustParseAddr("10.77.3.2"), "b": netip.MustParseAddr("10.77.3.3"), "c": netip.MustParseAddr("10.77.3.4")}
+	if got := a.Pods(); !maps.Equal(got, want) {
+		t.Errorf("pods %v, want %v", got, want)
+	}
+	if err := a.Use(own); err != nil || give(t, a, "c") != "10.77.3.4" || logged.Len() != 0 {
+		t.Errorf("err %v, log %q; want nothing changed by the same CIDR", err, logged.String())
+	}
+	if err := a.Use(netip.MustParsePrefix("10.77.4.0/24")); err != nil || give(t, a, "b") != "10.77.4.2" || !strings.Contains(logged.String(), "forgotten") {
+		t.Errorf("err %v, log %q; want the addresses of another CIDR forgotten", err, logged.String())
+	}
+	for i := range network.MaxPods - 1 {
+		give(t, a, fmt.Sprint(i))
+	}
+	if _, err := a.Allocate("one more"); !errors.Is(err, network.ErrExhausted) || !strings.Contains(err.Error(), "10.77.4.2 to 10.77.4.251") {
+		t.Errorf("err %v, want ErrExhausted and the range", err)
+	}
+}
+
+func TestWhichNetworkANodeHas(t *testing.T) {
+	for _, tc := range []struct {
+		asked     string
+		permitted bool
+		address   string
+		want, err string
+	}{
+		{"", true, "192.0.2.1", "host-gw", ""},
+		{"", true, "127.0.0.1", "none", ""},
+		{"", true, "2001:db8::1", "none", ""},
+		{"", false, "192.0.2.1", "none", ""},
+		{"none", true, "192.0.2.1", "none", ""},
+		{"host-gw", true, "192.0.2.1", "host-gw", ""},
+		{"host-gw", false, "192.0.2.1", "", "only root"},
+		{"host-gw", true, "127.0.0.1", "", "127.0.0.1, which is loopback"},
+		{"host-gw", true, "2001:db8::1", "", "not IPv4: not built yet"},
+		{"vxlan", true, "192.0.2.1", "", `"vxlan", must be host-gw or none`},
+	} {
+		got, err := network.Mode(tc.asked, tc.permitted, netip.MustParseAddr(tc.address))
+		if got != tc.want || (err == nil) != (tc.err == "") || err != nil && !strings.Contains(err.Error(), tc.err) {
+			t.Errorf("%+v: %q, %v", tc, got, err)
+		}
+	}
 }

@@ -26,7 +26,7 @@ var settings = map[string]string{
 }
 
 // attach makes a pod's link, unless it is there as it should be.
-func (k *kernel) attach(n names, a alias, netNS string, own netip.Prefix, self netip.Addr) error {
+func (k *kernel) attach(a alias, name, netNS string, own netip.Prefix, bridge netlink.Link) error {
 	pod, err := netns.GetFromPath(netNS)
 	if err != nil {
 		return fmt.Errorf("open network namespace %s: %w", netNS, err)
@@ -40,11 +40,6 @@ func (k *kernel) attach(n names, a alias, netNS string, own netip.Prefix, self n
 		return fmt.Errorf("speak to the kernel of the pod's routes: %w", err)
 	}
 	defer in.Close()
-	bridge, err := k.handle.LinkByName(n.bridge)
-	if err != nil {
-		return fmt.Errorf("link %s: %w", n.bridge, err)
-	}
-	name := n.link(podName(a.uid, a.epoch))
 	outer, err := k.handle.LinkByName(name)
 	if err == nil && (outer.Type() != "veth" || outer.Attrs().Alias != a.String() || !attached(in, a.ip, own)) {
 		// Left half done, or of an earlier address.
@@ -57,7 +52,7 @@ func (k *kernel) attach(n names, a alias, netNS string, own netip.Prefix, self n
 		return fmt.Errorf("link %s: %w", name, err)
 	}
 	if outer == nil || err != nil {
-		if outer, err = k.connect(n, a, name, in, pod, own, self); err != nil {
+		if outer, err = k.connect(a, name, in, pod, own, bridge.Attrs().MTU); err != nil {
 			if left, lookErr := k.handle.LinkByName(name); lookErr == nil {
 				_ = k.handle.LinkDel(left) // the next attempt begins anew
 			}
@@ -66,7 +61,7 @@ func (k *kernel) attach(n names, a alias, netNS string, own netip.Prefix, self n
 	}
 	if outer.Attrs().MasterIndex != bridge.Attrs().Index {
 		if err := k.port(outer, bridge); err != nil {
-			return fmt.Errorf("add link %s to %s: %w", name, n.bridge, err)
+			return fmt.Errorf("add link %s to %s: %w", name, bridge.Attrs().Name, err)
 		}
 	}
 	if err := k.handle.LinkSetUp(outer); err != nil {
@@ -105,17 +100,14 @@ func attached(in *netlink.Handle, ip netip.Addr, own netip.Prefix) bool {
 }
 
 // connect makes the pair of links, one end of it in the pod.
-func (k *kernel) connect(n names, a alias, name string, in *netlink.Handle, pod netns.NsHandle, own netip.Prefix, self netip.Addr) (netlink.Link, error) {
-	if err := k.evict(n, a); err != nil {
-		return nil, err
-	}
+func (k *kernel) connect(a alias, name string, in *netlink.Handle, pod netns.NsHandle, own netip.Prefix, mtu int) (netlink.Link, error) {
 	if left, err := in.LinkByName(podLink); err == nil && left.Type() == "veth" {
 		if err := in.LinkDel(left); err != nil { // its other end is gone, or not on our bridge
 			return nil, fmt.Errorf("delete the pod's old %s: %w", podLink, err)
 		}
 	}
 	attrs := netlink.NewLinkAttrs()
-	attrs.Name, attrs.MTU = name, k.mtu(self)
+	attrs.Name, attrs.MTU = name, mtu
 	// The hardware address follows from the IP: nobody's memory of who had it before is wrong.
 	mac := append(net.HardwareAddr{0x0a, 0x78}, a.ip.AsSlice()...)
 	veth := &netlink.Veth{LinkAttrs: attrs, PeerName: podLink, PeerHardwareAddr: mac, PeerNamespace: netlink.NsFd(pod)}
@@ -166,23 +158,6 @@ func (k *kernel) connect(n names, a alias, name string, in *netlink.Handle, pod 
 // ip6None keeps a link from making itself an IPv6 address: IN6_ADDR_GEN_MODE_NONE of the kernel.
 const ip6None = 1
 
-// evict takes away links of pods that had the address before: whoever has it now says so.
-func (k *kernel) evict(n names, a alias) error {
-	links, err := k.handle.LinkList()
-	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
-		return fmt.Errorf("list links: %w", err)
-	}
-	for _, l := range links {
-		was, ok := parseAlias(l.Attrs().Alias)
-		if ok && was != a && was.ip == a.ip && strings.HasPrefix(l.Attrs().Name, n.pods) {
-			if err := k.remove(l.Attrs().Name); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
 // remove deletes a link; one that is gone is no error.
 func (k *kernel) remove(name string) error {
 	l, err := k.handle.LinkByName(name)
@@ -193,22 +168,6 @@ func (k *kernel) remove(name string) error {
 		return nil
 	}
 	return fmt.Errorf("delete link %s: %w", name, err)
-}
-
-// mtu is that of the link with the node's address; 0, the kernel's default, where that is not seen.
-func (k *kernel) mtu(self netip.Addr) int {
-	addresses, err := k.handle.AddrList(nil, netlink.FAMILY_V4)
-	if err != nil {
-		return 0
-	}
-	for _, at := range addresses {
-		if p, ok := prefixOf(at.IPNet); ok && p.Addr() == self {
-			if l, err := k.handle.LinkByIndex(at.LinkIndex); err == nil {
-				return l.Attrs().MTU
-			}
-		}
-	}
-	return 0
 }
 
 // clean takes away all that has an agent's names.

@@ -33,14 +33,12 @@ import (
 )
 
 const (
-	// every is how often all is looked at without a sign of change.
-	every = 3 * time.Second
+	// every is how often is looked whether all is as it should be, anyway how often even if the kernel told of no change.
+	every, anyway = 3 * time.Second, 30 * time.Second
 	// minPause is the least time between two looks that changes lead to: they come in bursts.
 	minPause = 200 * time.Millisecond
 	// rounds bounds the looks of one pass: what a step makes may ask for the next.
 	rounds = 4
-	// resubscribe is the pause before the kernel is asked for its changes again.
-	resubscribe = time.Second
 
 	maxFile = 8 << 20
 	// maxPorts bounds the ports of one pod.
@@ -80,15 +78,18 @@ type Network struct {
 	addresses Addresses
 	log       *slog.Logger
 	wake      chan struct{}
+	signs     *signs
 	now       func() time.Time
 
 	mu    sync.Mutex // guards state and problem
 	state state
 	told  string
 
-	acting    sync.Mutex // guards the kernel and unclaimed
+	acting    sync.Mutex // guards the kernel and what follows
 	kernel    *kernel
+	links     map[string]alias     // pods' links, by name; nil before the first look
 	unclaimed map[string]time.Time // links whose pod has no address, by name
+	ports     []published          // those of the last look
 }
 
 // state is what is kept in the file. It is replaced, never changed.
@@ -116,7 +117,7 @@ func New(cfg Config, addresses Addresses, log *slog.Logger) (*Network, error) {
 		cfg.NetNS = "/proc/self/ns/net"
 	}
 	n := &Network{
-		cfg: cfg, names: namesOf(cfg.ID), addresses: addresses, log: log, wake: make(chan struct{}, 1), now: time.Now,
+		cfg: cfg, names: namesOf(cfg.ID), addresses: addresses, log: log, wake: make(chan struct{}, 1), signs: newSigns(), now: time.Now,
 		unclaimed: map[string]time.Time{},
 	}
 	var err error
@@ -272,47 +273,66 @@ func (n *Network) wanted() *wanted {
 			w.ports = append(w.ports, published{p.Protocol, p.Host, netip.AddrPortFrom(ip, p.Pod)})
 		}
 	}
+	slices.SortFunc(w.ports, comparePorts)
 	return w
 }
 
 // Run keeps the network as it should be until ctx ends. What is set up stays: pods outlive the agent.
 func (n *Network) Run(ctx context.Context) error {
-	changed := make(chan struct{}, 1)
 	var watching sync.WaitGroup
 	defer watching.Wait()
-	watching.Go(func() { n.watch(ctx, changed) })
+	watching.Go(func() { n.watch(ctx) })
 	said := ""
+	looked := time.Time{}
 	for ctx.Err() == nil {
-		err := n.pass()
-		text := ""
-		if err != nil {
-			text = err.Error()
-		}
-		if text != said { // what fails alike is one line
-			if said = text; err != nil {
-				n.log.Warn("pod network not as it should be", "err", err)
-			} else {
-				n.log.Info("pod network as it should be again")
-			}
+		if n.due(looked) {
+			looked = n.now()
+			said = n.say(n.pass(), said)
 		}
 		tick := time.NewTimer(every)
 		select {
 		case <-ctx.Done():
 		case <-tick.C:
 		case <-n.wake:
-		case <-changed:
+			looked = time.Time{}
+		case <-n.signs.urgent:
 			select {
 			case <-ctx.Done():
-			case <-time.After(minPause): // the burst is over, or goes on until the next
-			}
-			select {
-			case <-changed:
-			default:
+			case <-time.After(minPause): // changes come in bursts
 			}
 		}
 		tick.Stop()
 	}
 	return nil
+}
+
+// due tells whether it is time to look. Where the kernel has told of no change, forwarding and the ports that are wanted
+// are all that may have changed, and all is looked at now and then only.
+func (n *Network) due(looked time.Time) bool {
+	if n.signs.take() || n.now().Sub(looked) >= anyway {
+		return true
+	}
+	n.acting.Lock()
+	defer n.acting.Unlock()
+	forwarding, err := n.kernel.forwarding()
+	return err != nil || !forwarding || !slices.Equal(n.wanted().ports, n.ports)
+}
+
+// say logs what a pass came to; what fails alike is one line.
+func (n *Network) say(err error, said string) string {
+	text := ""
+	if err != nil {
+		text = err.Error()
+		n.signs.see(false) // it is not done
+	}
+	switch {
+	case text == said:
+	case err != nil:
+		n.log.Warn("pod network not as it should be", "err", err)
+	default:
+		n.log.Info("pod network as it should be again")
+	}
+	return text
 }
 
 // pass looks and acts until nothing is left to do.
@@ -334,6 +354,7 @@ func (n *Network) passLocked() error {
 			return fmt.Errorf("look at the network: %w", err)
 		}
 		n.claim(s)
+		n.ports = w.ports
 		steps, problems := plan(w, s)
 		n.problem(strings.Join(problems, "; "))
 		if len(steps) == 0 {
@@ -358,10 +379,14 @@ func (n *Network) claim(s *seen) {
 	held := n.addresses.Pods()
 	now := n.now()
 	unclaimed := map[string]time.Time{}
+	n.links = map[string]alias{}
 	for i := range s.links {
 		l := &s.links[i]
 		a, ok := parseAlias(l.alias)
-		if !ok || !strings.HasPrefix(l.name, n.names.pods) || held[a.uid] == a.ip {
+		if !ok || !strings.HasPrefix(l.name, n.names.pods) {
+			continue
+		}
+		if n.links[l.name] = a; held[a.uid] == a.ip {
 			continue
 		}
 		since, ok := n.unclaimed[l.name]
@@ -406,79 +431,6 @@ func (n *Network) Err() error {
 	return nil
 }
 
-// watch signals changes that the kernel tells of, until ctx ends. Those of pods' own links come with every pod and mean
-// nothing.
-func (n *Network) watch(ctx context.Context, changed chan<- struct{}) {
-	signal := func() {
-		select {
-		case changed <- struct{}{}:
-		default:
-		}
-	}
-	ns := n.kernel.ns
-	for ctx.Err() == nil {
-		done := make(chan struct{})
-		links, addresses, routes := make(chan netlink.LinkUpdate, 64), make(chan netlink.AddrUpdate, 64), make(chan netlink.RouteUpdate, 64)
-		err := netlink.LinkSubscribeWithOptions(links, done, netlink.LinkSubscribeOptions{Namespace: &ns})
-		linksOpen := err == nil
-		if err == nil {
-			err = netlink.AddrSubscribeWithOptions(addresses, done, netlink.AddrSubscribeOptions{Namespace: &ns})
-		}
-		addressesOpen := err == nil
-		if err == nil {
-			err = netlink.RouteSubscribeWithOptions(routes, done, netlink.RouteSubscribeOptions{Namespace: &ns})
-		}
-		if err != nil {
-			n.log.Warn("kernel's changes not heard of", "err", err)
-		} else {
-			signal() // what changed before counts too
-			n.hear(ctx, links, addresses, routes, signal)
-		}
-		close(done)
-		// The subscriptions end by closing their channels: nothing may be left in them that they wait to deliver.
-		for range cond(linksOpen, links) {
-		}
-		for range cond(addressesOpen, addresses) {
-		}
-		for range cond(err == nil, routes) {
-		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(resubscribe):
-		}
-	}
-}
-
-// cond is c, or a closed channel.
-func cond[T any](open bool, c chan T) chan T {
-	if !open {
-		c = make(chan T)
-		close(c)
-	}
-	return c
-}
-
-// hear signals until a subscription ends: the kernel drops what is not read in time.
-func (n *Network) hear(ctx context.Context, links <-chan netlink.LinkUpdate, addresses <-chan netlink.AddrUpdate, routes <-chan netlink.RouteUpdate, signal func()) {
-	for {
-		ok := true
-		select {
-		case <-ctx.Done():
-			return
-		case u, open := <-links:
-			if ok = open; open && strings.HasPrefix(u.Attrs().Name, n.names.pods) {
-				continue
-			}
-		case _, ok = <-addresses:
-		case _, ok = <-routes:
-		}
-		signal()
-		if !ok {
-			return
-		}
-	}
-}
-
 // Attach gives a pod's network namespace, at a path such as /proc/PID/ns/net, its link and address: eth0 in it, with the
 // node as its gateway. It is done when it returns, and may be said again. network.ErrNoNetwork before the node has a
 // network.
@@ -502,14 +454,27 @@ func (n *Network) Attach(ctx context.Context, ref container.PodRef, netNS, ip st
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if _, err := n.kernel.handle.LinkByName(n.names.bridge); err != nil {
-		if err := n.passLocked(); err != nil {
+	bridge, err := n.kernel.handle.LinkByName(n.names.bridge)
+	if err != nil || n.links == nil {
+		if err = n.passLocked(); err == nil {
+			bridge, err = n.kernel.handle.LinkByName(n.names.bridge)
+		}
+		if err != nil {
 			return fmt.Errorf("attach pod %s: %w", ref.UID, err)
 		}
 	}
-	if err := n.kernel.attach(n.names, a, netNS, own, n.cfg.Address); err != nil {
+	name := n.names.link(podName(ref.UID, ref.Epoch))
+	for other, was := range n.links { // whoever has the address now says so
+		if was.ip == a.ip && other != name {
+			if err := n.kernel.remove(other); err != nil {
+				return fmt.Errorf("attach pod %s: %w", ref.UID, err)
+			}
+		}
+	}
+	if err := n.kernel.attach(a, name, netNS, own, bridge); err != nil {
 		return fmt.Errorf("attach pod %s: %w", ref.UID, err)
 	}
+	n.links[name] = a
 	return nil
 }
 
@@ -518,9 +483,11 @@ func (n *Network) Attach(ctx context.Context, ref container.PodRef, netNS, ip st
 func (n *Network) Detach(ref container.PodRef) error {
 	n.acting.Lock()
 	defer n.acting.Unlock()
-	if err := n.kernel.remove(n.names.link(podName(ref.UID, ref.Epoch))); err != nil {
+	name := n.names.link(podName(ref.UID, ref.Epoch))
+	if err := n.kernel.remove(name); err != nil {
 		return fmt.Errorf("detach pod %s: %w", ref.UID, err)
 	}
+	delete(n.links, name)
 	return nil
 }
 

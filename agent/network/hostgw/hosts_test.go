@@ -187,7 +187,7 @@ func segment(t *testing.T, n int) (hosts []*host, outsider *space) {
 	lan.up("lan")
 	join := func(s *space, name, cidr string) {
 		attrs := netlink.NewLinkAttrs()
-		attrs.Name, attrs.MasterIndex = name, lan.link("lan").Attrs().Index
+		attrs.Name, attrs.MasterIndex, attrs.MTU = name, lan.link("lan").Attrs().Index, 1400
 		if err := lan.handle.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "eth0", PeerNamespace: netlink.NsFd(s.ns)}); err != nil {
 			t.Fatal(err)
 		}
@@ -328,6 +328,9 @@ func TestPodsReachPodsOnOtherHostsAndAreSeenWithTheirOwnAddress(t *testing.T) {
 			pods = append(pods, p)
 		}
 		h.answer(h.address + ":9090")
+	}
+	if got := pods[0].link("eth0").Attrs().MTU; got != 1400 {
+		t.Errorf("mtu %d, want that of the host's own link, 1400", got)
 	}
 	for _, from := range pods {
 		for _, to := range pods {
@@ -587,6 +590,23 @@ func (h *host) clean() error {
 	}
 	defer k.close()
 	return k.clean(namesOf(h.name))
+}
+
+// settled tells what is left to do.
+func (h *host) settled() error {
+	k, err := openKernel(h.path())
+	if err != nil {
+		return err
+	}
+	defer k.close()
+	s, err := k.look(h.net.names)
+	if err != nil {
+		return err
+	}
+	if steps, problems := plan(h.net.wanted(), s); len(steps)+len(problems) > 0 {
+		return fmt.Errorf("left to do: %v, %q", steps, problems)
+	}
+	return nil
 }
 
 // listing is all that can be seen of the host's network, ours and others'.

@@ -67,14 +67,21 @@ func inside(ns netns.NsHandle, f func() error) error {
 	return <-done
 }
 
+// forwarding tells whether packets are forwarded.
+func (k *kernel) forwarding() (is bool, err error) {
+	err = inside(k.ns, func() error {
+		data, err := os.ReadFile(forwardingFile)
+		is = strings.TrimSpace(string(data)) == "1"
+		return err
+	})
+	return is, err
+}
+
 // look sees how things are.
 func (k *kernel) look(n names) (*seen, error) {
 	s := &seen{}
-	if err := inside(k.ns, func() error {
-		data, err := os.ReadFile(forwardingFile)
-		s.forwarding = strings.TrimSpace(string(data)) == "1"
-		return err
-	}); err != nil {
+	var err error
+	if s.forwarding, err = k.forwarding(); err != nil {
 		return nil, err
 	}
 	links, err := k.handle.LinkList()
@@ -89,7 +96,7 @@ func (k *kernel) look(n names) (*seen, error) {
 		a := l.Attrs()
 		s.links = append(s.links, link{
 			name: a.Name, kind: l.Type(), alias: a.Alias, master: byIndex[a.MasterIndex],
-			up: a.Flags&net.FlagUp != 0,
+			up: a.Flags&net.FlagUp != 0, mtu: a.MTU,
 		})
 	}
 	addresses, err := k.handle.AddrList(nil, netlink.FAMILY_V4)
@@ -165,6 +172,8 @@ func (k *kernel) act(w *wanted, st step) error {
 		return fmt.Errorf("link %s: %w", st.link, err)
 	}
 	switch st.do {
+	case setMTU:
+		return k.handle.LinkSetMTU(l, st.mtu)
 	case setUp:
 		return k.handle.LinkSetUp(l)
 	case addAddress:

@@ -99,6 +99,7 @@ type link struct {
 	// master is the name of the bridge it is a port of; empty for none.
 	master string
 	up     bool
+	mtu    int
 	// unclaimed is how long its pod has had no address.
 	unclaimed time.Duration
 }
@@ -177,6 +178,7 @@ type verb string
 
 const (
 	addBridge     verb = "add bridge"
+	setMTU        verb = "set mtu"
 	setUp         verb = "set up"
 	addAddress    verb = "add address"
 	removeAddress verb = "remove address"
@@ -194,6 +196,7 @@ type step struct {
 	link string
 	net  netip.Prefix
 	via  netip.Addr
+	mtu  int
 }
 
 func (s step) String() string {
@@ -203,6 +206,9 @@ func (s step) String() string {
 		if text := part.String(); !strings.HasPrefix(text, "invalid") {
 			b.WriteString(" " + text)
 		}
+	}
+	if s.mtu != 0 {
+		fmt.Fprintf(&b, " %d", s.mtu)
 	}
 	if s.link != "" {
 		b.WriteString(" " + s.link)
@@ -241,6 +247,9 @@ func plan(w *wanted, s *seen) (steps []step, problems []string) {
 	}
 	if !has {
 		steps = append(steps, step{do: addAddress, link: w.bridge, net: gateway})
+	}
+	if mtu := s.mtu(w.self); mtu != 0 && bridge.mtu != mtu {
+		steps = append(steps, step{do: setMTU, link: w.bridge, mtu: mtu}) // and pods' links take theirs from it
 	}
 	if !bridge.up {
 		steps = append(steps, step{do: setUp, link: w.bridge})
@@ -361,6 +370,17 @@ func (s *seen) way(to netip.Addr, bridge string) (best route, ok bool) {
 		}
 	}
 	return best, ok
+}
+
+// mtu is that of the link which the node's own address is on; 0 while that is not seen.
+func (s *seen) mtu(self netip.Addr) int {
+	for _, a := range s.addresses {
+		if a.net.Addr() == self {
+			l, _ := s.link(a.link)
+			return l.mtu
+		}
+	}
+	return 0
 }
 
 // rules says what the table holds: pods reach pods, and the nodes that have routes back to them, untranslated.
