@@ -35,7 +35,7 @@ import (
 const (
 	// every is how often is looked whether all is as it should be, anyway how often even if the kernel told of no change.
 	every, anyway = 3 * time.Second, 30 * time.Second
-	// minPause is the least time between two looks that changes lead to: they come in bursts.
+	// minPause is the least time between two looks: changes come in bursts.
 	minPause = 200 * time.Millisecond
 	// rounds bounds the looks of one pass: what a step makes may ask for the next.
 	rounds = 4
@@ -81,9 +81,10 @@ type Network struct {
 	signs     *signs
 	now       func() time.Time
 
-	mu    sync.Mutex // guards state and problem
-	state state
-	told  string
+	mu      sync.Mutex // guards what follows
+	state   state
+	unsaved bool // the state is newer than the file
+	told    string
 
 	acting    sync.Mutex // guards the kernel and what follows
 	kernel    *kernel
@@ -190,9 +191,19 @@ func (n *Network) storeLocked(s state) error {
 	if err != nil {
 		return fmt.Errorf("store the pod network: %w", err)
 	}
-	n.state = s
+	n.state, n.unsaved = s, false
 	n.poke()
 	return nil
+}
+
+// save brings the file up to date.
+func (n *Network) save() error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if !n.unsaved {
+		return nil
+	}
+	return n.storeLocked(n.state)
 }
 
 func (n *Network) poke() {
@@ -209,17 +220,25 @@ func (n *Network) Set(c Cluster) error {
 	}
 	c.Nodes = slices.Clone(c.Nodes)
 	slices.SortFunc(c.Nodes, func(a, b Node) int { return strings.Compare(a.Name, b.Name) })
-	if c.Own.IsValid() {
-		if err := n.addresses.Use(c.Own); err != nil {
-			return err
-		}
+	if err := n.replace(c); err != nil || !c.Own.IsValid() {
+		return err
 	}
+	return n.addresses.Use(c.Own)
+}
+
+func (n *Network) replace(c Cluster) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if reflect.DeepEqual(n.state.Cluster, c) {
-		return nil
+	s := state{Cluster: c, Ports: n.state.Ports}
+	switch {
+	case c.Own != n.state.Cluster.Own:
+		return n.storeLocked(s) // before any pod has an address of it
+	case !reflect.DeepEqual(n.state.Cluster, c):
+		// Of the other nodes there may be thousands, and each is a change: the file waits for Run.
+		n.state, n.unsaved = s, true
+		n.poke()
 	}
-	return n.storeLocked(state{Cluster: c, Ports: n.state.Ports})
+	return nil
 }
 
 // Publish makes ports of the node lead to a pod's, in place of those it had, for as long as the pod has its address.
@@ -287,23 +306,23 @@ func (n *Network) Run(ctx context.Context) error {
 	for ctx.Err() == nil {
 		if n.due(looked) {
 			looked = n.now()
-			said = n.say(n.pass(), said)
+			said = n.say(errors.Join(n.save(), n.pass()), said)
 		}
 		tick := time.NewTimer(every)
 		select {
 		case <-ctx.Done():
 		case <-tick.C:
 		case <-n.wake:
-			looked = time.Time{}
+			n.signs.see(false)
 		case <-n.signs.urgent:
-			select {
-			case <-ctx.Done():
-			case <-time.After(minPause): // changes come in bursts
-			}
 		}
 		tick.Stop()
+		select {
+		case <-ctx.Done():
+		case <-time.After(minPause - n.now().Sub(looked)):
+		}
 	}
-	return nil
+	return n.save()
 }
 
 // due tells whether it is time to look. Where the kernel has told of no change, forwarding and the ports that are wanted
@@ -493,12 +512,22 @@ func (n *Network) Detach(ref container.PodRef) error {
 
 func podName(uid string, epoch int64) string { return fmt.Sprintf("%s %d", uid, epoch) }
 
-// Clean takes away all that an agent has made in the network namespace of this process, for one that is gone for good.
-func Clean(id string) error {
-	k, err := openKernel("/proc/self/ns/net")
+// Clean takes away what an agent with this ID and Path has left where it takes no part in the network any more, pods' links
+// among it. Without a file it has never taken part, and nothing is done.
+func Clean(cfg Config) error {
+	if _, err := os.Stat(cfg.Path); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if cfg.NetNS == "" {
+		cfg.NetNS = "/proc/self/ns/net"
+	}
+	k, err := openKernel(cfg.NetNS)
 	if err != nil {
 		return err
 	}
 	defer k.close()
-	return k.clean(namesOf(id))
+	if err := k.clean(namesOf(cfg.ID)); err != nil {
+		return fmt.Errorf("take the pod network away: %w", err)
+	}
+	return os.Remove(cfg.Path)
 }

@@ -318,6 +318,7 @@ func must(t *testing.T, f func() error) {
 }
 
 func TestPodsReachPodsOnOtherHostsAndAreSeenWithTheirOwnAddress(t *testing.T) {
+	t.Parallel()
 	hosts, _ := segment(t, 3)
 	tell(t, hosts)
 	var pods []*pod
@@ -350,6 +351,7 @@ func TestPodsReachPodsOnOtherHostsAndAreSeenWithTheirOwnAddress(t *testing.T) {
 }
 
 func TestOnlyTrafficThatLeavesTheClusterIsMasqueraded(t *testing.T) {
+	t.Parallel()
 	hosts, outsider := segment(t, 2)
 	tell(t, hosts)
 	a, b := hosts[0].pod("a"), hosts[1].pod("b")
@@ -361,6 +363,7 @@ func TestOnlyTrafficThatLeavesTheClusterIsMasqueraded(t *testing.T) {
 }
 
 func TestALinkThatGoesDownAndUpLeavesTheRoutesRight(t *testing.T) {
+	t.Parallel()
 	hosts, _ := segment(t, 3)
 	tell(t, hosts)
 	a, b, c := hosts[0].pod("a"), hosts[1].pod("b"), hosts[2].pod("c")
@@ -397,6 +400,7 @@ func ours(s *seen) (out []route) {
 }
 
 func TestWhatIsTakenAwayComesBack(t *testing.T) {
+	t.Parallel()
 	hosts, outsider := segment(t, 2)
 	tell(t, hosts)
 	h := hosts[0]
@@ -447,8 +451,10 @@ func TestWhatIsTakenAwayComesBack(t *testing.T) {
 }
 
 func TestPortsOfTheNodeLeadToPods(t *testing.T) {
+	t.Parallel()
 	for name, filtered := range map[string]string{"bridged frames filtered": "1", "bridged frames not filtered": "0"} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			hosts, outsider := segment(t, 2)
 			err := hosts[0].do(func() error { return os.WriteFile("/proc/sys/net/bridge/bridge-nf-call-iptables", []byte(filtered), 0) })
 			if err != nil && filtered == "1" {
@@ -497,6 +503,7 @@ func portsLeadToPods(t *testing.T, hosts []*host, outsider *space) {
 }
 
 func TestAttachingAgainChangesNothingAndTheAgentsRestartIsNotSeen(t *testing.T) {
+	t.Parallel()
 	hosts, outsider := segment(t, 2)
 	tell(t, hosts)
 	h := hosts[0]
@@ -527,6 +534,7 @@ func TestAttachingAgainChangesNothingAndTheAgentsRestartIsNotSeen(t *testing.T) 
 }
 
 func TestAHalfMadeLinkIsMadeAnewAndAnAddressGoesToWhoHasItNow(t *testing.T) {
+	t.Parallel()
 	hosts, _ := segment(t, 1)
 	tell(t, hosts)
 	h := hosts[0]
@@ -557,6 +565,7 @@ func TestAHalfMadeLinkIsMadeAnewAndAnAddressGoesToWhoHasItNow(t *testing.T) {
 }
 
 func TestTwoAgentsOfOneMachineKeepOutOfEachOthersWay(t *testing.T) {
+	t.Parallel()
 	hosts, _ := segment(t, 2)
 	one, other := hosts[0], &host{name: "n1b", address: "192.0.2.3", log: &bytes.Buffer{}, dir: t.TempDir()}
 	other.space = one.space // a second agent in the same network namespace, with an address of its own
@@ -582,14 +591,9 @@ func TestTwoAgentsOfOneMachineKeepOutOfEachOthersWay(t *testing.T) {
 	must(t, reaches(far.space, a.ip+":8080", far.ip))
 }
 
-// clean is Clean in the host's network namespace.
+// clean is Clean for the host's agent.
 func (h *host) clean() error {
-	k, err := openKernel(h.path())
-	if err != nil {
-		return err
-	}
-	defer k.close()
-	return k.clean(namesOf(h.name))
+	return Clean(Config{ID: h.name, Path: filepath.Join(h.dir, "network"), NetNS: h.path()})
 }
 
 // settled tells what is left to do.
@@ -625,6 +629,7 @@ func (h *host) listing() string {
 }
 
 func TestNothingIsLeftAndWhatIsOthersIsNotTouched(t *testing.T) {
+	t.Parallel()
 	hosts, _ := segment(t, 2)
 	h := hosts[0]
 	// Others' things: a bridge, a route of our kind but another metric, one to pods that we do not know, a table.
@@ -675,12 +680,16 @@ func TestNothingIsLeftAndWhatIsOthersIsNotTouched(t *testing.T) {
 	if after := h.listing(); after != before {
 		t.Errorf("network after:\n%s\nbefore:\n%s", after, before)
 	}
+	if err := h.clean(); err != nil {
+		t.Errorf("cleaned again: %v", err)
+	}
 	if got, err := theirs.look("theirs"); err != nil || got == nil {
 		t.Errorf("the others' table: %v, %v", got, err)
 	}
 }
 
 func TestANodeBehindARouterIsNamedOnce(t *testing.T) {
+	t.Parallel()
 	hosts, _ := segment(t, 2)
 	h := hosts[0]
 	h.route("198.51.100.0/24", "192.0.2.2")

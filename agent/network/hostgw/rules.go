@@ -72,15 +72,10 @@ func (r *ruler) read(name string) (*table, error) {
 	if err != nil {
 		return nil, err
 	}
-	tables, err := c.ListTablesOfFamily(nftables.TableFamilyIPv4)
-	if err != nil {
+	t, err := find(c, name)
+	if t == nil {
 		return nil, err
 	}
-	at := slices.IndexFunc(tables, func(t *nftables.Table) bool { return t.Name == name })
-	if at < 0 {
-		return nil, nil
-	}
-	t := tables[at]
 	chains, err := c.ListChainsOfTableFamily(nftables.TableFamilyIPv4)
 	if err != nil {
 		return nil, err
@@ -121,6 +116,15 @@ func (r *ruler) read(name string) (*table, error) {
 	}
 	slices.SortFunc(out.ports, comparePorts)
 	return out, nil
+}
+
+// find returns the table, nil when there is none.
+func find(c *nftables.Conn, name string) (*nftables.Table, error) {
+	tables, err := c.ListTablesOfFamily(nftables.TableFamilyIPv4)
+	if at := slices.IndexFunc(tables, func(t *nftables.Table) bool { return t.Name == name }); at >= 0 {
+		return tables[at], nil
+	}
+	return nil, err
 }
 
 // chainsOf are the chains of the table, in the order of tags.
@@ -292,12 +296,13 @@ func (r *ruler) remove(name string) error {
 	if err != nil {
 		return err
 	}
-	t := &nftables.Table{Family: nftables.TableFamilyIPv4, Name: name}
-	c.AddTable(t)
-	c.DelTable(t)
-	if err := c.Flush(); err != nil {
-		r.close()
-		return err
+	t, err := find(c, name)
+	if t != nil {
+		c.DelTable(t)
+		err = c.Flush()
 	}
-	return nil
+	if err != nil {
+		r.close()
+	}
+	return err
 }
