@@ -134,30 +134,35 @@ func (all cgroups) join(cmd *exec.Cmd) (release func(), err error) {
 
 // remove takes the cgroups away, with all below, once no process is in them.
 func (all cgroups) remove() error {
+	deadline := time.Now().Add(endTime)
 	var errs []error
 	for _, g := range all {
-		errs = append(errs, removeCgroup(g.dir))
+		errs = append(errs, removeCgroup(g.dir, deadline))
 	}
 	return errors.Join(errs...)
 }
 
-func removeCgroup(dir string) error {
+// removeCgroup removes a cgroup with all below. A process that has ended may be in it for a moment yet.
+func removeCgroup(dir string, deadline time.Time) error {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return ignore(err, os.ErrNotExist)
 	}
 	for _, e := range entries {
 		if e.IsDir() {
-			if err := removeCgroup(filepath.Join(dir, e.Name())); err != nil {
+			if err := removeCgroup(filepath.Join(dir, e.Name()), deadline); err != nil {
 				return err
 			}
 		}
 	}
-	for deadline := time.Now().Add(endTime); ; time.Sleep(time.Millisecond) {
-		// A process that has ended may be in it for a moment yet.
-		if err = unix.Rmdir(dir); !errors.Is(err, unix.EBUSY) || time.Now().After(deadline) {
-			return ignore(err, os.ErrNotExist)
+	for {
+		switch err := unix.Rmdir(dir); {
+		case err == nil, errors.Is(err, os.ErrNotExist):
+			return nil
+		case !errors.Is(err, unix.EBUSY), time.Now().After(deadline):
+			return fmt.Errorf("remove %s: %w", dir, err)
 		}
+		time.Sleep(time.Millisecond)
 	}
 }
 
@@ -175,6 +180,7 @@ func Sweep() error {
 	if err != nil {
 		return err
 	}
+	deadline := time.Now().Add(endTime)
 	var errs []error
 	for _, h := range found {
 		if h.own == "" {
@@ -186,7 +192,7 @@ func Sweep() error {
 			maker, _, _ := strings.Cut(strings.TrimPrefix(filepath.Base(dir), cgroupPrefix), "-")
 			pid, err := strconv.Atoi(maker)
 			if err == nil && errors.Is(unix.Kill(pid, 0), unix.ESRCH) {
-				errs = append(errs, removeCgroup(dir))
+				errs = append(errs, removeCgroup(dir, deadline))
 			}
 		}
 	}

@@ -67,7 +67,7 @@ func (n *Net) Do(name string, f func() error) error {
 	})
 }
 
-// onThread calls f on a thread that ends with it.
+// onThread calls f on a thread that ends with it, so that nothing else ever runs in what it has entered.
 func onThread(f func() error) error {
 	done := make(chan error)
 	go func() {

@@ -10,8 +10,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -417,6 +419,34 @@ func TestAHostsCgroupsAreItsOwnAndGoWithItsPower(t *testing.T) {
 func exists(path string) bool {
 	_, err := os.Stat(path)
 	return err == nil
+}
+
+func TestNoThreadOfTheTestStaysInAHost(t *testing.T) {
+	short(t)
+	n := New(t, "a")
+	var all sync.WaitGroup
+	for range 200 { // some would get the first thread if they could
+		all.Go(func() {
+			if err := n.Do("a", func() error { return nil }); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	own, err := os.Readlink("/proc/self/ns/net")
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, 5*time.Second, "every thread is in the machine's network", func() bool {
+		threads, err := filepath.Glob("/proc/self/task/*/ns/net")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return !slices.ContainsFunc(threads, func(path string) bool {
+			net, err := os.Readlink(path)
+			return err == nil && net != own // else it has ended
+		})
+	})
 }
 
 // The victim is this test in another process, which makes hosts, says what runs in them, and waits.

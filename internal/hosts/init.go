@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"runtime"
 
 	"golang.org/x/sys/unix"
 )
@@ -23,6 +24,9 @@ func init() {
 	if len(os.Args) == 2 && os.Args[0] == initName {
 		os.Exit(beInit(os.Args[1]))
 	}
+	// The first thread is the only one that does not end with a goroutine that has it locked. So that onThread never gets
+	// it, the main goroutine keeps it.
+	runtime.LockOSThread()
 }
 
 // beInit sets the host up, reaps its orphans, and ends with the process that has made it, which holds the other end of
