@@ -157,9 +157,10 @@ func (r *ruler) write(name string, want *rules) error {
 	c.AddTable(t) // so that there is one to delete
 	c.DelTable(t)
 	c.AddTable(t)
-	within := &nftables.Set{Table: t, Name: insideSet, KeyType: nftables.TypeIPAddr, Interval: true}
+	// Numbers of the transaction's own: those the library would give come from a counter that knows no other goroutine.
+	within := &nftables.Set{Table: t, ID: 1, Name: insideSet, KeyType: nftables.TypeIPAddr, Interval: true}
 	ports := &nftables.Set{
-		Table: t, Name: portsMap, IsMap: true, Concatenation: true,
+		Table: t, ID: 2, Name: portsMap, IsMap: true, Concatenation: true,
 		KeyType:  nftables.MustConcatSetType(nftables.TypeInetProto, nftables.TypeInetService),
 		DataType: nftables.MustConcatSetType(nftables.TypeIPAddr, nftables.TypeInetService),
 	}
