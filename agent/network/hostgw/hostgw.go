@@ -111,6 +111,18 @@ func Permitted() bool {
 
 // New opens the network as it was left; nothing is changed before Run. Close it.
 func New(cfg Config, addresses Addresses, log *slog.Logger) (*Network, error) {
+	n, err := build(cfg, addresses, log)
+	if err != nil {
+		return nil, err
+	}
+	if n.kernel, err = openKernel(n.cfg.NetNS); err != nil {
+		return nil, err
+	}
+	return n, nil
+}
+
+// build is New without the kernel.
+func build(cfg Config, addresses Addresses, log *slog.Logger) (*Network, error) {
 	if cfg.ID == "" || cfg.Path == "" || !cfg.Address.Is4() {
 		return nil, fmt.Errorf("id, path and an IPv4 address of the node are required, not %q, %q and %s", cfg.ID, cfg.Path, cfg.Address)
 	}
@@ -130,8 +142,7 @@ func New(cfg Config, addresses Addresses, log *slog.Logger) (*Network, error) {
 			return nil, err
 		}
 	}
-	n.kernel, err = openKernel(cfg.NetNS)
-	return n, err
+	return n, nil
 }
 
 // Close lets go of the kernel; what is set up stays.

@@ -26,14 +26,13 @@ type books map[string]netip.Addr
 func (b books) Use(netip.Prefix) error      { return nil }
 func (b books) Pods() map[string]netip.Addr { return maps.Clone(b) }
 
-// open opens a network that never runs: it looks at this machine's, and touches nothing.
+// open opens a network that never runs, and knows no kernel.
 func open(t *testing.T, dir string, b books, log *slog.Logger) *Network {
 	t.Helper()
-	n, err := New(Config{ID: "test", Path: filepath.Join(dir, "network"), Address: ip("192.0.2.1")}, b, log)
+	n, err := build(Config{ID: "test", Path: filepath.Join(dir, "network"), Address: ip("192.0.2.1")}, b, log)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(n.Close)
 	return n
 }
 
