@@ -91,5 +91,5 @@ func networkNode(v *store.View, name string) (spec.NetworkNode, bool) {
 		return spec.NetworkNode{}, false
 	}
 	address, err := netip.ParseAddr(n.Facts.Address)
-	return spec.NetworkNode{Node: name, Address: address, PodCIDR: n.Network.PodCIDR}, err == nil
+	return spec.NetworkNode{Node: name, Address: address, PodCIDR: n.Network.PodCIDR}, err == nil && address.Is4()
 }
