@@ -44,7 +44,7 @@ test-race: ## run the short tests under the race detector (needs a C compiler)
 
 .PHONY: model
 model: ## explore the fence's model: 300,000 seeded histories
-	MUSTER_MODEL_HISTORIES=$${MUSTER_MODEL_HISTORIES:-300000} go test -timeout 20m ./internal/fence/...
+	MUSTER_MODEL_HISTORIES=$${MUSTER_MODEL_HISTORIES:-300000} go test -timeout 1h ./internal/fence/...
 
 .PHONY: soak
 soak: build ## run everything long, 20 rounds of every failure among it
