@@ -19,6 +19,8 @@ const (
 	harmless
 	// parts are structs that are looked into, field by field.
 	parts
+	// pending fields are in internal/spec, but the runtime does not keep them yet: they are refused by name.
+	pending
 )
 
 // fieldUses says what becomes of fields, by their paths without indices and keys.
@@ -30,6 +32,9 @@ const (
 
 	podConverted = "restartPolicy terminationGracePeriodSeconds nodeSelector readinessGates.conditionType hostname " +
 		"volumes.name volumes.hostPath.path volumes.hostPath.type"
+	podPending = "shareProcessNamespace hostNetwork hostPID hostIPC volumes.emptyDir.medium volumes.emptyDir.sizeLimit " +
+		"securityContext.runAsUser securityContext.runAsGroup securityContext.runAsNonRoot securityContext.supplementalGroups " +
+		"securityContext.fsGroup securityContext.seccompProfile.type"
 	podHarmless = "automountServiceAccountToken dnsPolicy enableServiceLinks imagePullSecrets preemptionPolicy priorityClassName " +
 		"schedulerName serviceAccount serviceAccountName"
 
@@ -38,6 +43,9 @@ const (
 		"env.name env.value env.valueFrom.fieldRef.apiVersion env.valueFrom.fieldRef.fieldPath " +
 		"ports.name ports.containerPort ports.hostPort ports.protocol resources.requests resources.limits " +
 		"volumeMounts.name volumeMounts.mountPath volumeMounts.readOnly"
+	containerPending = "volumeMounts.subPath securityContext.runAsUser securityContext.runAsGroup securityContext.runAsNonRoot " +
+		"securityContext.capabilities.add securityContext.capabilities.drop securityContext.readOnlyRootFilesystem " +
+		"securityContext.allowPrivilegeEscalation securityContext.seccompProfile.type"
 	containerHarmless = "imagePullPolicy terminationMessagePath terminationMessagePolicy"
 
 	probeConverted = "initialDelaySeconds periodSeconds timeoutSeconds successThreshold failureThreshold terminationGracePeriodSeconds " +
@@ -71,12 +79,16 @@ var listFields = fieldUses{"apiVersion": converted, "kind": converted, "items": 
 func (f fieldUses) podSpec(at string) {
 	f.set(at, podConverted, converted)
 	f.set(at, podHarmless, harmless)
-	c := at + ".containers"
-	f.set(c, containerConverted, converted)
-	f.set(c, containerHarmless, harmless)
-	for _, k := range spec.ProbeKinds {
-		f.set(c+"."+k.String()+"Probe", probeConverted, converted)
+	f.set(at, podPending, pending)
+	for _, c := range []string{at + ".containers", at + ".initContainers"} {
+		f.set(c, containerConverted, converted)
+		f.set(c, containerHarmless, harmless)
+		f.set(c, containerPending, pending)
+		for _, k := range spec.ProbeKinds {
+			f.set(c+"."+k.String()+"Probe", probeConverted, converted)
+		}
 	}
+	f[at+".initContainers"], f[at+".volumes.emptyDir"] = pending, pending // whole
 }
 
 // set gives fields their use, and makes what they are in parts.

@@ -29,14 +29,17 @@ func ValidatePodUpdate(old, pod *Pod) []Finding {
 // kubernetesNames are Kubernetes' names of the fields whose names differ by more than the first letter. What begins with "["
 // is a key, and what is empty is not a field of its own there.
 var kubernetesNames = map[string]string{
-	"PodSpec.TerminationGrace": "terminationGracePeriodSeconds",
-	"Container.Mounts":         "volumeMounts", "Container.Liveness": "livenessProbe", "Container.Readiness": "readinessProbe",
+	"PodSpec.TerminationGrace": "terminationGracePeriodSeconds", "PodSpec.Security": "securityContext",
+	"PodSecurity.FSGroup": "fsGroup", "PodSecurity.Seccomp": "seccompProfile.type",
+	"Container.Security": "securityContext", "ContainerSecurity.Seccomp": "seccompProfile.type",
+	"ContainerSecurity.AddCapabilities": "capabilities.add", "ContainerSecurity.DropCapabilities": "capabilities.drop",
+	"Container.Mounts": "volumeMounts", "Container.Liveness": "livenessProbe", "Container.Readiness": "readinessProbe",
 	"Container.Startup": "startupProbe", "Container.RestartRules": "restartPolicyRules",
 	"RestartRule.In": "exitCodes.operator", "RestartRule.ExitCodes": "exitCodes.values",
 	"EnvVar.FieldPath": "valueFrom.fieldRef.fieldPath", "Port.Number": "containerPort",
 	"ResourceList.MilliCPU": "[cpu]", "ResourceList.MemoryBytes": "[memory]",
 	"Volume.HostPath": "hostPath.path", "Volume.HostPathType": "hostPath.type",
-	"Mount.Volume": "name", "Mount.Path": "mountPath",
+	"EmptyDir.Memory": "medium", "Mount.Volume": "name", "Mount.Path": "mountPath",
 	"Probe.Handler": "", "Probe.InitialDelay": "initialDelaySeconds", "Probe.Period": "periodSeconds", "Probe.Timeout": "timeoutSeconds",
 	"Probe.TerminationGrace": "terminationGracePeriodSeconds",
 	"Handler.HTTP":           "httpGet", "Handler.TCP": "tcpSocket", "Handler.GRPC": "grpc", "HTTPAction.Headers": "httpHeaders",
