@@ -2,6 +2,7 @@ package leader
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/musterhq/muster/coordinator/fleet"
 	"github.com/musterhq/muster/coordinator/podnet"
@@ -20,6 +21,10 @@ type network struct {
 // networks gives every node of the flat network its part, once for as long as the node is known. The view and what this
 // term gave are all there is: the term began with a view of everything before it, and earlier terms can write no more.
 func (t *terms) networks(v *store.View, nodes []fleet.Node) {
+	lacks := func(n fleet.Node) bool { return n.InNetwork() && n.Network == nil }
+	if len(t.given) == 0 && t.refused == "" && !slices.ContainsFunc(nodes, lacks) {
+		return
+	}
 	known := map[string]*fleet.Node{}
 	for i := range nodes {
 		known[nodes[i].Name] = &nodes[i]

@@ -128,6 +128,46 @@ func (s *space) answer(at string) {
 	}()
 }
 
+// echo is answer for UDP: every packet is told who it comes from.
+func (s *space) echo(at string) {
+	s.t.Helper()
+	var c net.PacketConn
+	if err := s.do(func() (err error) { c, err = net.ListenPacket("udp4", at); return err }); err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(func() { c.Close() })
+	go func() {
+		for b := make([]byte, 1); ; {
+			_, from, err := c.ReadFrom(b)
+			if err != nil {
+				return
+			}
+			host, _, _ := net.SplitHostPort(from.String())
+			_, _ = c.WriteTo([]byte(host), from)
+		}
+	}()
+}
+
+// askUDP is ask for UDP.
+func (s *space) askUDP(to string) (from string, err error) {
+	err = s.do(func() error {
+		c, err := net.Dial("udp4", to)
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		_ = c.SetDeadline(time.Now().Add(300 * time.Millisecond))
+		if _, err := c.Write([]byte("?")); err != nil {
+			return err
+		}
+		b := make([]byte, 64)
+		n, err := c.Read(b)
+		from = string(b[:n])
+		return err
+	})
+	return from, err
+}
+
 // ask dials an address and returns whom the other end took the caller for.
 func (s *space) ask(to string) (from string, err error) {
 	err = s.do(func() error {
@@ -327,6 +367,16 @@ func TestPodsReachPodsOnOtherHostsAndAreSeenWithTheirOwnAddress(t *testing.T) {
 	if got := pods[0].link("eth0").Attrs().MTU; got != 1400 {
 		t.Errorf("mtu %d, want that of the host's own link, 1400", got)
 	}
+	must(t, func() error {
+		return pods[0].do(func() error {
+			for path, want := range settings {
+				if data, err := os.ReadFile(path); err != nil || strings.Join(strings.Fields(string(data)), " ") != want {
+					return fmt.Errorf("%s is %q, %w; want %q", path, data, err, want)
+				}
+			}
+			return nil
+		})
+	})
 	for _, from := range pods {
 		for _, to := range pods {
 			eventually(t, 5*time.Second, reaches(from.space, to.ip+":8080", from.ip))
@@ -485,11 +535,26 @@ func portsLeadToPods(t *testing.T, hosts []*host, outsider *space) {
 	at := h.address + ":80"
 	eventually(t, 5*time.Second, reaches(outsider, at, "192.0.2.99"))
 	eventually(t, 5*time.Second, reaches(far.space, at, far.ip))
-	must(t, reaches(h.space, at, h.address))                     // the node itself
-	must(t, reaches(a.space, at, "10.77.1.1"))                   // the pod itself, through the node
-	must(t, reaches(b.space, at, "10.77.1.1"))                   // a neighbour, through the node
-	must(t, reaches(b.space, a.ip+":8080", b.ip))                // and straight
-	must(t, reaches(outsider, h.address+":82", "192.0.2.99"))    // b's
+	must(t, reaches(h.space, at, h.address))                  // the node itself
+	must(t, reaches(a.space, at, "10.77.1.1"))                // the pod itself, through the node
+	must(t, reaches(b.space, at, "10.77.1.1"))                // a neighbour, through the node
+	must(t, reaches(b.space, a.ip+":8080", b.ip))             // and straight
+	must(t, reaches(outsider, h.address+":82", "192.0.2.99")) // b's
+	h.answer("127.0.0.1:80")
+	must(t, reaches(h.space, "127.0.0.1:80", "127.0.0.1")) // loopback stays the node's own
+	outsider.answer("192.0.2.99:80")
+	must(t, reaches(a.space, "192.0.2.99:80", h.address)) // and others' ports theirs
+	b.echo(b.ip + ":53")
+	if err := h.net.Publish("b", []Port{{"tcp", 82, 8080}, {"udp", 80, 53}}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, 5*time.Second, func() error {
+		got, err := outsider.askUDP(at)
+		if err == nil && got != "192.0.2.99" {
+			err = fmt.Errorf("UDP: taken for %s", got)
+		}
+		return err
+	})
 	if _, err := outsider.ask(h.address + ":8080"); err == nil { // the pod's port is not the node's
 		t.Error("the node answers on the pod's port")
 	}
