@@ -133,8 +133,16 @@ func (c *Cluster) startPeers() *peers {
 	if err := os.MkdirAll(p.dir, 0o777); err != nil {
 		c.t.Fatal(err)
 	}
-	program, err := os.Executable()
+	own, err := os.Executable()
 	if err != nil {
+		c.t.Fatal(err)
+	}
+	b, err := os.ReadFile(own)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	program := filepath.Join(p.dir, "peer")
+	if err := os.WriteFile(program, b, 0o755); err != nil {
 		c.t.Fatal(err)
 	}
 	nodes := c.ReadyNodes()
@@ -154,12 +162,10 @@ spec:
     - {name: POD, valueFrom: {fieldRef: {fieldPath: metadata.name}}}
     - {name: IP, valueFrom: {fieldRef: {fieldPath: status.podIP}}}
     volumeMounts:
-    - {name: program, mountPath: %[6]s}
     - {name: shared, mountPath: %[5]s}
   volumes:
-  - {name: program, hostPath: {path: %[6]s}}
   - {name: shared, hostPath: {path: %[5]s}}
-`, i+1, node, program, peerArg, p.dir, filepath.Dir(program)))
+`, i+1, node, program, peerArg, p.dir))
 	}
 	c.Eventually(20*time.Second, "every peer runs on its node", func() bool {
 		for i, node := range nodes {
