@@ -141,6 +141,8 @@ func TestAWrongCommandLineIsUsageAndSaysWhereToLook(t *testing.T) {
 		"coordinator --data-dir d --lease-ttl 1s":                 "3s",
 		"coordinator --data-dir d --metrics-auth no":              "want required or none",
 		"coordinator --data-dir d --allow-probe-host x":           "want a network",
+		"coordinator --data-dir d --pod-cidr 10.77.0.0":           "want a network",
+		"coordinator --data-dir d --pod-cidr 10.77.0.0/25":        "must be a /8 to /24",
 		"coordinator --data-dir d --log-level loud":               "want debug",
 		"coordinator --data-dir d --log-format xml":               "want text or json",
 		"agent --data-dir d --node n":                             "--join is required",
