@@ -29,6 +29,8 @@ type PodStatus struct {
 	// StartTime is when the agent first took the pod; zero before.
 	StartTime  time.Time
 	Containers []ContainerStatus
+	// InitContainers has one for each init container, in the spec's order.
+	InitContainers []ContainerStatus
 	// Fence says how the pod's fence is kept: "kernel" or "best-effort"; empty for pods that are not fenced.
 	Fence string
 }

@@ -2,6 +2,7 @@ package wire
 
 import (
 	"fmt"
+	"reflect"
 
 	"google.golang.org/protobuf/types/known/durationpb"
 
@@ -25,12 +26,26 @@ func podSpecToProto(s *spec.PodSpec) *musterv1.PodSpec {
 	pb := &musterv1.PodSpec{
 		RestartPolicy: restartPolicies.to[s.RestartPolicy], TerminationGrace: durationpb.New(s.TerminationGrace),
 		NodeSelector: s.NodeSelector, ReadinessGates: s.ReadinessGates, Hostname: s.Hostname,
+		ShareProcessNamespace: s.ShareProcessNamespace, HostNetwork: s.HostNetwork, HostPid: s.HostPID, HostIpc: s.HostIPC,
+	}
+	for i := range s.InitContainers {
+		pb.InitContainers = append(pb.InitContainers, containerToProto(&s.InitContainers[i]))
 	}
 	for i := range s.Containers {
 		pb.Containers = append(pb.Containers, containerToProto(&s.Containers[i]))
 	}
 	for _, v := range s.Volumes {
-		pb.Volumes = append(pb.Volumes, &musterv1.Volume{Name: v.Name, HostPath: v.HostPath, HostPathType: v.HostPathType})
+		out := &musterv1.Volume{Name: v.Name, HostPath: v.HostPath, HostPathType: v.HostPathType}
+		if e := v.EmptyDir; e != nil {
+			out.EmptyDir = &musterv1.EmptyDir{Memory: e.Memory, SizeLimitBytes: e.SizeLimit}
+		}
+		pb.Volumes = append(pb.Volumes, out)
+	}
+	if sec := &s.Security; !reflect.ValueOf(*sec).IsZero() {
+		pb.Security = &musterv1.PodSecurity{
+			RunAsUser: sec.RunAsUser, RunAsGroup: sec.RunAsGroup, RunAsNonRoot: sec.RunAsNonRoot,
+			SupplementalGroups: sec.SupplementalGroups, FsGroup: sec.FSGroup, Seccomp: sec.Seccomp,
+		}
 	}
 	return pb
 }
@@ -43,6 +58,17 @@ func (p *parser) podSpec(field string, pb *musterv1.PodSpec) spec.PodSpec {
 		RestartPolicy:    in(p, field+".restart_policy", restartPolicies, pb.GetRestartPolicy()),
 		TerminationGrace: unsetGrace,
 		NodeSelector:     pb.GetNodeSelector(), ReadinessGates: pb.GetReadinessGates(), Hostname: pb.GetHostname(),
+		ShareProcessNamespace: pb.GetShareProcessNamespace(),
+		HostNetwork:           pb.GetHostNetwork(), HostPID: pb.GetHostPid(), HostIPC: pb.GetHostIpc(),
+	}
+	if sec := pb.GetSecurity(); sec != nil {
+		s.Security = spec.PodSecurity{
+			RunAsUser: sec.RunAsUser, RunAsGroup: sec.RunAsGroup, RunAsNonRoot: sec.GetRunAsNonRoot(),
+			SupplementalGroups: sec.GetSupplementalGroups(), FSGroup: sec.FsGroup, Seccomp: sec.GetSeccomp(),
+		}
+	}
+	for i, c := range pb.GetInitContainers() {
+		s.InitContainers = append(s.InitContainers, p.container(fmt.Sprintf("%s.init_containers[%d]", field, i), c))
 	}
 	if g := pb.GetTerminationGrace(); g != nil {
 		s.TerminationGrace = p.duration(field+".termination_grace", g)
@@ -51,7 +77,11 @@ func (p *parser) podSpec(field string, pb *musterv1.PodSpec) spec.PodSpec {
 		s.Containers = append(s.Containers, p.container(fmt.Sprintf("%s.containers[%d]", field, i), c))
 	}
 	for _, v := range pb.GetVolumes() {
-		s.Volumes = append(s.Volumes, spec.Volume{Name: v.GetName(), HostPath: v.GetHostPath(), HostPathType: v.GetHostPathType()})
+		out := spec.Volume{Name: v.GetName(), HostPath: v.GetHostPath(), HostPathType: v.GetHostPathType()}
+		if e := v.GetEmptyDir(); e != nil {
+			out.EmptyDir = &spec.EmptyDir{Memory: e.GetMemory(), SizeLimit: e.GetSizeLimitBytes()}
+		}
+		s.Volumes = append(s.Volumes, out)
 	}
 	return s
 }
@@ -78,13 +108,20 @@ func containerToProto(c *spec.Container) *musterv1.Container {
 		pb.Env = append(pb.Env, &musterv1.EnvVar{Name: e.Name, Value: e.Value, FieldPath: e.FieldPath})
 	}
 	for _, p := range c.Ports {
-		pb.Ports = append(pb.Ports, &musterv1.ContainerPort{Name: p.Name, Number: p.Number, Protocol: p.Protocol})
+		pb.Ports = append(pb.Ports, &musterv1.ContainerPort{Name: p.Name, Number: p.Number, Protocol: p.Protocol, HostPort: p.HostPort})
 	}
 	for _, m := range c.Mounts {
-		pb.Mounts = append(pb.Mounts, &musterv1.VolumeMount{Volume: m.Volume, Path: m.Path, ReadOnly: m.ReadOnly})
+		pb.Mounts = append(pb.Mounts, &musterv1.VolumeMount{Volume: m.Volume, Path: m.Path, SubPath: m.SubPath, ReadOnly: m.ReadOnly})
 	}
 	for _, r := range c.RestartRules {
 		pb.RestartRules = append(pb.RestartRules, &musterv1.RestartRule{Action: r.Action, In: r.In, ExitCodes: r.ExitCodes})
+	}
+	if sec := &c.Security; !reflect.ValueOf(*sec).IsZero() {
+		pb.Security = &musterv1.ContainerSecurity{
+			RunAsUser: sec.RunAsUser, RunAsGroup: sec.RunAsGroup, RunAsNonRoot: sec.RunAsNonRoot,
+			AddCapabilities: sec.AddCapabilities, DropCapabilities: sec.DropCapabilities,
+			ReadOnlyRootFilesystem: sec.ReadOnlyRootFilesystem, AllowPrivilegeEscalation: sec.AllowPrivilegeEscalation, Seccomp: sec.Seccomp,
+		}
 	}
 	return pb
 }
@@ -102,13 +139,21 @@ func (p *parser) container(field string, pb *musterv1.Container) spec.Container 
 		c.Env = append(c.Env, spec.EnvVar{Name: e.GetName(), Value: e.GetValue(), FieldPath: e.GetFieldPath()})
 	}
 	for _, port := range pb.GetPorts() {
-		c.Ports = append(c.Ports, spec.Port{Name: port.GetName(), Number: port.GetNumber(), Protocol: port.GetProtocol()})
+		c.Ports = append(c.Ports, spec.Port{Name: port.GetName(), Number: port.GetNumber(), Protocol: port.GetProtocol(), HostPort: port.GetHostPort()})
 	}
 	for _, m := range pb.GetMounts() {
-		c.Mounts = append(c.Mounts, spec.Mount{Volume: m.GetVolume(), Path: m.GetPath(), ReadOnly: m.GetReadOnly()})
+		c.Mounts = append(c.Mounts, spec.Mount{Volume: m.GetVolume(), Path: m.GetPath(), SubPath: m.GetSubPath(), ReadOnly: m.GetReadOnly()})
 	}
 	for _, r := range pb.GetRestartRules() {
 		c.RestartRules = append(c.RestartRules, spec.RestartRule{Action: r.GetAction(), In: r.GetIn(), ExitCodes: r.GetExitCodes()})
+	}
+	if sec := pb.GetSecurity(); sec != nil {
+		c.Security = spec.ContainerSecurity{
+			RunAsUser: sec.RunAsUser, RunAsGroup: sec.RunAsGroup, RunAsNonRoot: sec.RunAsNonRoot,
+			AddCapabilities: sec.GetAddCapabilities(), DropCapabilities: sec.GetDropCapabilities(),
+			ReadOnlyRootFilesystem: sec.GetReadOnlyRootFilesystem(), AllowPrivilegeEscalation: sec.AllowPrivilegeEscalation,
+			Seccomp: sec.GetSeccomp(),
+		}
 	}
 	return c
 }
@@ -191,13 +236,18 @@ func PodStatusToProto(s *spec.PodStatus) *musterv1.PodStatus {
 		Phase: phases.to[s.Phase], Reason: s.Reason, Message: s.Message, Conditions: conditionsToProto(s.Conditions),
 		PodIp: s.PodIP, HostIp: s.HostIP, StartTime: stamp(s.StartTime), Fence: s.Fence,
 	}
-	for _, c := range s.Containers {
-		pb.Containers = append(pb.Containers, &musterv1.ContainerStatus{
+	pb.Containers, pb.InitContainers = containerStatusesToProto(s.Containers), containerStatusesToProto(s.InitContainers)
+	return pb
+}
+
+func containerStatusesToProto(all []spec.ContainerStatus) (out []*musterv1.ContainerStatus) {
+	for _, c := range all {
+		out = append(out, &musterv1.ContainerStatus{
 			Name: c.Name, Id: c.ID, Image: c.Image, Started: c.Started, Ready: c.Ready, Restarts: c.Restarts,
 			State: stateToProto(c.State), Last: stateToProto(c.Last),
 		})
 	}
-	return pb
+	return out
 }
 
 // PodStatusFromProto is the inverse of PodStatusToProto.
@@ -212,15 +262,21 @@ func (p *parser) podStatus(field string, pb *musterv1.PodStatus) spec.PodStatus 
 		Phase: in(p, field+".phase", phases, pb.GetPhase()), Reason: pb.GetReason(), Message: pb.GetMessage(),
 		Conditions: p.conditions(field+".conditions", pb.GetConditions()), PodIP: pb.GetPodIp(), HostIP: pb.GetHostIp(),
 		StartTime: p.time(field+".start_time", pb.GetStartTime()), Fence: pb.GetFence(),
+		Containers:     p.containerStatuses(field+".containers", pb.GetContainers()),
+		InitContainers: p.containerStatuses(field+".init_containers", pb.GetInitContainers()),
 	}
-	for _, c := range pb.GetContainers() {
-		at := field + ".containers[" + c.GetName() + "]"
-		s.Containers = append(s.Containers, spec.ContainerStatus{
+	return s
+}
+
+func (p *parser) containerStatuses(field string, all []*musterv1.ContainerStatus) (out []spec.ContainerStatus) {
+	for _, c := range all {
+		at := field + "[" + c.GetName() + "]"
+		out = append(out, spec.ContainerStatus{
 			Name: c.GetName(), ID: c.GetId(), Image: c.GetImage(), Started: c.GetStarted(), Ready: c.GetReady(),
 			Restarts: c.GetRestarts(), State: p.state(at+".state", c.GetState()), Last: p.state(at+".last", c.GetLast()),
 		})
 	}
-	return s
+	return out
 }
 
 func stateToProto(s spec.ContainerState) *musterv1.ContainerState {

@@ -306,7 +306,20 @@ type PodSpec struct {
 	// Condition types that must be True, besides ContainersReady, for the pod to be Ready.
 	ReadinessGates []string `protobuf:"bytes,6,rep,name=readiness_gates,json=readinessGates,proto3" json:"readiness_gates,omitempty"`
 	// Default: the pod's name. A DNS-1123 label.
-	Hostname      string `protobuf:"bytes,7,opt,name=hostname,proto3" json:"hostname,omitempty"`
+	Hostname string `protobuf:"bytes,7,opt,name=hostname,proto3" json:"hostname,omitempty"`
+	// Run one after the other before the containers; one whose restart_policy is ALWAYS is a sidecar: the next follows once
+	// it has started, and it runs on beside the containers. At most 64 together with them.
+	InitContainers []*Container `protobuf:"bytes,8,rep,name=init_containers,json=initContainers,proto3" json:"init_containers,omitempty"`
+	// Puts all containers into one PID namespace. Default false.
+	ShareProcessNamespace bool `protobuf:"varint,9,opt,name=share_process_namespace,json=shareProcessNamespace,proto3" json:"share_process_namespace,omitempty"`
+	// Uses the node's network instead of an address of the pod's own. Default false.
+	HostNetwork bool `protobuf:"varint,10,opt,name=host_network,json=hostNetwork,proto3" json:"host_network,omitempty"`
+	// Uses the node's PID namespace. Default false.
+	HostPid bool `protobuf:"varint,11,opt,name=host_pid,json=hostPid,proto3" json:"host_pid,omitempty"`
+	// Uses the node's IPC namespace. Default false.
+	HostIpc bool `protobuf:"varint,12,opt,name=host_ipc,json=hostIpc,proto3" json:"host_ipc,omitempty"`
+	// What all containers run as, unless they say otherwise.
+	Security      *PodSecurity `protobuf:"bytes,13,opt,name=security,proto3" json:"security,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -390,6 +403,248 @@ func (x *PodSpec) GetHostname() string {
 	return ""
 }
 
+func (x *PodSpec) GetInitContainers() []*Container {
+	if x != nil {
+		return x.InitContainers
+	}
+	return nil
+}
+
+func (x *PodSpec) GetShareProcessNamespace() bool {
+	if x != nil {
+		return x.ShareProcessNamespace
+	}
+	return false
+}
+
+func (x *PodSpec) GetHostNetwork() bool {
+	if x != nil {
+		return x.HostNetwork
+	}
+	return false
+}
+
+func (x *PodSpec) GetHostPid() bool {
+	if x != nil {
+		return x.HostPid
+	}
+	return false
+}
+
+func (x *PodSpec) GetHostIpc() bool {
+	if x != nil {
+		return x.HostIpc
+	}
+	return false
+}
+
+func (x *PodSpec) GetSecurity() *PodSecurity {
+	if x != nil {
+		return x.Security
+	}
+	return nil
+}
+
+// PodSecurity is what all containers of a pod run as, unless they say otherwise.
+type PodSecurity struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A user id, 0 to 2147483647. Unset: the node's default.
+	RunAsUser *int64 `protobuf:"varint,1,opt,name=run_as_user,json=runAsUser,proto3,oneof" json:"run_as_user,omitempty"`
+	// A group id, 0 to 2147483647. Unset: the user's own on the node.
+	RunAsGroup *int64 `protobuf:"varint,2,opt,name=run_as_group,json=runAsGroup,proto3,oneof" json:"run_as_group,omitempty"`
+	// Refuses to start a container as user 0. Default false.
+	RunAsNonRoot bool `protobuf:"varint,3,opt,name=run_as_non_root,json=runAsNonRoot,proto3" json:"run_as_non_root,omitempty"`
+	// Further groups of the processes; at most 64.
+	SupplementalGroups []int64 `protobuf:"varint,4,rep,packed,name=supplemental_groups,json=supplementalGroups,proto3" json:"supplemental_groups,omitempty"`
+	// A group id that owns the emptyDir volumes and is a further group of the processes. Unset: none.
+	FsGroup *int64 `protobuf:"varint,5,opt,name=fs_group,json=fsGroup,proto3,oneof" json:"fs_group,omitempty"`
+	// "RuntimeDefault" or "Unconfined", the default.
+	Seccomp       string `protobuf:"bytes,6,opt,name=seccomp,proto3" json:"seccomp,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PodSecurity) Reset() {
+	*x = PodSecurity{}
+	mi := &file_muster_v1_pod_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PodSecurity) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PodSecurity) ProtoMessage() {}
+
+func (x *PodSecurity) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_pod_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PodSecurity.ProtoReflect.Descriptor instead.
+func (*PodSecurity) Descriptor() ([]byte, []int) {
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *PodSecurity) GetRunAsUser() int64 {
+	if x != nil && x.RunAsUser != nil {
+		return *x.RunAsUser
+	}
+	return 0
+}
+
+func (x *PodSecurity) GetRunAsGroup() int64 {
+	if x != nil && x.RunAsGroup != nil {
+		return *x.RunAsGroup
+	}
+	return 0
+}
+
+func (x *PodSecurity) GetRunAsNonRoot() bool {
+	if x != nil {
+		return x.RunAsNonRoot
+	}
+	return false
+}
+
+func (x *PodSecurity) GetSupplementalGroups() []int64 {
+	if x != nil {
+		return x.SupplementalGroups
+	}
+	return nil
+}
+
+func (x *PodSecurity) GetFsGroup() int64 {
+	if x != nil && x.FsGroup != nil {
+		return *x.FsGroup
+	}
+	return 0
+}
+
+func (x *PodSecurity) GetSeccomp() string {
+	if x != nil {
+		return x.Seccomp
+	}
+	return ""
+}
+
+// ContainerSecurity is what a container may do.
+type ContainerSecurity struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A user id, 0 to 2147483647. Unset: the pod's.
+	RunAsUser *int64 `protobuf:"varint,1,opt,name=run_as_user,json=runAsUser,proto3,oneof" json:"run_as_user,omitempty"`
+	// A group id, 0 to 2147483647. Unset: the pod's.
+	RunAsGroup *int64 `protobuf:"varint,2,opt,name=run_as_group,json=runAsGroup,proto3,oneof" json:"run_as_group,omitempty"`
+	// Refuses to start as user 0. Unset: the pod's.
+	RunAsNonRoot *bool `protobuf:"varint,3,opt,name=run_as_non_root,json=runAsNonRoot,proto3,oneof" json:"run_as_non_root,omitempty"`
+	// Capabilities to add, without CAP_, or ALL; at most 64.
+	AddCapabilities []string `protobuf:"bytes,4,rep,name=add_capabilities,json=addCapabilities,proto3" json:"add_capabilities,omitempty"`
+	// Capabilities to drop, without CAP_, or ALL; at most 64.
+	DropCapabilities []string `protobuf:"bytes,5,rep,name=drop_capabilities,json=dropCapabilities,proto3" json:"drop_capabilities,omitempty"`
+	// Makes everything read-only but the volumes, /tmp and the pod's own directory. Default false.
+	ReadOnlyRootFilesystem bool `protobuf:"varint,6,opt,name=read_only_root_filesystem,json=readOnlyRootFilesystem,proto3" json:"read_only_root_filesystem,omitempty"`
+	// False keeps set-user-ID programs from giving more rights. Unset: true.
+	AllowPrivilegeEscalation *bool `protobuf:"varint,7,opt,name=allow_privilege_escalation,json=allowPrivilegeEscalation,proto3,oneof" json:"allow_privilege_escalation,omitempty"`
+	// "RuntimeDefault" or "Unconfined". Default: the pod's.
+	Seccomp       string `protobuf:"bytes,8,opt,name=seccomp,proto3" json:"seccomp,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ContainerSecurity) Reset() {
+	*x = ContainerSecurity{}
+	mi := &file_muster_v1_pod_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ContainerSecurity) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ContainerSecurity) ProtoMessage() {}
+
+func (x *ContainerSecurity) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_pod_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ContainerSecurity.ProtoReflect.Descriptor instead.
+func (*ContainerSecurity) Descriptor() ([]byte, []int) {
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *ContainerSecurity) GetRunAsUser() int64 {
+	if x != nil && x.RunAsUser != nil {
+		return *x.RunAsUser
+	}
+	return 0
+}
+
+func (x *ContainerSecurity) GetRunAsGroup() int64 {
+	if x != nil && x.RunAsGroup != nil {
+		return *x.RunAsGroup
+	}
+	return 0
+}
+
+func (x *ContainerSecurity) GetRunAsNonRoot() bool {
+	if x != nil && x.RunAsNonRoot != nil {
+		return *x.RunAsNonRoot
+	}
+	return false
+}
+
+func (x *ContainerSecurity) GetAddCapabilities() []string {
+	if x != nil {
+		return x.AddCapabilities
+	}
+	return nil
+}
+
+func (x *ContainerSecurity) GetDropCapabilities() []string {
+	if x != nil {
+		return x.DropCapabilities
+	}
+	return nil
+}
+
+func (x *ContainerSecurity) GetReadOnlyRootFilesystem() bool {
+	if x != nil {
+		return x.ReadOnlyRootFilesystem
+	}
+	return false
+}
+
+func (x *ContainerSecurity) GetAllowPrivilegeEscalation() bool {
+	if x != nil && x.AllowPrivilegeEscalation != nil {
+		return *x.AllowPrivilegeEscalation
+	}
+	return false
+}
+
+func (x *ContainerSecurity) GetSeccomp() string {
+	if x != nil {
+		return x.Seccomp
+	}
+	return ""
+}
+
 // Container is one process of a pod.
 type Container struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -409,7 +664,7 @@ type Container struct {
 	Ports []*ContainerPort `protobuf:"bytes,7,rep,name=ports,proto3" json:"ports,omitempty"`
 	// What placement counts. Default: nothing.
 	Requests *ResourceList `protobuf:"bytes,8,opt,name=requests,proto3" json:"requests,omitempty"`
-	// Kept and shown; not enforced yet.
+	// What it is held to. Default: nothing.
 	Limits *ResourceList `protobuf:"bytes,9,opt,name=limits,proto3" json:"limits,omitempty"`
 	// At most 64 mounts.
 	Mounts []*VolumeMount `protobuf:"bytes,10,rep,name=mounts,proto3" json:"mounts,omitempty"`
@@ -422,14 +677,16 @@ type Container struct {
 	// Default: the pod's.
 	RestartPolicy RestartPolicy `protobuf:"varint,14,opt,name=restart_policy,json=restartPolicy,proto3,enum=muster.v1.RestartPolicy" json:"restart_policy,omitempty"`
 	// Looked at before restart_policy, which must then be set; at most 20.
-	RestartRules  []*RestartRule `protobuf:"bytes,15,rep,name=restart_rules,json=restartRules,proto3" json:"restart_rules,omitempty"`
+	RestartRules []*RestartRule `protobuf:"bytes,15,rep,name=restart_rules,json=restartRules,proto3" json:"restart_rules,omitempty"`
+	// What it may do.
+	Security      *ContainerSecurity `protobuf:"bytes,16,opt,name=security,proto3" json:"security,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Container) Reset() {
 	*x = Container{}
-	mi := &file_muster_v1_pod_proto_msgTypes[2]
+	mi := &file_muster_v1_pod_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -441,7 +698,7 @@ func (x *Container) String() string {
 func (*Container) ProtoMessage() {}
 
 func (x *Container) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[2]
+	mi := &file_muster_v1_pod_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -454,7 +711,7 @@ func (x *Container) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Container.ProtoReflect.Descriptor instead.
 func (*Container) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{2}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Container) GetName() string {
@@ -562,6 +819,13 @@ func (x *Container) GetRestartRules() []*RestartRule {
 	return nil
 }
 
+func (x *Container) GetSecurity() *ContainerSecurity {
+	if x != nil {
+		return x.Security
+	}
+	return nil
+}
+
 // RestartRule restarts a container after certain exit codes.
 type RestartRule struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -577,7 +841,7 @@ type RestartRule struct {
 
 func (x *RestartRule) Reset() {
 	*x = RestartRule{}
-	mi := &file_muster_v1_pod_proto_msgTypes[3]
+	mi := &file_muster_v1_pod_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -589,7 +853,7 @@ func (x *RestartRule) String() string {
 func (*RestartRule) ProtoMessage() {}
 
 func (x *RestartRule) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[3]
+	mi := &file_muster_v1_pod_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -602,7 +866,7 @@ func (x *RestartRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestartRule.ProtoReflect.Descriptor instead.
 func (*RestartRule) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{3}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *RestartRule) GetAction() string {
@@ -642,7 +906,7 @@ type EnvVar struct {
 
 func (x *EnvVar) Reset() {
 	*x = EnvVar{}
-	mi := &file_muster_v1_pod_proto_msgTypes[4]
+	mi := &file_muster_v1_pod_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -654,7 +918,7 @@ func (x *EnvVar) String() string {
 func (*EnvVar) ProtoMessage() {}
 
 func (x *EnvVar) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[4]
+	mi := &file_muster_v1_pod_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -667,7 +931,7 @@ func (x *EnvVar) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnvVar.ProtoReflect.Descriptor instead.
 func (*EnvVar) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{4}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *EnvVar) GetName() string {
@@ -699,14 +963,16 @@ type ContainerPort struct {
 	// 1 to 65535.
 	Number int32 `protobuf:"varint,2,opt,name=number,proto3" json:"number,omitempty"`
 	// "TCP" (default) or "UDP".
-	Protocol      string `protobuf:"bytes,3,opt,name=protocol,proto3" json:"protocol,omitempty"`
+	Protocol string `protobuf:"bytes,3,opt,name=protocol,proto3" json:"protocol,omitempty"`
+	// A port of the node that leads to this one, 1 to 65535; 0 for none.
+	HostPort      int32 `protobuf:"varint,4,opt,name=host_port,json=hostPort,proto3" json:"host_port,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ContainerPort) Reset() {
 	*x = ContainerPort{}
-	mi := &file_muster_v1_pod_proto_msgTypes[5]
+	mi := &file_muster_v1_pod_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -718,7 +984,7 @@ func (x *ContainerPort) String() string {
 func (*ContainerPort) ProtoMessage() {}
 
 func (x *ContainerPort) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[5]
+	mi := &file_muster_v1_pod_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -731,7 +997,7 @@ func (x *ContainerPort) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerPort.ProtoReflect.Descriptor instead.
 func (*ContainerPort) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{5}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ContainerPort) GetName() string {
@@ -755,6 +1021,13 @@ func (x *ContainerPort) GetProtocol() string {
 	return ""
 }
 
+func (x *ContainerPort) GetHostPort() int32 {
+	if x != nil {
+		return x.HostPort
+	}
+	return 0
+}
+
 // ResourceList has amounts of what a node gives; 0 means none.
 type ResourceList struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -768,7 +1041,7 @@ type ResourceList struct {
 
 func (x *ResourceList) Reset() {
 	*x = ResourceList{}
-	mi := &file_muster_v1_pod_proto_msgTypes[6]
+	mi := &file_muster_v1_pod_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -780,7 +1053,7 @@ func (x *ResourceList) String() string {
 func (*ResourceList) ProtoMessage() {}
 
 func (x *ResourceList) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[6]
+	mi := &file_muster_v1_pod_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -793,7 +1066,7 @@ func (x *ResourceList) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceList.ProtoReflect.Descriptor instead.
 func (*ResourceList) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{6}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ResourceList) GetMilliCpu() int64 {
@@ -818,14 +1091,16 @@ type Volume struct {
 	// An absolute path of the node.
 	HostPath string `protobuf:"bytes,2,opt,name=host_path,json=hostPath,proto3" json:"host_path,omitempty"`
 	// "" (no check), "Directory", "DirectoryOrCreate", "File" or "FileOrCreate".
-	HostPathType  string `protobuf:"bytes,3,opt,name=host_path_type,json=hostPathType,proto3" json:"host_path_type,omitempty"`
+	HostPathType string `protobuf:"bytes,3,opt,name=host_path_type,json=hostPathType,proto3" json:"host_path_type,omitempty"`
+	// A directory that lives as long as the pod on its node; instead of host_path.
+	EmptyDir      *EmptyDir `protobuf:"bytes,4,opt,name=empty_dir,json=emptyDir,proto3" json:"empty_dir,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Volume) Reset() {
 	*x = Volume{}
-	mi := &file_muster_v1_pod_proto_msgTypes[7]
+	mi := &file_muster_v1_pod_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -837,7 +1112,7 @@ func (x *Volume) String() string {
 func (*Volume) ProtoMessage() {}
 
 func (x *Volume) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[7]
+	mi := &file_muster_v1_pod_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -850,7 +1125,7 @@ func (x *Volume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Volume.ProtoReflect.Descriptor instead.
 func (*Volume) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{7}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Volume) GetName() string {
@@ -874,22 +1149,86 @@ func (x *Volume) GetHostPathType() string {
 	return ""
 }
 
+func (x *Volume) GetEmptyDir() *EmptyDir {
+	if x != nil {
+		return x.EmptyDir
+	}
+	return nil
+}
+
+// EmptyDir is a directory of the pod's own, which any user may write in.
+type EmptyDir struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Keeps it in memory. Default false: on the node's disk.
+	Memory bool `protobuf:"varint,1,opt,name=memory,proto3" json:"memory,omitempty"`
+	// In bytes; 0 for none.
+	SizeLimitBytes int64 `protobuf:"varint,2,opt,name=size_limit_bytes,json=sizeLimitBytes,proto3" json:"size_limit_bytes,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *EmptyDir) Reset() {
+	*x = EmptyDir{}
+	mi := &file_muster_v1_pod_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EmptyDir) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EmptyDir) ProtoMessage() {}
+
+func (x *EmptyDir) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_pod_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EmptyDir.ProtoReflect.Descriptor instead.
+func (*EmptyDir) Descriptor() ([]byte, []int) {
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *EmptyDir) GetMemory() bool {
+	if x != nil {
+		return x.Memory
+	}
+	return false
+}
+
+func (x *EmptyDir) GetSizeLimitBytes() int64 {
+	if x != nil {
+		return x.SizeLimitBytes
+	}
+	return 0
+}
+
 // VolumeMount puts a volume at a path of the container.
 type VolumeMount struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The volume's name.
 	Volume string `protobuf:"bytes,1,opt,name=volume,proto3" json:"volume,omitempty"`
-	// Absolute; must equal the volume's host_path for now.
+	// Absolute. Where a node has no mount namespaces it must equal the host_path.
 	Path string `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"`
-	// Refused when true, for now.
-	ReadOnly      bool `protobuf:"varint,3,opt,name=read_only,json=readOnly,proto3" json:"read_only,omitempty"`
+	// Default false.
+	ReadOnly bool `protobuf:"varint,3,opt,name=read_only,json=readOnly,proto3" json:"read_only,omitempty"`
+	// A path below the volume's root, relative and without ".."; default: the root.
+	SubPath       string `protobuf:"bytes,4,opt,name=sub_path,json=subPath,proto3" json:"sub_path,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *VolumeMount) Reset() {
 	*x = VolumeMount{}
-	mi := &file_muster_v1_pod_proto_msgTypes[8]
+	mi := &file_muster_v1_pod_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -901,7 +1240,7 @@ func (x *VolumeMount) String() string {
 func (*VolumeMount) ProtoMessage() {}
 
 func (x *VolumeMount) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[8]
+	mi := &file_muster_v1_pod_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -914,7 +1253,7 @@ func (x *VolumeMount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VolumeMount.ProtoReflect.Descriptor instead.
 func (*VolumeMount) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{8}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *VolumeMount) GetVolume() string {
@@ -938,6 +1277,13 @@ func (x *VolumeMount) GetReadOnly() bool {
 	return false
 }
 
+func (x *VolumeMount) GetSubPath() string {
+	if x != nil {
+		return x.SubPath
+	}
+	return ""
+}
+
 // PodStatus is what the holder of a pod says of it.
 type PodStatus struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -958,14 +1304,16 @@ type PodStatus struct {
 	// One for each container of the spec, in its order.
 	Containers []*ContainerStatus `protobuf:"bytes,8,rep,name=containers,proto3" json:"containers,omitempty"`
 	// "kernel" or "best-effort" for a fenced pod: who ends it at its deadline. Otherwise empty.
-	Fence         string `protobuf:"bytes,9,opt,name=fence,proto3" json:"fence,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Fence string `protobuf:"bytes,9,opt,name=fence,proto3" json:"fence,omitempty"`
+	// One for each init container of the spec, in its order.
+	InitContainers []*ContainerStatus `protobuf:"bytes,10,rep,name=init_containers,json=initContainers,proto3" json:"init_containers,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *PodStatus) Reset() {
 	*x = PodStatus{}
-	mi := &file_muster_v1_pod_proto_msgTypes[9]
+	mi := &file_muster_v1_pod_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -977,7 +1325,7 @@ func (x *PodStatus) String() string {
 func (*PodStatus) ProtoMessage() {}
 
 func (x *PodStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[9]
+	mi := &file_muster_v1_pod_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -990,7 +1338,7 @@ func (x *PodStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PodStatus.ProtoReflect.Descriptor instead.
 func (*PodStatus) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{9}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *PodStatus) GetPhase() PodPhase {
@@ -1056,6 +1404,13 @@ func (x *PodStatus) GetFence() string {
 	return ""
 }
 
+func (x *PodStatus) GetInitContainers() []*ContainerStatus {
+	if x != nil {
+		return x.InitContainers
+	}
+	return nil
+}
+
 // ContainerStatus is what is seen of one container.
 type ContainerStatus struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1081,7 +1436,7 @@ type ContainerStatus struct {
 
 func (x *ContainerStatus) Reset() {
 	*x = ContainerStatus{}
-	mi := &file_muster_v1_pod_proto_msgTypes[10]
+	mi := &file_muster_v1_pod_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1093,7 +1448,7 @@ func (x *ContainerStatus) String() string {
 func (*ContainerStatus) ProtoMessage() {}
 
 func (x *ContainerStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[10]
+	mi := &file_muster_v1_pod_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1106,7 +1461,7 @@ func (x *ContainerStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerStatus.ProtoReflect.Descriptor instead.
 func (*ContainerStatus) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{10}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ContainerStatus) GetName() string {
@@ -1182,7 +1537,7 @@ type ContainerState struct {
 
 func (x *ContainerState) Reset() {
 	*x = ContainerState{}
-	mi := &file_muster_v1_pod_proto_msgTypes[11]
+	mi := &file_muster_v1_pod_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1194,7 +1549,7 @@ func (x *ContainerState) String() string {
 func (*ContainerState) ProtoMessage() {}
 
 func (x *ContainerState) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[11]
+	mi := &file_muster_v1_pod_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1207,7 +1562,7 @@ func (x *ContainerState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerState.ProtoReflect.Descriptor instead.
 func (*ContainerState) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{11}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ContainerState) GetState() isContainerState_State {
@@ -1282,7 +1637,7 @@ type ContainerWaiting struct {
 
 func (x *ContainerWaiting) Reset() {
 	*x = ContainerWaiting{}
-	mi := &file_muster_v1_pod_proto_msgTypes[12]
+	mi := &file_muster_v1_pod_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1294,7 +1649,7 @@ func (x *ContainerWaiting) String() string {
 func (*ContainerWaiting) ProtoMessage() {}
 
 func (x *ContainerWaiting) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[12]
+	mi := &file_muster_v1_pod_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1307,7 +1662,7 @@ func (x *ContainerWaiting) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerWaiting.ProtoReflect.Descriptor instead.
 func (*ContainerWaiting) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{12}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ContainerWaiting) GetReason() string {
@@ -1335,7 +1690,7 @@ type ContainerRunning struct {
 
 func (x *ContainerRunning) Reset() {
 	*x = ContainerRunning{}
-	mi := &file_muster_v1_pod_proto_msgTypes[13]
+	mi := &file_muster_v1_pod_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1347,7 +1702,7 @@ func (x *ContainerRunning) String() string {
 func (*ContainerRunning) ProtoMessage() {}
 
 func (x *ContainerRunning) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[13]
+	mi := &file_muster_v1_pod_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1360,7 +1715,7 @@ func (x *ContainerRunning) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerRunning.ProtoReflect.Descriptor instead.
 func (*ContainerRunning) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{13}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ContainerRunning) GetStartedAt() *timestamppb.Timestamp {
@@ -1393,7 +1748,7 @@ type ContainerTerminated struct {
 
 func (x *ContainerTerminated) Reset() {
 	*x = ContainerTerminated{}
-	mi := &file_muster_v1_pod_proto_msgTypes[14]
+	mi := &file_muster_v1_pod_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1405,7 +1760,7 @@ func (x *ContainerTerminated) String() string {
 func (*ContainerTerminated) ProtoMessage() {}
 
 func (x *ContainerTerminated) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[14]
+	mi := &file_muster_v1_pod_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1418,7 +1773,7 @@ func (x *ContainerTerminated) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerTerminated.ProtoReflect.Descriptor instead.
 func (*ContainerTerminated) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{14}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ContainerTerminated) GetExitCode() int32 {
@@ -1483,7 +1838,7 @@ type GetPodRequest struct {
 
 func (x *GetPodRequest) Reset() {
 	*x = GetPodRequest{}
-	mi := &file_muster_v1_pod_proto_msgTypes[15]
+	mi := &file_muster_v1_pod_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1495,7 +1850,7 @@ func (x *GetPodRequest) String() string {
 func (*GetPodRequest) ProtoMessage() {}
 
 func (x *GetPodRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[15]
+	mi := &file_muster_v1_pod_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1508,7 +1863,7 @@ func (x *GetPodRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPodRequest.ProtoReflect.Descriptor instead.
 func (*GetPodRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{15}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *GetPodRequest) GetNamespace() string {
@@ -1536,7 +1891,7 @@ type GetPodResponse struct {
 
 func (x *GetPodResponse) Reset() {
 	*x = GetPodResponse{}
-	mi := &file_muster_v1_pod_proto_msgTypes[16]
+	mi := &file_muster_v1_pod_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1548,7 +1903,7 @@ func (x *GetPodResponse) String() string {
 func (*GetPodResponse) ProtoMessage() {}
 
 func (x *GetPodResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[16]
+	mi := &file_muster_v1_pod_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1561,7 +1916,7 @@ func (x *GetPodResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPodResponse.ProtoReflect.Descriptor instead.
 func (*GetPodResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{16}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *GetPodResponse) GetPod() *Pod {
@@ -1588,7 +1943,7 @@ type PodFilter struct {
 
 func (x *PodFilter) Reset() {
 	*x = PodFilter{}
-	mi := &file_muster_v1_pod_proto_msgTypes[17]
+	mi := &file_muster_v1_pod_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1600,7 +1955,7 @@ func (x *PodFilter) String() string {
 func (*PodFilter) ProtoMessage() {}
 
 func (x *PodFilter) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[17]
+	mi := &file_muster_v1_pod_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1613,7 +1968,7 @@ func (x *PodFilter) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PodFilter.ProtoReflect.Descriptor instead.
 func (*PodFilter) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{17}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *PodFilter) GetNamespace() string {
@@ -1659,7 +2014,7 @@ type ListPodsRequest struct {
 
 func (x *ListPodsRequest) Reset() {
 	*x = ListPodsRequest{}
-	mi := &file_muster_v1_pod_proto_msgTypes[18]
+	mi := &file_muster_v1_pod_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1671,7 +2026,7 @@ func (x *ListPodsRequest) String() string {
 func (*ListPodsRequest) ProtoMessage() {}
 
 func (x *ListPodsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[18]
+	mi := &file_muster_v1_pod_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1684,7 +2039,7 @@ func (x *ListPodsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPodsRequest.ProtoReflect.Descriptor instead.
 func (*ListPodsRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{18}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ListPodsRequest) GetFilter() *PodFilter {
@@ -1723,7 +2078,7 @@ type ListPodsResponse struct {
 
 func (x *ListPodsResponse) Reset() {
 	*x = ListPodsResponse{}
-	mi := &file_muster_v1_pod_proto_msgTypes[19]
+	mi := &file_muster_v1_pod_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1735,7 +2090,7 @@ func (x *ListPodsResponse) String() string {
 func (*ListPodsResponse) ProtoMessage() {}
 
 func (x *ListPodsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[19]
+	mi := &file_muster_v1_pod_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1748,7 +2103,7 @@ func (x *ListPodsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPodsResponse.ProtoReflect.Descriptor instead.
 func (*ListPodsResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{19}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ListPodsResponse) GetPods() []*Pod {
@@ -1785,7 +2140,7 @@ type WatchPodsRequest struct {
 
 func (x *WatchPodsRequest) Reset() {
 	*x = WatchPodsRequest{}
-	mi := &file_muster_v1_pod_proto_msgTypes[20]
+	mi := &file_muster_v1_pod_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1797,7 +2152,7 @@ func (x *WatchPodsRequest) String() string {
 func (*WatchPodsRequest) ProtoMessage() {}
 
 func (x *WatchPodsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[20]
+	mi := &file_muster_v1_pod_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1810,7 +2165,7 @@ func (x *WatchPodsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchPodsRequest.ProtoReflect.Descriptor instead.
 func (*WatchPodsRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{20}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *WatchPodsRequest) GetFilter() *PodFilter {
@@ -1842,7 +2197,7 @@ type WatchPodsResponse struct {
 
 func (x *WatchPodsResponse) Reset() {
 	*x = WatchPodsResponse{}
-	mi := &file_muster_v1_pod_proto_msgTypes[21]
+	mi := &file_muster_v1_pod_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1854,7 +2209,7 @@ func (x *WatchPodsResponse) String() string {
 func (*WatchPodsResponse) ProtoMessage() {}
 
 func (x *WatchPodsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[21]
+	mi := &file_muster_v1_pod_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1867,7 +2222,7 @@ func (x *WatchPodsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchPodsResponse.ProtoReflect.Descriptor instead.
 func (*WatchPodsResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{21}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *WatchPodsResponse) GetType() ChangeType {
@@ -1904,7 +2259,7 @@ type CreatePodRequest struct {
 
 func (x *CreatePodRequest) Reset() {
 	*x = CreatePodRequest{}
-	mi := &file_muster_v1_pod_proto_msgTypes[22]
+	mi := &file_muster_v1_pod_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1916,7 +2271,7 @@ func (x *CreatePodRequest) String() string {
 func (*CreatePodRequest) ProtoMessage() {}
 
 func (x *CreatePodRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[22]
+	mi := &file_muster_v1_pod_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1929,7 +2284,7 @@ func (x *CreatePodRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreatePodRequest.ProtoReflect.Descriptor instead.
 func (*CreatePodRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{22}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *CreatePodRequest) GetPod() *Pod {
@@ -1959,7 +2314,7 @@ type CreatePodResponse struct {
 
 func (x *CreatePodResponse) Reset() {
 	*x = CreatePodResponse{}
-	mi := &file_muster_v1_pod_proto_msgTypes[23]
+	mi := &file_muster_v1_pod_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1971,7 +2326,7 @@ func (x *CreatePodResponse) String() string {
 func (*CreatePodResponse) ProtoMessage() {}
 
 func (x *CreatePodResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[23]
+	mi := &file_muster_v1_pod_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1984,7 +2339,7 @@ func (x *CreatePodResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreatePodResponse.ProtoReflect.Descriptor instead.
 func (*CreatePodResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{23}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *CreatePodResponse) GetPod() *Pod {
@@ -2016,7 +2371,7 @@ type UpdatePodRequest struct {
 
 func (x *UpdatePodRequest) Reset() {
 	*x = UpdatePodRequest{}
-	mi := &file_muster_v1_pod_proto_msgTypes[24]
+	mi := &file_muster_v1_pod_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2028,7 +2383,7 @@ func (x *UpdatePodRequest) String() string {
 func (*UpdatePodRequest) ProtoMessage() {}
 
 func (x *UpdatePodRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[24]
+	mi := &file_muster_v1_pod_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2041,7 +2396,7 @@ func (x *UpdatePodRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdatePodRequest.ProtoReflect.Descriptor instead.
 func (*UpdatePodRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{24}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *UpdatePodRequest) GetPod() *Pod {
@@ -2080,7 +2435,7 @@ type UpdatePodResponse struct {
 
 func (x *UpdatePodResponse) Reset() {
 	*x = UpdatePodResponse{}
-	mi := &file_muster_v1_pod_proto_msgTypes[25]
+	mi := &file_muster_v1_pod_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2092,7 +2447,7 @@ func (x *UpdatePodResponse) String() string {
 func (*UpdatePodResponse) ProtoMessage() {}
 
 func (x *UpdatePodResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[25]
+	mi := &file_muster_v1_pod_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2105,7 +2460,7 @@ func (x *UpdatePodResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdatePodResponse.ProtoReflect.Descriptor instead.
 func (*UpdatePodResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{25}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *UpdatePodResponse) GetPod() *Pod {
@@ -2149,7 +2504,7 @@ type DeletePodRequest struct {
 
 func (x *DeletePodRequest) Reset() {
 	*x = DeletePodRequest{}
-	mi := &file_muster_v1_pod_proto_msgTypes[26]
+	mi := &file_muster_v1_pod_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2161,7 +2516,7 @@ func (x *DeletePodRequest) String() string {
 func (*DeletePodRequest) ProtoMessage() {}
 
 func (x *DeletePodRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[26]
+	mi := &file_muster_v1_pod_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2174,7 +2529,7 @@ func (x *DeletePodRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeletePodRequest.ProtoReflect.Descriptor instead.
 func (*DeletePodRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{26}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *DeletePodRequest) GetNamespace() string {
@@ -2223,7 +2578,7 @@ type DeletePodResponse struct {
 
 func (x *DeletePodResponse) Reset() {
 	*x = DeletePodResponse{}
-	mi := &file_muster_v1_pod_proto_msgTypes[27]
+	mi := &file_muster_v1_pod_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2235,7 +2590,7 @@ func (x *DeletePodResponse) String() string {
 func (*DeletePodResponse) ProtoMessage() {}
 
 func (x *DeletePodResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[27]
+	mi := &file_muster_v1_pod_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2248,7 +2603,7 @@ func (x *DeletePodResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeletePodResponse.ProtoReflect.Descriptor instead.
 func (*DeletePodResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{27}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *DeletePodResponse) GetPod() *Pod {
@@ -2273,7 +2628,7 @@ type MovePodRequest struct {
 
 func (x *MovePodRequest) Reset() {
 	*x = MovePodRequest{}
-	mi := &file_muster_v1_pod_proto_msgTypes[28]
+	mi := &file_muster_v1_pod_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2285,7 +2640,7 @@ func (x *MovePodRequest) String() string {
 func (*MovePodRequest) ProtoMessage() {}
 
 func (x *MovePodRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[28]
+	mi := &file_muster_v1_pod_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2298,7 +2653,7 @@ func (x *MovePodRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MovePodRequest.ProtoReflect.Descriptor instead.
 func (*MovePodRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{28}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *MovePodRequest) GetNamespace() string {
@@ -2333,7 +2688,7 @@ type MovePodResponse struct {
 
 func (x *MovePodResponse) Reset() {
 	*x = MovePodResponse{}
-	mi := &file_muster_v1_pod_proto_msgTypes[29]
+	mi := &file_muster_v1_pod_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2345,7 +2700,7 @@ func (x *MovePodResponse) String() string {
 func (*MovePodResponse) ProtoMessage() {}
 
 func (x *MovePodResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[29]
+	mi := &file_muster_v1_pod_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2358,7 +2713,7 @@ func (x *MovePodResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MovePodResponse.ProtoReflect.Descriptor instead.
 func (*MovePodResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{29}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *MovePodResponse) GetPod() *Pod {
@@ -2393,7 +2748,7 @@ type ReadPodLogsRequest struct {
 
 func (x *ReadPodLogsRequest) Reset() {
 	*x = ReadPodLogsRequest{}
-	mi := &file_muster_v1_pod_proto_msgTypes[30]
+	mi := &file_muster_v1_pod_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2405,7 +2760,7 @@ func (x *ReadPodLogsRequest) String() string {
 func (*ReadPodLogsRequest) ProtoMessage() {}
 
 func (x *ReadPodLogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[30]
+	mi := &file_muster_v1_pod_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2418,7 +2773,7 @@ func (x *ReadPodLogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadPodLogsRequest.ProtoReflect.Descriptor instead.
 func (*ReadPodLogsRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{30}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ReadPodLogsRequest) GetNamespace() string {
@@ -2488,7 +2843,7 @@ type ReadPodLogsResponse struct {
 
 func (x *ReadPodLogsResponse) Reset() {
 	*x = ReadPodLogsResponse{}
-	mi := &file_muster_v1_pod_proto_msgTypes[31]
+	mi := &file_muster_v1_pod_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2500,7 +2855,7 @@ func (x *ReadPodLogsResponse) String() string {
 func (*ReadPodLogsResponse) ProtoMessage() {}
 
 func (x *ReadPodLogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[31]
+	mi := &file_muster_v1_pod_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2513,7 +2868,7 @@ func (x *ReadPodLogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadPodLogsResponse.ProtoReflect.Descriptor instead.
 func (*ReadPodLogsResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{31}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ReadPodLogsResponse) GetData() []byte {
@@ -2534,7 +2889,7 @@ const file_muster_v1_pod_proto_rawDesc = "" +
 	"\x06status\x18\x03 \x01(\v2\x14.muster.v1.PodStatusR\x06status\x12\x12\n" +
 	"\x04node\x18\x04 \x01(\tR\x04node\x12\x14\n" +
 	"\x05epoch\x18\x05 \x01(\x03R\x05epoch\x12?\n" +
-	"\x0efailover_class\x18\x06 \x01(\x0e2\x18.muster.v1.FailoverClassR\rfailoverClass\"\xc6\x03\n" +
+	"\x0efailover_class\x18\x06 \x01(\x0e2\x18.muster.v1.FailoverClassR\rfailoverClass\"\xca\x05\n" +
 	"\aPodSpec\x124\n" +
 	"\n" +
 	"containers\x18\x01 \x03(\v2\x14.muster.v1.ContainerR\n" +
@@ -2544,10 +2899,42 @@ const file_muster_v1_pod_proto_rawDesc = "" +
 	"\x11termination_grace\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x10terminationGrace\x12I\n" +
 	"\rnode_selector\x18\x05 \x03(\v2$.muster.v1.PodSpec.NodeSelectorEntryR\fnodeSelector\x12'\n" +
 	"\x0freadiness_gates\x18\x06 \x03(\tR\x0ereadinessGates\x12\x1a\n" +
-	"\bhostname\x18\a \x01(\tR\bhostname\x1a?\n" +
+	"\bhostname\x18\a \x01(\tR\bhostname\x12=\n" +
+	"\x0finit_containers\x18\b \x03(\v2\x14.muster.v1.ContainerR\x0einitContainers\x126\n" +
+	"\x17share_process_namespace\x18\t \x01(\bR\x15shareProcessNamespace\x12!\n" +
+	"\fhost_network\x18\n" +
+	" \x01(\bR\vhostNetwork\x12\x19\n" +
+	"\bhost_pid\x18\v \x01(\bR\ahostPid\x12\x19\n" +
+	"\bhost_ipc\x18\f \x01(\bR\ahostIpc\x122\n" +
+	"\bsecurity\x18\r \x01(\v2\x16.muster.v1.PodSecurityR\bsecurity\x1a?\n" +
 	"\x11NodeSelectorEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xf7\x04\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x99\x02\n" +
+	"\vPodSecurity\x12#\n" +
+	"\vrun_as_user\x18\x01 \x01(\x03H\x00R\trunAsUser\x88\x01\x01\x12%\n" +
+	"\frun_as_group\x18\x02 \x01(\x03H\x01R\n" +
+	"runAsGroup\x88\x01\x01\x12%\n" +
+	"\x0frun_as_non_root\x18\x03 \x01(\bR\frunAsNonRoot\x12/\n" +
+	"\x13supplemental_groups\x18\x04 \x03(\x03R\x12supplementalGroups\x12\x1e\n" +
+	"\bfs_group\x18\x05 \x01(\x03H\x02R\afsGroup\x88\x01\x01\x12\x18\n" +
+	"\aseccomp\x18\x06 \x01(\tR\aseccompB\x0e\n" +
+	"\f_run_as_userB\x0f\n" +
+	"\r_run_as_groupB\v\n" +
+	"\t_fs_group\"\xcf\x03\n" +
+	"\x11ContainerSecurity\x12#\n" +
+	"\vrun_as_user\x18\x01 \x01(\x03H\x00R\trunAsUser\x88\x01\x01\x12%\n" +
+	"\frun_as_group\x18\x02 \x01(\x03H\x01R\n" +
+	"runAsGroup\x88\x01\x01\x12*\n" +
+	"\x0frun_as_non_root\x18\x03 \x01(\bH\x02R\frunAsNonRoot\x88\x01\x01\x12)\n" +
+	"\x10add_capabilities\x18\x04 \x03(\tR\x0faddCapabilities\x12+\n" +
+	"\x11drop_capabilities\x18\x05 \x03(\tR\x10dropCapabilities\x129\n" +
+	"\x19read_only_root_filesystem\x18\x06 \x01(\bR\x16readOnlyRootFilesystem\x12A\n" +
+	"\x1aallow_privilege_escalation\x18\a \x01(\bH\x03R\x18allowPrivilegeEscalation\x88\x01\x01\x12\x18\n" +
+	"\aseccomp\x18\b \x01(\tR\aseccompB\x0e\n" +
+	"\f_run_as_userB\x0f\n" +
+	"\r_run_as_groupB\x12\n" +
+	"\x10_run_as_non_rootB\x1d\n" +
+	"\x1b_allow_privilege_escalation\"\xb1\x05\n" +
 	"\tContainer\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05image\x18\x02 \x01(\tR\x05image\x12\x18\n" +
@@ -2565,7 +2952,8 @@ const file_muster_v1_pod_proto_rawDesc = "" +
 	"\treadiness\x18\f \x01(\v2\x10.muster.v1.ProbeR\treadiness\x12*\n" +
 	"\astartup\x18\r \x01(\v2\x10.muster.v1.ProbeR\astartup\x12?\n" +
 	"\x0erestart_policy\x18\x0e \x01(\x0e2\x18.muster.v1.RestartPolicyR\rrestartPolicy\x12;\n" +
-	"\rrestart_rules\x18\x0f \x03(\v2\x16.muster.v1.RestartRuleR\frestartRules\"T\n" +
+	"\rrestart_rules\x18\x0f \x03(\v2\x16.muster.v1.RestartRuleR\frestartRules\x128\n" +
+	"\bsecurity\x18\x10 \x01(\v2\x1c.muster.v1.ContainerSecurityR\bsecurity\"T\n" +
 	"\vRestartRule\x12\x16\n" +
 	"\x06action\x18\x01 \x01(\tR\x06action\x12\x0e\n" +
 	"\x02in\x18\x02 \x01(\bR\x02in\x12\x1d\n" +
@@ -2575,22 +2963,28 @@ const file_muster_v1_pod_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value\x12\x1d\n" +
 	"\n" +
-	"field_path\x18\x03 \x01(\tR\tfieldPath\"W\n" +
+	"field_path\x18\x03 \x01(\tR\tfieldPath\"t\n" +
 	"\rContainerPort\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06number\x18\x02 \x01(\x05R\x06number\x12\x1a\n" +
-	"\bprotocol\x18\x03 \x01(\tR\bprotocol\"N\n" +
+	"\bprotocol\x18\x03 \x01(\tR\bprotocol\x12\x1b\n" +
+	"\thost_port\x18\x04 \x01(\x05R\bhostPort\"N\n" +
 	"\fResourceList\x12\x1b\n" +
 	"\tmilli_cpu\x18\x01 \x01(\x03R\bmilliCpu\x12!\n" +
-	"\fmemory_bytes\x18\x02 \x01(\x03R\vmemoryBytes\"_\n" +
+	"\fmemory_bytes\x18\x02 \x01(\x03R\vmemoryBytes\"\x91\x01\n" +
 	"\x06Volume\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1b\n" +
 	"\thost_path\x18\x02 \x01(\tR\bhostPath\x12$\n" +
-	"\x0ehost_path_type\x18\x03 \x01(\tR\fhostPathType\"V\n" +
+	"\x0ehost_path_type\x18\x03 \x01(\tR\fhostPathType\x120\n" +
+	"\tempty_dir\x18\x04 \x01(\v2\x13.muster.v1.EmptyDirR\bemptyDir\"L\n" +
+	"\bEmptyDir\x12\x16\n" +
+	"\x06memory\x18\x01 \x01(\bR\x06memory\x12(\n" +
+	"\x10size_limit_bytes\x18\x02 \x01(\x03R\x0esizeLimitBytes\"q\n" +
 	"\vVolumeMount\x12\x16\n" +
 	"\x06volume\x18\x01 \x01(\tR\x06volume\x12\x12\n" +
 	"\x04path\x18\x02 \x01(\tR\x04path\x12\x1b\n" +
-	"\tread_only\x18\x03 \x01(\bR\breadOnly\"\xdb\x02\n" +
+	"\tread_only\x18\x03 \x01(\bR\breadOnly\x12\x19\n" +
+	"\bsub_path\x18\x04 \x01(\tR\asubPath\"\xa0\x03\n" +
 	"\tPodStatus\x12)\n" +
 	"\x05phase\x18\x01 \x01(\x0e2\x13.muster.v1.PodPhaseR\x05phase\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x18\n" +
@@ -2605,7 +2999,9 @@ const file_muster_v1_pod_proto_rawDesc = "" +
 	"\n" +
 	"containers\x18\b \x03(\v2\x1a.muster.v1.ContainerStatusR\n" +
 	"containers\x12\x14\n" +
-	"\x05fence\x18\t \x01(\tR\x05fence\"\xf7\x01\n" +
+	"\x05fence\x18\t \x01(\tR\x05fence\x12C\n" +
+	"\x0finit_containers\x18\n" +
+	" \x03(\v2\x1a.muster.v1.ContainerStatusR\x0einitContainers\"\xf7\x01\n" +
 	"\x0fContainerStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x14\n" +
@@ -2747,120 +3143,128 @@ func file_muster_v1_pod_proto_rawDescGZIP() []byte {
 }
 
 var file_muster_v1_pod_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_muster_v1_pod_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
+var file_muster_v1_pod_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
 var file_muster_v1_pod_proto_goTypes = []any{
 	(FailoverClass)(0),            // 0: muster.v1.FailoverClass
 	(RestartPolicy)(0),            // 1: muster.v1.RestartPolicy
 	(PodPhase)(0),                 // 2: muster.v1.PodPhase
 	(*Pod)(nil),                   // 3: muster.v1.Pod
 	(*PodSpec)(nil),               // 4: muster.v1.PodSpec
-	(*Container)(nil),             // 5: muster.v1.Container
-	(*RestartRule)(nil),           // 6: muster.v1.RestartRule
-	(*EnvVar)(nil),                // 7: muster.v1.EnvVar
-	(*ContainerPort)(nil),         // 8: muster.v1.ContainerPort
-	(*ResourceList)(nil),          // 9: muster.v1.ResourceList
-	(*Volume)(nil),                // 10: muster.v1.Volume
-	(*VolumeMount)(nil),           // 11: muster.v1.VolumeMount
-	(*PodStatus)(nil),             // 12: muster.v1.PodStatus
-	(*ContainerStatus)(nil),       // 13: muster.v1.ContainerStatus
-	(*ContainerState)(nil),        // 14: muster.v1.ContainerState
-	(*ContainerWaiting)(nil),      // 15: muster.v1.ContainerWaiting
-	(*ContainerRunning)(nil),      // 16: muster.v1.ContainerRunning
-	(*ContainerTerminated)(nil),   // 17: muster.v1.ContainerTerminated
-	(*GetPodRequest)(nil),         // 18: muster.v1.GetPodRequest
-	(*GetPodResponse)(nil),        // 19: muster.v1.GetPodResponse
-	(*PodFilter)(nil),             // 20: muster.v1.PodFilter
-	(*ListPodsRequest)(nil),       // 21: muster.v1.ListPodsRequest
-	(*ListPodsResponse)(nil),      // 22: muster.v1.ListPodsResponse
-	(*WatchPodsRequest)(nil),      // 23: muster.v1.WatchPodsRequest
-	(*WatchPodsResponse)(nil),     // 24: muster.v1.WatchPodsResponse
-	(*CreatePodRequest)(nil),      // 25: muster.v1.CreatePodRequest
-	(*CreatePodResponse)(nil),     // 26: muster.v1.CreatePodResponse
-	(*UpdatePodRequest)(nil),      // 27: muster.v1.UpdatePodRequest
-	(*UpdatePodResponse)(nil),     // 28: muster.v1.UpdatePodResponse
-	(*DeletePodRequest)(nil),      // 29: muster.v1.DeletePodRequest
-	(*DeletePodResponse)(nil),     // 30: muster.v1.DeletePodResponse
-	(*MovePodRequest)(nil),        // 31: muster.v1.MovePodRequest
-	(*MovePodResponse)(nil),       // 32: muster.v1.MovePodResponse
-	(*ReadPodLogsRequest)(nil),    // 33: muster.v1.ReadPodLogsRequest
-	(*ReadPodLogsResponse)(nil),   // 34: muster.v1.ReadPodLogsResponse
-	nil,                           // 35: muster.v1.PodSpec.NodeSelectorEntry
-	(*ObjectMeta)(nil),            // 36: muster.v1.ObjectMeta
-	(*durationpb.Duration)(nil),   // 37: google.protobuf.Duration
-	(*Probe)(nil),                 // 38: muster.v1.Probe
-	(*Condition)(nil),             // 39: muster.v1.Condition
-	(*timestamppb.Timestamp)(nil), // 40: google.protobuf.Timestamp
-	(ChangeType)(0),               // 41: muster.v1.ChangeType
-	(WriteResult)(0),              // 42: muster.v1.WriteResult
+	(*PodSecurity)(nil),           // 5: muster.v1.PodSecurity
+	(*ContainerSecurity)(nil),     // 6: muster.v1.ContainerSecurity
+	(*Container)(nil),             // 7: muster.v1.Container
+	(*RestartRule)(nil),           // 8: muster.v1.RestartRule
+	(*EnvVar)(nil),                // 9: muster.v1.EnvVar
+	(*ContainerPort)(nil),         // 10: muster.v1.ContainerPort
+	(*ResourceList)(nil),          // 11: muster.v1.ResourceList
+	(*Volume)(nil),                // 12: muster.v1.Volume
+	(*EmptyDir)(nil),              // 13: muster.v1.EmptyDir
+	(*VolumeMount)(nil),           // 14: muster.v1.VolumeMount
+	(*PodStatus)(nil),             // 15: muster.v1.PodStatus
+	(*ContainerStatus)(nil),       // 16: muster.v1.ContainerStatus
+	(*ContainerState)(nil),        // 17: muster.v1.ContainerState
+	(*ContainerWaiting)(nil),      // 18: muster.v1.ContainerWaiting
+	(*ContainerRunning)(nil),      // 19: muster.v1.ContainerRunning
+	(*ContainerTerminated)(nil),   // 20: muster.v1.ContainerTerminated
+	(*GetPodRequest)(nil),         // 21: muster.v1.GetPodRequest
+	(*GetPodResponse)(nil),        // 22: muster.v1.GetPodResponse
+	(*PodFilter)(nil),             // 23: muster.v1.PodFilter
+	(*ListPodsRequest)(nil),       // 24: muster.v1.ListPodsRequest
+	(*ListPodsResponse)(nil),      // 25: muster.v1.ListPodsResponse
+	(*WatchPodsRequest)(nil),      // 26: muster.v1.WatchPodsRequest
+	(*WatchPodsResponse)(nil),     // 27: muster.v1.WatchPodsResponse
+	(*CreatePodRequest)(nil),      // 28: muster.v1.CreatePodRequest
+	(*CreatePodResponse)(nil),     // 29: muster.v1.CreatePodResponse
+	(*UpdatePodRequest)(nil),      // 30: muster.v1.UpdatePodRequest
+	(*UpdatePodResponse)(nil),     // 31: muster.v1.UpdatePodResponse
+	(*DeletePodRequest)(nil),      // 32: muster.v1.DeletePodRequest
+	(*DeletePodResponse)(nil),     // 33: muster.v1.DeletePodResponse
+	(*MovePodRequest)(nil),        // 34: muster.v1.MovePodRequest
+	(*MovePodResponse)(nil),       // 35: muster.v1.MovePodResponse
+	(*ReadPodLogsRequest)(nil),    // 36: muster.v1.ReadPodLogsRequest
+	(*ReadPodLogsResponse)(nil),   // 37: muster.v1.ReadPodLogsResponse
+	nil,                           // 38: muster.v1.PodSpec.NodeSelectorEntry
+	(*ObjectMeta)(nil),            // 39: muster.v1.ObjectMeta
+	(*durationpb.Duration)(nil),   // 40: google.protobuf.Duration
+	(*Probe)(nil),                 // 41: muster.v1.Probe
+	(*Condition)(nil),             // 42: muster.v1.Condition
+	(*timestamppb.Timestamp)(nil), // 43: google.protobuf.Timestamp
+	(ChangeType)(0),               // 44: muster.v1.ChangeType
+	(WriteResult)(0),              // 45: muster.v1.WriteResult
 }
 var file_muster_v1_pod_proto_depIdxs = []int32{
-	36, // 0: muster.v1.Pod.meta:type_name -> muster.v1.ObjectMeta
+	39, // 0: muster.v1.Pod.meta:type_name -> muster.v1.ObjectMeta
 	4,  // 1: muster.v1.Pod.spec:type_name -> muster.v1.PodSpec
-	12, // 2: muster.v1.Pod.status:type_name -> muster.v1.PodStatus
+	15, // 2: muster.v1.Pod.status:type_name -> muster.v1.PodStatus
 	0,  // 3: muster.v1.Pod.failover_class:type_name -> muster.v1.FailoverClass
-	5,  // 4: muster.v1.PodSpec.containers:type_name -> muster.v1.Container
-	10, // 5: muster.v1.PodSpec.volumes:type_name -> muster.v1.Volume
+	7,  // 4: muster.v1.PodSpec.containers:type_name -> muster.v1.Container
+	12, // 5: muster.v1.PodSpec.volumes:type_name -> muster.v1.Volume
 	1,  // 6: muster.v1.PodSpec.restart_policy:type_name -> muster.v1.RestartPolicy
-	37, // 7: muster.v1.PodSpec.termination_grace:type_name -> google.protobuf.Duration
-	35, // 8: muster.v1.PodSpec.node_selector:type_name -> muster.v1.PodSpec.NodeSelectorEntry
-	7,  // 9: muster.v1.Container.env:type_name -> muster.v1.EnvVar
-	8,  // 10: muster.v1.Container.ports:type_name -> muster.v1.ContainerPort
-	9,  // 11: muster.v1.Container.requests:type_name -> muster.v1.ResourceList
-	9,  // 12: muster.v1.Container.limits:type_name -> muster.v1.ResourceList
-	11, // 13: muster.v1.Container.mounts:type_name -> muster.v1.VolumeMount
-	38, // 14: muster.v1.Container.liveness:type_name -> muster.v1.Probe
-	38, // 15: muster.v1.Container.readiness:type_name -> muster.v1.Probe
-	38, // 16: muster.v1.Container.startup:type_name -> muster.v1.Probe
-	1,  // 17: muster.v1.Container.restart_policy:type_name -> muster.v1.RestartPolicy
-	6,  // 18: muster.v1.Container.restart_rules:type_name -> muster.v1.RestartRule
-	2,  // 19: muster.v1.PodStatus.phase:type_name -> muster.v1.PodPhase
-	39, // 20: muster.v1.PodStatus.conditions:type_name -> muster.v1.Condition
-	40, // 21: muster.v1.PodStatus.start_time:type_name -> google.protobuf.Timestamp
-	13, // 22: muster.v1.PodStatus.containers:type_name -> muster.v1.ContainerStatus
-	14, // 23: muster.v1.ContainerStatus.state:type_name -> muster.v1.ContainerState
-	14, // 24: muster.v1.ContainerStatus.last:type_name -> muster.v1.ContainerState
-	15, // 25: muster.v1.ContainerState.waiting:type_name -> muster.v1.ContainerWaiting
-	16, // 26: muster.v1.ContainerState.running:type_name -> muster.v1.ContainerRunning
-	17, // 27: muster.v1.ContainerState.terminated:type_name -> muster.v1.ContainerTerminated
-	40, // 28: muster.v1.ContainerRunning.started_at:type_name -> google.protobuf.Timestamp
-	40, // 29: muster.v1.ContainerTerminated.started_at:type_name -> google.protobuf.Timestamp
-	40, // 30: muster.v1.ContainerTerminated.finished_at:type_name -> google.protobuf.Timestamp
-	3,  // 31: muster.v1.GetPodResponse.pod:type_name -> muster.v1.Pod
-	20, // 32: muster.v1.ListPodsRequest.filter:type_name -> muster.v1.PodFilter
-	3,  // 33: muster.v1.ListPodsResponse.pods:type_name -> muster.v1.Pod
-	20, // 34: muster.v1.WatchPodsRequest.filter:type_name -> muster.v1.PodFilter
-	41, // 35: muster.v1.WatchPodsResponse.type:type_name -> muster.v1.ChangeType
-	3,  // 36: muster.v1.WatchPodsResponse.pod:type_name -> muster.v1.Pod
-	3,  // 37: muster.v1.CreatePodRequest.pod:type_name -> muster.v1.Pod
-	3,  // 38: muster.v1.CreatePodResponse.pod:type_name -> muster.v1.Pod
-	3,  // 39: muster.v1.UpdatePodRequest.pod:type_name -> muster.v1.Pod
-	3,  // 40: muster.v1.UpdatePodResponse.pod:type_name -> muster.v1.Pod
-	42, // 41: muster.v1.UpdatePodResponse.result:type_name -> muster.v1.WriteResult
-	37, // 42: muster.v1.DeletePodRequest.grace:type_name -> google.protobuf.Duration
-	3,  // 43: muster.v1.DeletePodResponse.pod:type_name -> muster.v1.Pod
-	3,  // 44: muster.v1.MovePodResponse.pod:type_name -> muster.v1.Pod
-	37, // 45: muster.v1.ReadPodLogsRequest.since:type_name -> google.protobuf.Duration
-	18, // 46: muster.v1.PodService.GetPod:input_type -> muster.v1.GetPodRequest
-	21, // 47: muster.v1.PodService.ListPods:input_type -> muster.v1.ListPodsRequest
-	23, // 48: muster.v1.PodService.WatchPods:input_type -> muster.v1.WatchPodsRequest
-	25, // 49: muster.v1.PodService.CreatePod:input_type -> muster.v1.CreatePodRequest
-	27, // 50: muster.v1.PodService.UpdatePod:input_type -> muster.v1.UpdatePodRequest
-	29, // 51: muster.v1.PodService.DeletePod:input_type -> muster.v1.DeletePodRequest
-	31, // 52: muster.v1.PodService.MovePod:input_type -> muster.v1.MovePodRequest
-	33, // 53: muster.v1.PodService.ReadPodLogs:input_type -> muster.v1.ReadPodLogsRequest
-	19, // 54: muster.v1.PodService.GetPod:output_type -> muster.v1.GetPodResponse
-	22, // 55: muster.v1.PodService.ListPods:output_type -> muster.v1.ListPodsResponse
-	24, // 56: muster.v1.PodService.WatchPods:output_type -> muster.v1.WatchPodsResponse
-	26, // 57: muster.v1.PodService.CreatePod:output_type -> muster.v1.CreatePodResponse
-	28, // 58: muster.v1.PodService.UpdatePod:output_type -> muster.v1.UpdatePodResponse
-	30, // 59: muster.v1.PodService.DeletePod:output_type -> muster.v1.DeletePodResponse
-	32, // 60: muster.v1.PodService.MovePod:output_type -> muster.v1.MovePodResponse
-	34, // 61: muster.v1.PodService.ReadPodLogs:output_type -> muster.v1.ReadPodLogsResponse
-	54, // [54:62] is the sub-list for method output_type
-	46, // [46:54] is the sub-list for method input_type
-	46, // [46:46] is the sub-list for extension type_name
-	46, // [46:46] is the sub-list for extension extendee
-	0,  // [0:46] is the sub-list for field type_name
+	40, // 7: muster.v1.PodSpec.termination_grace:type_name -> google.protobuf.Duration
+	38, // 8: muster.v1.PodSpec.node_selector:type_name -> muster.v1.PodSpec.NodeSelectorEntry
+	7,  // 9: muster.v1.PodSpec.init_containers:type_name -> muster.v1.Container
+	5,  // 10: muster.v1.PodSpec.security:type_name -> muster.v1.PodSecurity
+	9,  // 11: muster.v1.Container.env:type_name -> muster.v1.EnvVar
+	10, // 12: muster.v1.Container.ports:type_name -> muster.v1.ContainerPort
+	11, // 13: muster.v1.Container.requests:type_name -> muster.v1.ResourceList
+	11, // 14: muster.v1.Container.limits:type_name -> muster.v1.ResourceList
+	14, // 15: muster.v1.Container.mounts:type_name -> muster.v1.VolumeMount
+	41, // 16: muster.v1.Container.liveness:type_name -> muster.v1.Probe
+	41, // 17: muster.v1.Container.readiness:type_name -> muster.v1.Probe
+	41, // 18: muster.v1.Container.startup:type_name -> muster.v1.Probe
+	1,  // 19: muster.v1.Container.restart_policy:type_name -> muster.v1.RestartPolicy
+	8,  // 20: muster.v1.Container.restart_rules:type_name -> muster.v1.RestartRule
+	6,  // 21: muster.v1.Container.security:type_name -> muster.v1.ContainerSecurity
+	13, // 22: muster.v1.Volume.empty_dir:type_name -> muster.v1.EmptyDir
+	2,  // 23: muster.v1.PodStatus.phase:type_name -> muster.v1.PodPhase
+	42, // 24: muster.v1.PodStatus.conditions:type_name -> muster.v1.Condition
+	43, // 25: muster.v1.PodStatus.start_time:type_name -> google.protobuf.Timestamp
+	16, // 26: muster.v1.PodStatus.containers:type_name -> muster.v1.ContainerStatus
+	16, // 27: muster.v1.PodStatus.init_containers:type_name -> muster.v1.ContainerStatus
+	17, // 28: muster.v1.ContainerStatus.state:type_name -> muster.v1.ContainerState
+	17, // 29: muster.v1.ContainerStatus.last:type_name -> muster.v1.ContainerState
+	18, // 30: muster.v1.ContainerState.waiting:type_name -> muster.v1.ContainerWaiting
+	19, // 31: muster.v1.ContainerState.running:type_name -> muster.v1.ContainerRunning
+	20, // 32: muster.v1.ContainerState.terminated:type_name -> muster.v1.ContainerTerminated
+	43, // 33: muster.v1.ContainerRunning.started_at:type_name -> google.protobuf.Timestamp
+	43, // 34: muster.v1.ContainerTerminated.started_at:type_name -> google.protobuf.Timestamp
+	43, // 35: muster.v1.ContainerTerminated.finished_at:type_name -> google.protobuf.Timestamp
+	3,  // 36: muster.v1.GetPodResponse.pod:type_name -> muster.v1.Pod
+	23, // 37: muster.v1.ListPodsRequest.filter:type_name -> muster.v1.PodFilter
+	3,  // 38: muster.v1.ListPodsResponse.pods:type_name -> muster.v1.Pod
+	23, // 39: muster.v1.WatchPodsRequest.filter:type_name -> muster.v1.PodFilter
+	44, // 40: muster.v1.WatchPodsResponse.type:type_name -> muster.v1.ChangeType
+	3,  // 41: muster.v1.WatchPodsResponse.pod:type_name -> muster.v1.Pod
+	3,  // 42: muster.v1.CreatePodRequest.pod:type_name -> muster.v1.Pod
+	3,  // 43: muster.v1.CreatePodResponse.pod:type_name -> muster.v1.Pod
+	3,  // 44: muster.v1.UpdatePodRequest.pod:type_name -> muster.v1.Pod
+	3,  // 45: muster.v1.UpdatePodResponse.pod:type_name -> muster.v1.Pod
+	45, // 46: muster.v1.UpdatePodResponse.result:type_name -> muster.v1.WriteResult
+	40, // 47: muster.v1.DeletePodRequest.grace:type_name -> google.protobuf.Duration
+	3,  // 48: muster.v1.DeletePodResponse.pod:type_name -> muster.v1.Pod
+	3,  // 49: muster.v1.MovePodResponse.pod:type_name -> muster.v1.Pod
+	40, // 50: muster.v1.ReadPodLogsRequest.since:type_name -> google.protobuf.Duration
+	21, // 51: muster.v1.PodService.GetPod:input_type -> muster.v1.GetPodRequest
+	24, // 52: muster.v1.PodService.ListPods:input_type -> muster.v1.ListPodsRequest
+	26, // 53: muster.v1.PodService.WatchPods:input_type -> muster.v1.WatchPodsRequest
+	28, // 54: muster.v1.PodService.CreatePod:input_type -> muster.v1.CreatePodRequest
+	30, // 55: muster.v1.PodService.UpdatePod:input_type -> muster.v1.UpdatePodRequest
+	32, // 56: muster.v1.PodService.DeletePod:input_type -> muster.v1.DeletePodRequest
+	34, // 57: muster.v1.PodService.MovePod:input_type -> muster.v1.MovePodRequest
+	36, // 58: muster.v1.PodService.ReadPodLogs:input_type -> muster.v1.ReadPodLogsRequest
+	22, // 59: muster.v1.PodService.GetPod:output_type -> muster.v1.GetPodResponse
+	25, // 60: muster.v1.PodService.ListPods:output_type -> muster.v1.ListPodsResponse
+	27, // 61: muster.v1.PodService.WatchPods:output_type -> muster.v1.WatchPodsResponse
+	29, // 62: muster.v1.PodService.CreatePod:output_type -> muster.v1.CreatePodResponse
+	31, // 63: muster.v1.PodService.UpdatePod:output_type -> muster.v1.UpdatePodResponse
+	33, // 64: muster.v1.PodService.DeletePod:output_type -> muster.v1.DeletePodResponse
+	35, // 65: muster.v1.PodService.MovePod:output_type -> muster.v1.MovePodResponse
+	37, // 66: muster.v1.PodService.ReadPodLogs:output_type -> muster.v1.ReadPodLogsResponse
+	59, // [59:67] is the sub-list for method output_type
+	51, // [51:59] is the sub-list for method input_type
+	51, // [51:51] is the sub-list for extension type_name
+	51, // [51:51] is the sub-list for extension extendee
+	0,  // [0:51] is the sub-list for field type_name
 }
 
 func init() { file_muster_v1_pod_proto_init() }
@@ -2870,19 +3274,21 @@ func file_muster_v1_pod_proto_init() {
 	}
 	file_muster_v1_meta_proto_init()
 	file_muster_v1_probe_proto_init()
-	file_muster_v1_pod_proto_msgTypes[11].OneofWrappers = []any{
+	file_muster_v1_pod_proto_msgTypes[2].OneofWrappers = []any{}
+	file_muster_v1_pod_proto_msgTypes[3].OneofWrappers = []any{}
+	file_muster_v1_pod_proto_msgTypes[14].OneofWrappers = []any{
 		(*ContainerState_Waiting)(nil),
 		(*ContainerState_Running)(nil),
 		(*ContainerState_Terminated)(nil),
 	}
-	file_muster_v1_pod_proto_msgTypes[30].OneofWrappers = []any{}
+	file_muster_v1_pod_proto_msgTypes[33].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_muster_v1_pod_proto_rawDesc), len(file_muster_v1_pod_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   33,
+			NumMessages:   36,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
