@@ -252,6 +252,7 @@ func (c *checker) selector(at string, s *Selector) {
 }
 
 func (c *checker) podSpec(at string, s *PodSpec) {
+	c.pending(at, s)
 	switch s.RestartPolicy {
 	case RestartAlways, RestartOnFailure, RestartNever:
 	default:
@@ -309,6 +310,7 @@ func (c *checker) volume(at string, v *Volume, seen map[string]*Volume) {
 	c.name(at+".name", v.Name, names)
 	seen[v.Name] = v
 	switch {
+	case v.EmptyDir != nil:
 	case v.HostPath == "":
 		c.add(at+".hostPath.path", Required, nil, "")
 	case !path.IsAbs(v.HostPath):
