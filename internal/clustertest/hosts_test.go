@@ -1,8 +1,10 @@
 package clustertest
 
 import (
+	"os"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // bootedMachine loses its power and gets it back.
@@ -43,5 +45,33 @@ func TestOnHostsASingleInstancePodMovesOffWhateverHappensAndNeverHasTwoWriters(t
 			t.Parallel()
 			Start(t, 3, OnHosts(t, 3)).mustMove(tc.badDay)
 		})
+	}
+}
+
+// The other boot of the node is let in only when nothing of the one before can be alive, as far as others know.
+func TestOnHostsASingleInstancePodRunsAgainAfterItsMachineHasRebootedAndNeverHasTwoWriters(t *testing.T) {
+	Binary(t)
+	t.Parallel()
+	c := Start(t, 3, OnHosts(t, 3))
+	w := c.NewWriters("counter")
+	c.Apply(w.Manifest("single"))
+	c.Eventually(20*time.Second, "the pod writes", func() bool { return len(c.mustHaveOneWriter(w)) == 1 })
+	size := func() int64 {
+		fi, err := os.Stat(w.path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return fi.Size()
+	}
+	for i := range rounds(t) {
+		node := c.Pod("single").Spec.NodeName
+		bootedMachine.begin(c, node)
+		before := size()
+		bootedMachine.end(c, node)
+		took := c.Eventually(40*time.Second, "the pod writes again", func() bool { return size() > before })
+		c.Eventually(30*time.Second, "all nodes are Ready", func() bool { return len(c.ReadyNodes()) == 3 })
+		t.Logf("round %d: %s rebooted; the pod writes again after %v, on %s",
+			i+1, node, took.Round(time.Millisecond), c.Pod("single").Spec.NodeName)
+		c.Throughout(time.Second, "one writer", func() bool { c.mustHaveOneWriter(w); return true })
 	}
 }

@@ -131,8 +131,8 @@ func (n *Net) check(err error, format string, args ...any) {
 	}
 }
 
-// Boot gives a host power, unless it has: again the same name, addresses and disk, and none of its processes. What Cut,
-// Drop and CutOneWay did to it stays.
+// Boot gives a host power, unless it has: again the same name, addresses and disk, none of its processes, and another boot
+// id. What Cut, Drop and CutOneWay did to it stays.
 func (n *Net) Boot(name string) {
 	n.t.Helper()
 	h := n.host(name)

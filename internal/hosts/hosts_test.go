@@ -137,7 +137,7 @@ func TestAHostHasItsOwnNameProcessesMountsAndSettings(t *testing.T) {
 	if got := run("a", "ls /run/netns; cat /proc/sys/net/ipv4/ip_forward; grep -c /run/mine /proc/self/mounts"); got != "x\n1\n1" {
 		t.Errorf("a shows %q", got)
 	}
-	if got := run("b", "ls /run; cat /proc/sys/net/ipv4/ip_forward; grep -c /run/mine /proc/self/mounts || true"); got != "netns\n0\n0" {
+	if got := run("b", "ls -d /run/mine 2>/dev/null; ls /run/netns; cat /proc/sys/net/ipv4/ip_forward; grep -c /run/mine /proc/self/mounts || true"); got != "0\n0" {
 		t.Errorf("b shows %q", got)
 	}
 	if b, err := os.ReadFile("/proc/self/mounts"); err != nil || bytes.Contains(b, []byte("/run/mine")) {
@@ -297,6 +297,12 @@ func TestAKilledHostSaysNothingMoreAndBootsAnew(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
+	bootID := func() string {
+		id, err := n.Run("b", "cat", "/proc/sys/kernel/random/boot_id")
+		n.check(err, "read the boot's id")
+		return id
+	}
+	boot := bootID()
 	victim, other := n.sleeper("b"), n.sleeper("a")
 	processes, err := n.Processes("b")
 	if err != nil {
@@ -326,6 +332,9 @@ func TestAKilledHostSaysNothingMoreAndBootsAnew(t *testing.T) {
 		t.Errorf("%d of 3 processes live on the other host", got)
 	}
 	n.Boot("b")
+	if again := bootID(); again == boot || len(again) != len(boot) || again != bootID() {
+		t.Errorf("the boot's id was %s and is %s", boot, again)
+	}
 	if got := n.sleeping("b"); got != 0 {
 		t.Errorf("%d processes outlived the host", got)
 	}

@@ -59,7 +59,8 @@ func beInit(hostname string) int {
 	}
 }
 
-// settle makes what is the machine's own in a host: its name, its processes' /proc, its cgroups, and an empty /run.
+// settle makes what is the machine's own in a host: its name, its processes' /proc, the boot's id, its cgroups, and an
+// empty /run.
 func settle(hostname string) error {
 	for _, m := range []struct {
 		source, target, kind string
@@ -77,5 +78,21 @@ func settle(hostname string) error {
 	if err := os.Mkdir("/run/netns", 0o755); err != nil {
 		return err
 	}
-	return errors.Join(mountOwn(), unix.Sethostname([]byte(hostname)))
+	return errors.Join(boot(), mountOwn(), unix.Sethostname([]byte(hostname)))
+}
+
+// boot gives this boot of the host an id.
+func boot() error {
+	const random = "/proc/sys/kernel/random/"
+	id, err := os.ReadFile(random + "uuid")
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile("/run/boot_id", id, 0o444); err != nil {
+		return err
+	}
+	if err := unix.Mount("/run/boot_id", random+"boot_id", "", unix.MS_BIND, ""); err != nil {
+		return fmt.Errorf("mount %sboot_id: %w", random, err)
+	}
+	return nil
 }
