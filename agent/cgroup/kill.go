@@ -45,7 +45,8 @@ func (e Entry) Join() error {
 	return nil
 }
 
-// Processes are the ids of the processes in the group and below, sorted; zombies are none.
+// Processes are the ids of the processes in the group and below, sorted. Zombies are none, nor is a process that only
+// has a thread here (Entry.Join). 0 stands for all that this PID namespace does not show.
 func (g Group) Processes() ([]int, error) {
 	seen := map[int]bool{}
 	for _, dir := range g.all() {
@@ -53,7 +54,6 @@ func (g Group) Processes() ([]int, error) {
 			return nil, fmt.Errorf("read processes of cgroup: %w", err)
 		}
 	}
-	// 0 stands for a process that this PID namespace does not show.
 	pids := make([]int, 0, len(seen))
 	for pid := range seen {
 		pids = append(pids, pid)
@@ -75,13 +75,31 @@ func processes(dir string, into map[int]bool) error {
 		if err != nil {
 			return err
 		}
-		into[pid] = true
+		if !visits(dir, pid) {
+			into[pid] = true
+		}
 	}
 	below, err := groupsIn(dir)
 	for _, name := range below {
 		err = errors.Join(err, processes(filepath.Join(dir, name), into))
 	}
 	return err
+}
+
+// visits says that a process only has a thread in a group of version 1, lent to start others there: cgroup.procs names
+// it, but it is not to be killed. One whose first thread has ended while others run is no visitor.
+func visits(dir string, pid int) bool {
+	tasks, err := os.ReadFile(filepath.Join(dir, "tasks"))
+	if err != nil || slices.Contains(strings.Fields(string(tasks)), strconv.Itoa(pid)) {
+		return false
+	}
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return false
+	}
+	// The state follows the name, which is in brackets and may hold any character.
+	_, state, found := strings.Cut(string(stat[max(strings.LastIndex(string(stat), ")"), 0):]), " ")
+	return found && state[0] != 'Z' && state[0] != 'X'
 }
 
 // Kill kills every process in the group and below it, and returns when none is left, or with ErrLeft after the time
