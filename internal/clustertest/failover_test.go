@@ -210,6 +210,7 @@ func TestACoordinatorsQuickRestartChangesNothing(t *testing.T) {
 }
 
 func TestAPlannedStopOfTheCoordinatorStopsNothing(t *testing.T) {
+	t.Parallel()
 	c := Start(t, 1)
 	w := c.NewWriters("hold")
 	c.Apply(w.Manifest("single"))
@@ -226,6 +227,7 @@ func TestAPlannedStopOfTheCoordinatorStopsNothing(t *testing.T) {
 }
 
 func TestFencedPodsStopWhenTheCoordinatorStaysAwayAndOthersGoOn(t *testing.T) {
+	t.Parallel()
 	c := Start(t, 1)
 	w := c.NewWriters("away")
 	c.Apply(w.Manifest("single"))
@@ -325,6 +327,7 @@ func TestAKilledSupervisorsPodIsRestartedOnceAndSaysWhy(t *testing.T) {
 }
 
 func TestAKilledGuardIsReplacedAndNothingElseHappens(t *testing.T) {
+	t.Parallel()
 	c := Start(t, 1)
 	w := c.NewWriters("guard")
 	c.Apply(w.Manifest("single"))
@@ -341,6 +344,7 @@ func TestAKilledGuardIsReplacedAndNothingElseHappens(t *testing.T) {
 }
 
 func TestASteadyClusterWritesNothing(t *testing.T) {
+	t.Parallel()
 	c := Start(t, 2)
 	c.Apply(sleepers("calm", 3))
 	c.Eventually(30*time.Second, "3 pods are ready", func() bool { return c.running("app=calm", 3) })

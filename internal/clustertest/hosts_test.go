@@ -75,3 +75,18 @@ func TestOnHostsASingleInstancePodRunsAgainAfterItsMachineHasRebootedAndNeverHas
 		c.Throughout(time.Second, "one writer", func() bool { c.mustHaveOneWriter(w); return true })
 	}
 }
+
+func TestOnHostsANodeThatLosesATenthOfItsPacketsKeepsItsPods(t *testing.T) {
+	Binary(t)
+	t.Parallel()
+	c := Start(t, 3, OnHosts(t, 3))
+	w := c.NewWriters("counter")
+	c.Apply(w.Manifest("single"))
+	c.Eventually(20*time.Second, "the pod writes and is ready", func() bool { return len(c.mustHaveOneWriter(w)) == 1 && c.running("", 1) })
+	before := c.instances("")
+	c.net.Drop(c.Pod("single").Spec.NodeName, 0.1)
+	c.Throughout(15*time.Second, "the pod's only epoch", func() bool { return len(c.mustHaveOneWriter(w)) == 1 })
+	if after := c.instances(""); after != before {
+		t.Errorf("the pod was\n%sand is\n%s", before, after)
+	}
+}
