@@ -94,6 +94,8 @@ type PodConfig struct {
 	FenceSlot int
 	// Grace is the pod's termination grace period, of which the fence gives at most 500 ms before it kills.
 	Grace time.Duration
+	// OwnNetwork gives the pod a network namespace of its own; without it, it shares the node's network.
+	OwnNetwork bool
 	// HostNetwork, HostPID and HostIPC use the node's namespaces instead of the pod's own.
 	HostNetwork, HostPID, HostIPC bool
 	// SharePID puts all containers into one PID namespace.

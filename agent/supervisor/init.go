@@ -155,15 +155,24 @@ func (p *initProcess) prepare() error {
 	if err := os.Chdir("/"); err != nil {
 		return err
 	}
+	if p.conf.NoNewPrivileges {
+		// Of every thread: whichever forks, a command has it from there.
+		if _, _, e := syscall.AllThreadsSyscall6(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0, 0); e != 0 {
+			return os.NewSyscallError("set no_new_privs", e)
+		}
+	}
 	if p.conf.isolation == IsolationNone {
+		if p.conf.ReadOnlyRoot {
+			return errors.New("read-only root: needs a mount namespace")
+		}
 		for _, m := range p.conf.Mounts {
-			if m.Source != m.Target {
+			if m.Source != m.Target || m.SubPath != "" {
 				return errors.New("mount " + m.Target + ": needs a mount namespace")
 			}
 		}
 		return os.NewSyscallError("become subreaper", unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))
 	}
-	if h := p.conf.hostname; h != "" {
+	if h := p.conf.hostname; h != "" && p.conf.isolation == IsolationUser { // else the pod's supervisor has set it
 		if err := unix.Sethostname([]byte(h)); err != nil {
 			return errors.New("set host name " + h + ": " + err.Error())
 		}
@@ -217,8 +226,14 @@ func (p *initProcess) fork(argv, env []string, files [3]uintptr, sys *syscall.Sy
 	if err != nil {
 		return 0, err
 	}
-	if c.UID >= 0 && (c.UID != os.Geteuid() || c.GID != os.Getegid()) {
-		sys.Credential = &syscall.Credential{Uid: uint32(c.UID), Gid: uint32(c.GID)}
+	if c.UID >= 0 && (c.UID != os.Geteuid() || c.GID != os.Getegid()) || len(c.Groups) > 0 {
+		sys.Credential = &syscall.Credential{Uid: uint32(os.Geteuid()), Gid: uint32(os.Getegid())}
+		if c.UID >= 0 {
+			sys.Credential.Uid, sys.Credential.Gid = uint32(c.UID), uint32(c.GID)
+		}
+		for _, g := range c.Groups {
+			sys.Credential.Groups = append(sys.Credential.Groups, uint32(g))
+		}
 	}
 	// The slack is the thread's, and a child has that of the thread that forked it.
 	runtime.LockOSThread()

@@ -142,6 +142,9 @@ func newPod(self []string, data, dir string) (*pod, *net.UnixListener, error) {
 			fenceKind = FenceBestEffort
 		}
 	}
+	if err := enterNamespaces(&rec); err != nil {
+		return nil, nil, err
+	}
 	sr := SupervisorRecord{PID: os.Getpid(), StartTime: st.StartTime, BootID: BootID(), Fence: fenceKind, Version: Version}
 	if err := sr.Write(SupervisorFile); err != nil {
 		return nil, nil, err

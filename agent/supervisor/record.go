@@ -45,6 +45,21 @@ type PodRecord struct {
 	// WorkDir is MUSTER_POD_DIR as the containers have it: by it, and not by the pod's uid, are its processes told from
 	// those of another epoch or of another node on this machine.
 	WorkDir string
+	// OwnNetwork gives the pod a network namespace, and HostIPC leaves it the node's IPC namespace. Both mean nothing where
+	// Isolation is not full.
+	OwnNetwork, HostIPC bool
+	// Memory are the pod's directories in memory.
+	Memory []MemoryDir
+}
+
+// MemoryDir is a directory in memory that all containers of a pod see.
+type MemoryDir struct {
+	// Path is below the pod's directory; no comma or colon is in it.
+	Path string
+	// Size bounds it, in bytes; 0 for half of the machine's memory.
+	Size int64
+	// GID owns it; -1 for the supervisor's own group.
+	GID int
 }
 
 // SupervisorRecord identifies a process for ever: a pid alone is used again.
@@ -150,6 +165,12 @@ func (l *lines) str(key, v string) {
 
 func (l *lines) int(key string, v int64) { l.str(key, strconv.FormatInt(v, 10)) }
 
+func (l *lines) bool(key string, v bool) {
+	if v {
+		l.int(key, 1)
+	}
+}
+
 func (l *lines) time(key string, t time.Time) {
 	if !t.IsZero() {
 		l.int(key, t.UnixNano())
@@ -196,6 +217,11 @@ func (p *PodRecord) Write(dir string) error {
 	l.time("created", p.Created)
 	l.str("isolation", string(p.Isolation))
 	l.str("workdir", p.WorkDir)
+	l.bool("ownnetwork", p.OwnNetwork)
+	l.bool("hostipc", p.HostIPC)
+	for i, m := range p.Memory {
+		l.str("memory"+strconv.Itoa(i), m.Path+":"+strconv.FormatInt(m.Size, 10)+":"+strconv.Itoa(m.GID))
+	}
 	return l.write(filepath.Join(dir, PodFile))
 }
 
@@ -205,10 +231,26 @@ func ReadPodRecord(dir string) (PodRecord, error) {
 	if err != nil {
 		return PodRecord{}, err
 	}
-	return PodRecord{
+	p := PodRecord{
 		UID: r["uid"], Epoch: r.int("epoch"), Namespace: r["namespace"], Name: r["name"], Hostname: r["hostname"], IP: r["ip"],
 		FenceSlot: int(r.int("slot")), Grace: time.Duration(r.int("grace")), Created: r.time("created"), Isolation: Isolation(r["isolation"]), WorkDir: r["workdir"],
-	}, nil
+		OwnNetwork: r.int("ownnetwork") != 0, HostIPC: r.int("hostipc") != 0,
+	}
+	for i := 0; ; i++ {
+		path, rest, ok := strings.Cut(r["memory"+strconv.Itoa(i)], ":")
+		if !ok {
+			return p, nil
+		}
+		size, gid, _ := strings.Cut(rest, ":")
+		m := MemoryDir{Path: path}
+		var e1, e2 error
+		m.Size, e1 = strconv.ParseInt(size, 10, 64)
+		m.GID, e2 = strconv.Atoi(gid)
+		if e1 != nil || e2 != nil {
+			return PodRecord{}, errors.New("memory " + path + ": want a size and a group")
+		}
+		p.Memory = append(p.Memory, m)
+	}
 }
 
 // Write replaces the record at path.

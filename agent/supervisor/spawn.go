@@ -13,9 +13,11 @@ type Isolation string
 
 // The isolations.
 const (
-	// IsolationFull is root's: own PID, mount and UTS namespaces. Whatever a container starts dies with it.
+	// IsolationFull is root's: UTS, IPC and, where there is a pod network, network namespaces of the pod, PID and mount
+	// namespaces of each container. Whatever a container starts dies with it.
 	IsolationFull Isolation = "full"
-	// IsolationUser is the same through a user namespace that maps the user to itself.
+	// IsolationUser is PID, mount and UTS namespaces of each container, through a user namespace that maps the user to
+	// itself.
 	IsolationUser Isolation = "user"
 	// IsolationNone is plain processes. A container's descendants are found through their parents; only a process whose
 	// init has been killed first can escape, and is then found by MUSTER_POD_UID in its environment if it kept that.
@@ -29,7 +31,7 @@ const selfExe = "/proc/self/exe"
 func (i Isolation) namespaces(attr *syscall.SysProcAttr) {
 	switch i {
 	case IsolationFull:
-		attr.Cloneflags = unix.CLONE_NEWPID | unix.CLONE_NEWNS | unix.CLONE_NEWUTS
+		attr.Cloneflags = unix.CLONE_NEWPID | unix.CLONE_NEWNS
 	case IsolationUser:
 		uid, gid := os.Geteuid(), os.Getegid()
 		attr.Cloneflags = unix.CLONE_NEWUSER | unix.CLONE_NEWPID | unix.CLONE_NEWNS | unix.CLONE_NEWUTS

@@ -229,12 +229,20 @@ type StartConfig struct {
 	// UID and GID are -1 for the supervisor's own user.
 	UID, GID int
 	Mounts   []Mount
+	// Groups are supplemental groups.
+	Groups []int64
+	// ReadOnlyRoot makes all read-only but the mounts, /tmp and the pod's own directory.
+	ReadOnlyRoot bool
+	// NoNewPrivileges keeps set-user-ID programs from giving more rights.
+	NoNewPrivileges bool
 }
 
 // Mount binds a file or directory of the host into a mount namespace.
 type Mount struct {
 	Source, Target string
-	ReadOnly       bool
+	// SubPath is relative to Source, stays below it, and is made if missing.
+	SubPath  string
+	ReadOnly bool
 }
 
 func (c *StartConfig) encode(w *body) {
@@ -251,8 +259,14 @@ func (c *StartConfig) encode(w *body) {
 			w.str(1, m.Source)
 			w.str(2, m.Target)
 			w.bool(3, m.ReadOnly)
+			w.str(4, m.SubPath)
 		})
 	}
+	for _, g := range c.Groups {
+		w.raw(10, binary.AppendVarint(nil, g))
+	}
+	w.bool(11, c.ReadOnlyRoot)
+	w.bool(12, c.NoNewPrivileges)
 }
 
 func (c *StartConfig) decode(b []byte) error {
@@ -287,12 +301,20 @@ func (c *StartConfig) decode(b []byte) error {
 					m.Target = in.str()
 				case 3:
 					m.ReadOnly = in.bool()
+				case 4:
+					m.SubPath = in.str()
 				}
 			}
 			if in.err != nil {
 				return in.err
 			}
 			c.Mounts = append(c.Mounts, m)
+		case 10:
+			c.Groups = append(c.Groups, f.int())
+		case 11:
+			c.ReadOnlyRoot = f.bool()
+		case 12:
+			c.NoNewPrivileges = f.bool()
 		}
 	}
 	return f.err

@@ -53,10 +53,20 @@ type Config struct {
 	Note string
 	// Version is told by Info.
 	Version string
+	// Network links pods that have network namespaces of their own; nil means that such pods are refused.
+	Network Network
 	// Fence tells of slots of the fence page whether their time is over; nil means that fenced pods are refused.
 	Fence Fence
 	// Log is where changes go.
 	Log *slog.Logger
+}
+
+// Network is what the runtime wants of a pod network.
+type Network interface {
+	// Attach gives the network namespace at that path its link and address; it may be said again.
+	Attach(ctx context.Context, ref container.PodRef, netns, ip string) error
+	// Detach takes a pod's link away; unknown pods are no error.
+	Detach(ref container.PodRef) error
 }
 
 // Fence is what the runtime wants to know of the fence page.
@@ -288,13 +298,33 @@ func (r *Runtime) create(ctx context.Context, p *pod, cfg container.PodConfig) e
 	p.rec = supervisor.PodRecord{
 		UID: cfg.UID, Epoch: cfg.Epoch, Namespace: cfg.Namespace, Name: cfg.Name, Hostname: cfg.Hostname, IP: cfg.IP,
 		FenceSlot: cfg.FenceSlot, Grace: cfg.Grace, Created: time.Now(), Isolation: r.isolation, WorkDir: r.Dirs(cfg.PodRef).Pod,
+		OwnNetwork: cfg.OwnNetwork, HostIPC: cfg.HostIPC,
+	}
+	if err := r.supported(&cfg); err != nil {
+		return err
+	}
+	for _, v := range cfg.Volumes {
+		if v.Memory {
+			p.rec.Memory = append(p.rec.Memory, supervisor.MemoryDir{Path: filepath.Join(volumesDir, v.Name), Size: v.SizeLimit, GID: v.GID})
+		}
 	}
 	if err := r.discard(p.dir); err != nil {
 		return err
 	}
-	err := r.furnish(p)
+	err := r.furnish(p, cfg.Volumes)
 	if err == nil {
 		err = r.launch(ctx, p)
+	}
+	if err == nil && cfg.OwnNetwork {
+		err = r.cfg.Network.Attach(ctx, cfg.PodRef, fmt.Sprintf("/proc/%d/ns/net", p.sup.PID), cfg.IP)
+		if err != nil {
+			if kerr := p.sup.Kill(); kerr != nil {
+				return errors.Join(err, kerr)
+			}
+			for end := time.Now().Add(killLimit); locked(p.dir) && time.Now().Before(end); {
+				time.Sleep(time.Millisecond)
+			}
+		}
 	}
 	if err != nil {
 		if derr := r.discard(p.dir); derr != nil {
@@ -304,7 +334,115 @@ func (r *Runtime) create(ctx context.Context, p *pod, cfg container.PodConfig) e
 	return err
 }
 
-func (r *Runtime) furnish(p *pod) error {
+// supported refuses, by its name, what this runtime does not do on this machine.
+func (r *Runtime) supported(cfg *container.PodConfig) error {
+	full := r.isolation == supervisor.IsolationFull
+	for _, x := range []struct {
+		bad  bool
+		what string
+	}{
+		{cfg.OwnNetwork && (!full || r.cfg.Network == nil), "a network namespace of the pod's own"},
+		{cfg.HostPID, "the node's PID namespace"},
+		{cfg.SharePID, "a shared PID namespace"},
+		{cfg.HostIPC && !full, "the choice of an IPC namespace"},
+	} {
+		if x.bad {
+			return fmt.Errorf("%s: %w with isolation %s", x.what, container.ErrUnsupported, r.isolation)
+		}
+	}
+	for _, v := range cfg.Volumes {
+		switch {
+		case !validVolume(v.Name):
+			return fmt.Errorf("volume %q: want lower-case letters, digits and dashes", v.Name)
+		case r.isolation == supervisor.IsolationNone:
+			return fmt.Errorf("volume %s of the pod's own: %w with isolation none", v.Name, container.ErrUnsupported)
+		case v.Memory && !full:
+			return fmt.Errorf("volume %s in memory: %w with isolation %s", v.Name, container.ErrUnsupported, r.isolation)
+		case !v.Memory && v.SizeLimit > 0:
+			return fmt.Errorf("volume %s with a size limit on disk: %w", v.Name, container.ErrUnsupported)
+		}
+	}
+	return nil
+}
+
+func validVolume(name string) bool {
+	for _, c := range name {
+		if !(c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || c == '-') {
+			return false
+		}
+	}
+	return name != "" && len(name) <= 63
+}
+
+// volumesDir has the pod's own volumes, in the pod's directory.
+const volumesDir = "volumes"
+
+// volumeDir is where a volume of the pod's own is.
+func (r *Runtime) volumeDir(p *pod, name string) string {
+	return filepath.Join(p.dir, volumesDir, name)
+}
+
+// etcFiles are the files of /etc that a pod has of its own, as far as the host has them.
+var etcFiles = []string{"hosts", "hostname"}
+
+// etcMounts puts the pod's own files over those of the host.
+func (r *Runtime) etcMounts(p *pod) (all []supervisor.Mount) {
+	for _, name := range etcFiles {
+		if own := filepath.Join(p.dir, etcDir, name); exists(own) {
+			all = append(all, supervisor.Mount{Source: own, Target: "/etc/" + name})
+		}
+	}
+	return all
+}
+
+// etcDir has the pod's own files of /etc, in the pod's directory.
+const etcDir = "etc"
+
+// writeEtc writes them.
+func (r *Runtime) writeEtc(p *pod) error {
+	dir := filepath.Join(p.dir, etcDir)
+	if err := os.Mkdir(dir, 0o711); err != nil {
+		return err
+	}
+	for name, text := range map[string]string{
+		"hosts":    "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n" + p.rec.IP + "\t" + p.rec.Hostname + "\n",
+		"hostname": p.rec.Hostname + "\n",
+	} {
+		if p.rec.Hostname == "" || !exists("/etc/"+name) {
+			continue
+		}
+		if err := supervisor.WriteFileAtomic(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// makeVolumes makes the pod's own directories, which any user may write in.
+func (r *Runtime) makeVolumes(p *pod, volumes []container.PodVolume) error {
+	if len(volumes) == 0 {
+		return nil
+	}
+	if err := os.Mkdir(filepath.Join(p.dir, volumesDir), 0o711); err != nil {
+		return err
+	}
+	for _, v := range volumes {
+		dir := r.volumeDir(p, v.Name)
+		err := os.Mkdir(dir, 0o700)
+		if err == nil && v.GID >= 0 {
+			err = os.Chown(dir, -1, v.GID)
+		}
+		if err == nil {
+			err = os.Chmod(dir, 0o777) //nolint:gosec // as Kubernetes makes an emptyDir
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *Runtime) furnish(p *pod, volumes []container.PodVolume) error {
 	if err := os.Mkdir(p.dir, 0o711); err != nil {
 		return err
 	}
@@ -317,6 +455,12 @@ func (r *Runtime) furnish(p *pod) error {
 		if err := os.Chmod(dir, 0o777|fs.ModeSticky); err != nil {
 			return err
 		}
+	}
+	if err := r.makeVolumes(p, volumes); err != nil {
+		return err
+	}
+	if err := r.writeEtc(p); err != nil {
+		return err
 	}
 	epoch := []byte(strconv.FormatInt(p.ref.Epoch, 10) + "\n")
 	if err := supervisor.WriteFileAtomic(filepath.Join(d.Pod, "epoch"), epoch, 0o644); err != nil {
@@ -372,6 +516,12 @@ func (r *Runtime) adopt(dir string) error {
 	}
 	close(p.ready)
 	r.pods[rec.UID] = p
+	if rec.OwnNetwork && r.cfg.Network != nil && p.sup.Alive() {
+		// The agent may have died between the supervisor's start and this.
+		if err := r.cfg.Network.Attach(r.ctx, p.ref, fmt.Sprintf("/proc/%d/ns/net", p.sup.PID), rec.IP); err != nil {
+			r.cfg.Log.Warn("pod is not on the network", "pod", rec.Namespace+"/"+rec.Name, "err", err)
+		}
+	}
 	r.cfg.Log.Info("pod taken up", "pod", rec.Namespace+"/"+rec.Name, "epoch", rec.Epoch, "alive", p.sup.Alive())
 	r.follow(p)
 	return nil
@@ -514,6 +664,11 @@ func (r *Runtime) remove(ctx context.Context, p *pod) error {
 	p.mu.Lock()
 	p.dead = true
 	p.mu.Unlock()
+	if p.rec.OwnNetwork && r.cfg.Network != nil {
+		if err := r.cfg.Network.Detach(p.ref); err != nil {
+			return err
+		}
+	}
 	for { // the lock goes with the supervisor's last descriptor, an instant after it
 		err := r.discard(p.dir)
 		if err == nil {
@@ -680,10 +835,28 @@ func (r *Runtime) start(ctx context.Context, ref container.PodRef, c container.C
 	}
 	cfg := supervisor.StartConfig{
 		Name: c.Name, Instance: strconv.Itoa(int(c.Attempt)) + "-" + randomID(), Attempt: c.Attempt, Argv: c.Argv, Env: c.Env,
-		WorkingDir: c.WorkingDir, UID: c.UID, GID: c.GID,
+		WorkingDir: c.WorkingDir, UID: c.UID, GID: c.GID, ReadOnlyRoot: c.ReadOnlyRoot, NoNewPrivileges: c.NoNewPrivileges,
+	}
+	if r.isolation != supervisor.IsolationNone {
+		cfg.Mounts = r.etcMounts(p)
 	}
 	for _, m := range c.Mounts {
-		cfg.Mounts = append(cfg.Mounts, supervisor.Mount{Source: m.Source, Target: m.Target, ReadOnly: m.ReadOnly})
+		source := m.Source
+		if m.Volume != "" {
+			if source = r.volumeDir(p, m.Volume); !exists(source) {
+				return container.Container{}, fmt.Errorf("mount %s: the pod has no volume %q", m.Target, m.Volume)
+			}
+		}
+		cfg.Mounts = append(cfg.Mounts, supervisor.Mount{Source: source, SubPath: m.SubPath, Target: m.Target, ReadOnly: m.ReadOnly})
+	}
+	for _, g := range c.Groups {
+		cfg.Groups = append(cfg.Groups, int64(g))
+	}
+	switch {
+	case len(c.AddCapabilities)+len(c.DropCapabilities) > 0:
+		return container.Container{}, fmt.Errorf("capabilities: %w", container.ErrUnsupported)
+	case c.SeccompDefault:
+		return container.Container{}, fmt.Errorf("seccomp: %w", container.ErrUnsupported)
 	}
 	rec, err := p.client.Start(ctx, cfg)
 	if err != nil {

@@ -1,0 +1,298 @@
+package process_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/musterhq/muster/agent/container"
+	"github.com/musterhq/muster/agent/container/process"
+)
+
+// podOf makes another pod on the bench's runtime.
+func (b *bench) podOf(change func(*container.PodConfig)) container.PodRef {
+	b.t.Helper()
+	cfg := container.PodConfig{PodRef: newRef(), Namespace: "default", Name: "shared", Hostname: "shared-host", IP: "127.0.0.1"}
+	change(&cfg)
+	if _, err := b.EnsurePod(b.ctx, cfg); err != nil {
+		b.t.Fatal(err)
+	}
+	b.t.Cleanup(func() {
+		if err := b.RemovePod(context.Background(), cfg.PodRef); err != nil {
+			b.t.Errorf("remove pod: %v", err)
+		}
+	})
+	return cfg.PodRef
+}
+
+// in runs a script as a container of that name in a pod, to its end, and returns its output.
+func (b *bench) in(ref container.PodRef, name, script string, change ...func(*container.ContainerConfig)) string {
+	b.t.Helper()
+	cfg := container.ContainerConfig{
+		Name: name, Argv: []string{"/bin/sh", "-c", script}, WorkingDir: "/", UID: -1, GID: -1, Env: []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"},
+	}
+	for _, c := range change {
+		c(&cfg)
+	}
+	c, err := b.StartContainer(b.ctx, ref, cfg)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	b.until("the script's end", func() bool { return !b.find(c.ID).Running })
+	return b.log(c.ID)
+}
+
+func (b *bench) needs(isolation string) {
+	b.t.Helper()
+	info, err := b.Info(b.ctx)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	if info.Isolation != "full" && (isolation == "full" || info.Isolation != isolation) {
+		b.t.Skipf("isolation is %s: a pod's own namespaces need %s", info.Isolation, isolation)
+	}
+}
+
+// wires is a pod network without any link: it only counts.
+type wires struct {
+	mu   sync.Mutex
+	pods map[container.PodRef]string
+}
+
+func (w *wires) Attach(_ context.Context, ref container.PodRef, netns, ip string) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if _, err := os.Readlink(netns); err != nil {
+		return err
+	}
+	w.pods[ref] = ip
+	return nil
+}
+
+func (w *wires) Detach(ref container.PodRef) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.pods, ref)
+	return nil
+}
+
+func TestContainersOfAPodShareItsNamespacesAndOthersDoNot(t *testing.T) {
+	w := &wires{pods: map[container.PodRef]string{}}
+	b := newBench(t, func(c *process.Config) { c.Network = w })
+	b.needs("full")
+	const show = "readlink /proc/self/ns/net /proc/self/ns/uts /proc/self/ns/ipc; hostname; cat /etc/hostname; tail -n 1 /etc/hosts"
+	own := func(c *container.PodConfig) { c.OwnNetwork = true }
+	ref, other := b.podOf(own), b.podOf(own)
+	first, second := b.in(ref, "a", show), b.in(ref, "b", show)
+	if first != second || !strings.HasSuffix(first, "\nshared-host\nshared-host\n127.0.0.1\tshared-host\n") {
+		t.Errorf("two containers of a pod see\n%s and\n%s", first, second)
+	}
+	host := []string{}
+	for _, ns := range []string{"net", "uts", "ipc"} {
+		link, err := os.Readlink("/proc/self/ns/" + ns)
+		if err != nil {
+			t.Fatal(err)
+		}
+		host = append(host, link)
+	}
+	third := strings.Split(b.in(other, "a", show), "\n")
+	for i, line := range strings.Split(first, "\n")[:3] {
+		if line == third[i] || line == host[i] {
+			t.Errorf("namespace %s of a pod is another pod's, %s, or the host's, %s", line, third[i], host[i])
+		}
+	}
+	if w.pods[ref] == "" {
+		t.Error("the pod was not put on the network")
+	}
+	if err := b.RemovePod(b.ctx, ref); err != nil {
+		t.Fatal(err)
+	}
+	if w.pods[ref] != "" {
+		t.Error("a pod that is gone is still on the network")
+	}
+}
+
+func TestLocalhostIsThePodsAndSoIsAPort(t *testing.T) {
+	w := &wires{pods: map[container.PodRef]string{}}
+	b := newBench(t, func(c *process.Config) { c.Network = w })
+	b.needs("full")
+	own := func(c *container.PodConfig) { c.OwnNetwork = true }
+	const serve = `exec perl -e 'use Socket; socket(S,PF_INET,SOCK_STREAM,0); bind(S,sockaddr_in(8080,INADDR_ANY)) or die "bind: $!\n"; listen(S,5); print "listens\n"; $|=1; print ""; while(accept(C,S)){print C "hello\n"; close C}'`
+	listener := func(ref container.PodRef, name string) container.Container {
+		c, err := b.StartContainer(b.ctx, ref, container.ContainerConfig{Name: name, Argv: []string{"/bin/sh", "-c", serve}, WorkingDir: "/", UID: -1, GID: -1, Env: []string{"PATH=/usr/bin:/bin"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	ref, other := b.podOf(own), b.podOf(own)
+	first := listener(ref, "a")
+	ask := `perl -e 'use Socket; for(1..200){socket(S,PF_INET,SOCK_STREAM,0); if(connect(S,sockaddr_in(8080,inet_aton("127.0.0.1")))){print scalar <S>; exit} select(undef,undef,undef,0.02)} print "no answer\n"'`
+	if got := b.in(ref, "b", ask); got != "hello\n" {
+		t.Errorf("localhost of the same pod says %q", got)
+	}
+	if got := b.in(other, "b", strings.Replace(ask, "1..200", "1..2", 1)); got != "no answer\n" {
+		t.Errorf("localhost of another pod says %q", got)
+	}
+	conflict := listener(ref, "c")
+	b.until("the second listener's end", func() bool { return !b.find(conflict.ID).Running })
+	if got := b.log(conflict.ID); got != "bind: Address already in use\n" {
+		t.Errorf("the same port twice in a pod: %q", got)
+	}
+	second := listener(other, "a")
+	if got := b.in(other, "b", ask); got != "hello\n" || !b.find(first.ID).Running || !b.find(second.ID).Running {
+		t.Errorf("the same port in two pods: %q", got)
+	}
+}
+
+func TestVolumesOfAPodAreSharedAndGoWithIt(t *testing.T) {
+	b := newBench(t)
+	b.needs("user")
+	info, err := b.Info(b.ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	full := info.Isolation == "full"
+	ref := b.podOf(func(c *container.PodConfig) {
+		c.Volumes = []container.PodVolume{{Name: "disk", GID: -1}}
+		if full {
+			c.Volumes = append(c.Volumes, container.PodVolume{Name: "memory", Memory: true, SizeLimit: 1 << 20, GID: -1})
+		}
+	})
+	before, err := os.ReadDir("/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	with := func(mounts ...container.Mount) func(*container.ContainerConfig) {
+		return func(c *container.ContainerConfig) {
+			c.Mounts = mounts
+			if full {
+				c.UID, c.GID = 65534, 65534
+			}
+		}
+	}
+	disk := container.Mount{Volume: "disk", Target: "/muster-test/data"}
+	if got := b.in(ref, "a", "echo hello > /muster-test/data/file && stat -c %a /muster-test/data; ls /usr >/dev/null && echo sees", with(disk)); got != "777\nsees\n" {
+		t.Errorf("the first container: %q", got)
+	}
+	disk.ReadOnly = true
+	if got := b.in(ref, "b", "cat /muster-test/data/file; echo x 2>/dev/null > /muster-test/data/file || echo refused", with(disk)); got != "hello\nrefused\n" {
+		t.Errorf("the second one, read-only: %q", got)
+	}
+	sub := container.Mount{Volume: "disk", SubPath: "deep/er", Target: "/muster-test"}
+	if got := b.in(ref, "c", "touch /muster-test/in && echo made", with(sub)); got != "made\n" {
+		t.Errorf("a sub-path: %q", got)
+	}
+	if got := b.in(ref, "d", "find /usr/lib/muster-test -type f | sort; ls -d /usr/lib/os-release", with(container.Mount{Volume: "disk", Target: "/usr/lib/muster-test"})); got !=
+		"/usr/lib/muster-test/deep/er/in\n/usr/lib/muster-test/file\n/usr/lib/os-release\n" {
+		t.Errorf("below a directory that lacks the mount point: %q", got)
+	}
+	if full {
+		memory := with(container.Mount{Volume: "memory", Target: "/muster-test"})
+		if got := b.in(ref, "e", "stat -f -c %T /muster-test; head -c 2000000 /dev/zero 2>/dev/null > /muster-test/big; stat -c %s /muster-test/big", memory); got != "tmpfs\n1048576\n" {
+			t.Errorf("memory of 1 MiB: %q", got)
+		}
+		if got := b.in(ref, "f", "ls /muster-test", memory); got != "big\n" {
+			t.Errorf("memory is shared: %q", got)
+		}
+	}
+	after, err := os.ReadDir("/")
+	if err != nil || fmt.Sprint(before) != fmt.Sprint(after) {
+		t.Errorf("the host's / has %v now, was %v, %v", after, before, err)
+	}
+	if err := b.RemovePod(b.ctx, ref); err != nil {
+		t.Fatal(err)
+	}
+	left, _ := filepath.Glob(filepath.Join(b.dir, "pods", ref.UID+"*"))
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil || len(left) > 0 || strings.Contains(string(mounts), ref.UID) {
+		t.Errorf("after the pod there is left %v, or a mount, %v", left, err)
+	}
+}
+
+func TestASubPathLeadsNowhereElse(t *testing.T) {
+	b := newBench(t)
+	b.needs("user")
+	ref := b.podOf(func(c *container.PodConfig) { c.Volumes = []container.PodVolume{{Name: "v", GID: -1}} })
+	b.in(ref, "a", "ln -s /etc /v/out; ln -s ../../.. /v/up; mkdir /v/in; ln -s in /v/link", func(c *container.ContainerConfig) {
+		c.Mounts = []container.Mount{{Volume: "v", Target: "/v"}}
+	})
+	for _, sub := range []string{"out", "up", "out/ssl", "../x", "link/../../x"} {
+		_, err := b.StartContainer(b.ctx, ref, container.ContainerConfig{
+			Name: "b", Argv: []string{"true"}, WorkingDir: "/", UID: -1, GID: -1, Mounts: []container.Mount{{Volume: "v", SubPath: sub, Target: "/v"}},
+		})
+		if !errors.Is(err, container.ErrCannotStart) || !strings.Contains(err.Error(), "subPath "+sub) {
+			t.Errorf("sub-path %s: %v", sub, err)
+		}
+	}
+	if got := b.in(ref, "c", "touch /v/here; echo $?", func(c *container.ContainerConfig) {
+		c.Mounts = []container.Mount{{Volume: "v", SubPath: "link", Target: "/v"}}
+	}); got != "0\n" {
+		t.Errorf("a link that stays inside: %q", got)
+	}
+}
+
+func TestAReadOnlyRootLeavesWhatIsTheContainersOwn(t *testing.T) {
+	b := newBench(t)
+	b.needs("user")
+	ref := b.podOf(func(c *container.PodConfig) { c.Volumes = []container.PodVolume{{Name: "v", GID: -1}} })
+	d := b.Dirs(ref)
+	host := t.TempDir()
+	script := fmt.Sprintf(`for d in %s /var/tmp /tmp %s /muster-v /; do touch $d/muster-file 2>/dev/null && echo yes $d || echo no $d; done`, host, d.Tmp)
+	want := fmt.Sprintf("no %s\nno /var/tmp\nyes /tmp\nyes %s\nyes /muster-v\nno /\n", host, d.Tmp)
+	if strings.HasPrefix(host, "/tmp/") { // the container has a /tmp of its own
+		host = "/var"
+		script = strings.Replace(script, strings.Fields(script)[3], host, 1)
+		want = fmt.Sprintf("no %s\nno /var/tmp\nyes /tmp\nyes %s\nyes /muster-v\nno /\n", host, d.Tmp)
+	}
+	if got := b.in(ref, "a", script, func(c *container.ContainerConfig) {
+		c.ReadOnlyRoot = true
+		c.Mounts = []container.Mount{{Volume: "v", Target: "/muster-v"}}
+	}); got != want {
+		t.Errorf("can be written in:\n%s want\n%s", got, want)
+	}
+}
+
+func TestContainersRunWithTheirGroupsAndWithoutNewPrivileges(t *testing.T) {
+	b := newBench(t)
+	got := b.in(b.ref, "a", "grep NoNewPrivs /proc/self/status", func(c *container.ContainerConfig) { c.NoNewPrivileges = true })
+	if strings.Fields(got)[1] != "1" {
+		t.Errorf("no_new_privs: %q", got)
+	}
+	if os.Geteuid() != 0 {
+		return
+	}
+	if got := b.in(b.ref, "b", "id -u; id -g; id -G", func(c *container.ContainerConfig) {
+		c.UID, c.GID, c.Groups = 1234, 5678, []int{42, 43}
+	}); got != "1234\n5678\n5678 42 43\n" {
+		t.Errorf("user and groups: %q", got)
+	}
+}
+
+func TestWhatThisRuntimeCannotDoIsRefusedByName(t *testing.T) {
+	b := newBench(t)
+	for want, cfg := range map[string]container.PodConfig{
+		"a network namespace of the pod's own": {OwnNetwork: true},
+		"the node's PID namespace":             {HostPID: true},
+		"a shared PID namespace":               {SharePID: true},
+		"with a size limit on disk":            {Volumes: []container.PodVolume{{Name: "v", SizeLimit: 1, GID: -1}}},
+	} {
+		cfg.PodRef = newRef()
+		if _, err := b.EnsurePod(b.ctx, cfg); !errors.Is(err, container.ErrUnsupported) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", want, err)
+		}
+	}
+	for want, cfg := range map[string]container.ContainerConfig{
+		"capabilities": {DropCapabilities: []string{"ALL"}}, "seccomp": {SeccompDefault: true},
+	} {
+		cfg.Name, cfg.Argv, cfg.UID, cfg.GID = "main", []string{"true"}, -1, -1
+		if _, err := b.StartContainer(b.ctx, b.ref, cfg); !errors.Is(err, container.ErrUnsupported) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", want, err)
+		}
+	}
+}
