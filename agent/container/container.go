@@ -71,6 +71,8 @@ type Info struct {
 	Version string
 	// Isolation is full (root's namespaces), user (user namespaces), none (plain processes).
 	Isolation string
+	// Limits tells whether containers are held to their limits of CPU, memory and processes.
+	Limits bool
 	// Fence is kernel where the kernel kills a fenced pod at its deadline whatever happens, else best-effort.
 	Fence string
 	// Note is one sentence for people when something is less than it could be; empty otherwise.

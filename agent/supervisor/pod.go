@@ -56,6 +56,9 @@ type instance struct {
 	rec ContainerRecord
 	ctl *net.UnixConn
 	log *logFile
+	// oomFile counts the OOM kills of the container's group, oomBefore is how many there were before this instance.
+	oomFile   string
+	oomBefore int64
 	// started is closed once the container runs, or will not; refused is why.
 	started chan struct{}
 	refused error
@@ -528,7 +531,13 @@ func (in *instance) launch(cfg StartConfig) error {
 		})
 	}
 	in.watched = true
+	in.oomFile, in.oomBefore = cfg.OOMCount, oomKills(cfg.OOMCount)
 	go in.watch()
+	if err := in.enter(cfg.Cgroups); err != nil {
+		in.kill()
+		<-in.done
+		return err
+	}
 	if p.fence != nil {
 		if err := p.fence.mayStart(); err != nil {
 			in.kill()
@@ -647,6 +656,8 @@ func (in *instance) watch() {
 		r.Reason = ReasonLeaseExpired
 	case r.ExitCode == 0:
 		r.Reason = ReasonCompleted
+	case r.Signal == int32(unix.SIGKILL) && oomKills(in.oomFile) > in.oomBefore:
+		r.Reason = ReasonOOMKilled
 	default:
 		r.Reason = ReasonError
 	}

@@ -83,7 +83,7 @@ type ContainerRecord struct {
 	Started, Finished time.Time
 	// ExitCode is 128 + Signal for a death by signal.
 	ExitCode, Signal int32
-	// Reason is Completed, Error or LeaseExpired once it has ended.
+	// Reason is Completed, Error, OOMKilled or LeaseExpired once it has ended.
 	Reason string
 	// DroppedLines counts the lines of output that could not be written.
 	DroppedLines int64
@@ -93,6 +93,7 @@ type ContainerRecord struct {
 const (
 	ReasonCompleted      = "Completed"
 	ReasonError          = "Error"
+	ReasonOOMKilled      = "OOMKilled"
 	ReasonLeaseExpired   = "LeaseExpired"
 	ReasonSupervisorDied = "SupervisorDied"
 )

@@ -235,6 +235,10 @@ type StartConfig struct {
 	ReadOnlyRoot bool
 	// NoNewPrivileges keeps set-user-ID programs from giving more rights.
 	NoNewPrivileges bool
+	// Cgroups are the files cgroup.procs of the container's control group, one a hierarchy; OOMCount is the file of it that
+	// has the line "oom_kill N", empty where there is none.
+	Cgroups  []string
+	OOMCount string
 }
 
 // Mount binds a file or directory of the host into a mount namespace.
@@ -267,6 +271,8 @@ func (c *StartConfig) encode(w *body) {
 	}
 	w.bool(11, c.ReadOnlyRoot)
 	w.bool(12, c.NoNewPrivileges)
+	w.strs(13, c.Cgroups)
+	w.str(14, c.OOMCount)
 }
 
 func (c *StartConfig) decode(b []byte) error {
@@ -315,6 +321,10 @@ func (c *StartConfig) decode(b []byte) error {
 			c.ReadOnlyRoot = f.bool()
 		case 12:
 			c.NoNewPrivileges = f.bool()
+		case 13:
+			c.Cgroups = append(c.Cgroups, f.str())
+		case 14:
+			c.OOMCount = f.str()
 		}
 	}
 	return f.err

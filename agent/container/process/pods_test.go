@@ -10,6 +10,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/musterhq/muster/agent/cgroup"
 	"github.com/musterhq/muster/agent/container"
 	"github.com/musterhq/muster/agent/container/process"
 )
@@ -294,5 +295,90 @@ func TestWhatThisRuntimeCannotDoIsRefusedByName(t *testing.T) {
 		if _, err := b.StartContainer(b.ctx, b.ref, cfg); !errors.Is(err, container.ErrUnsupported) || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", want, err)
 		}
+	}
+}
+
+func TestContainersAreHeldToTheirLimits(t *testing.T) {
+	groups := cgroups(t)
+	b := newBench(t, func(c *process.Config) { c.Cgroups = groups(c.DataDir) })
+	b.needs("full")
+	if info, err := b.Info(b.ctx); err != nil || !info.Limits {
+		t.Skipf("this machine holds no limits: %+v, %v", info, err)
+	}
+	ref := b.podOf(func(c *container.PodConfig) { c.Limits = container.Limits{PIDs: 64} })
+	limited := func(l container.Limits) func(*container.ContainerConfig) {
+		return func(c *container.ContainerConfig) { c.Limits = l }
+	}
+	for range 2 { // an instance is not told of the one before
+		c, err := b.StartContainer(b.ctx, ref, container.ContainerConfig{
+			Name: "memory", Argv: []string{"/bin/sh", "-c", "exec head -c 200m /dev/zero | tail"}, WorkingDir: "/", UID: -1, GID: -1,
+			Env: []string{"PATH=/usr/bin:/bin"}, Limits: container.Limits{MemoryBytes: 32 << 20},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.until("its end", func() bool { return !b.find(c.ID).Running })
+	}
+	c, err := b.StartContainer(b.ctx, ref, container.ContainerConfig{
+		Name: "memory", Argv: []string{"perl", "-e", "$x = 'x' x 200_000_000; sleep 100"}, WorkingDir: "/", UID: -1, GID: -1,
+		Env: []string{"PATH=/usr/bin:/bin"}, Limits: container.Limits{MemoryBytes: 32 << 20},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.until("the kernel has killed it", func() bool { return !b.find(c.ID).Running })
+	if got := b.find(c.ID); got.Reason != "OOMKilled" || got.ExitCode != 137 {
+		t.Errorf("a container beyond its memory ended with %+v", got)
+	}
+	if got := b.in(ref, "memory", "kill -9 $$", limited(container.Limits{MemoryBytes: 32 << 20})); got != "" {
+		t.Errorf("got %q", got)
+	}
+	l, err := b.List(b.ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range l.Pods {
+		for _, c := range p.Containers {
+			if p.PodRef == ref && c.Name == "memory" && c.Reason != "Error" {
+				t.Errorf("one that killed itself after the kernel had killed its predecessor ended with %+v", c)
+			}
+		}
+	}
+	if got := b.in(ref, "pids", "for i in $(seq 100); do sleep 5 & done 2>&1 | tail -n 1; wait", limited(container.Limits{})); !strings.Contains(got, "fork") {
+		t.Errorf("100 processes in a pod of 64: %q", got)
+	}
+	if got := b.in(ref, "cpu", "perl -e '$end = time + 1.5; 1 while time < $end; print((times)[0] < 1 ? \"held\\n\" : \"free\\n\")'",
+		limited(container.Limits{MilliCPU: 100})); got != "held\n" {
+		t.Errorf("a tenth of a core: %q", got)
+	}
+	run, err := b.StartContainer(b.ctx, ref, container.ContainerConfig{
+		Name: "exec", Argv: []string{"sleep", "100"}, WorkingDir: "/", UID: -1, GID: -1, Env: []string{"PATH=/usr/bin:/bin"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	res, err := b.Exec(b.ctx, run.ID, container.ExecConfig{Argv: []string{"cat", "/proc/self/cgroup"}})
+	if err != nil || !strings.Contains(string(res.Stdout), ref.UID+"-7/exec") {
+		t.Errorf("a command in a container runs in %s, %v", res.Stdout, err)
+	}
+	for _, ref := range []container.PodRef{ref, b.ref} {
+		if err := b.RemovePod(b.ctx, ref); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if left, err := groups(b.dir).List(); err != nil || len(left) > 0 {
+		t.Errorf("groups %v are left, %v", left, err)
+	}
+}
+
+// cgroups makes the control groups of a data directory, and takes them away in the end.
+func cgroups(t *testing.T) func(dir string) *cgroup.Manager {
+	return func(dir string) *cgroup.Manager {
+		m, err := cgroup.New(cgroup.Config{DataDir: dir})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(m.Close)
+		return m
 	}
 }

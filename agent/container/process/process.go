@@ -23,6 +23,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/musterhq/muster/agent/cgroup"
 	"github.com/musterhq/muster/agent/container"
 	"github.com/musterhq/muster/agent/supervisor"
 )
@@ -55,6 +56,8 @@ type Config struct {
 	Version string
 	// Network links pods that have network namespaces of their own; nil means that such pods are refused.
 	Network Network
+	// Cgroups makes control groups; nil: containers run where the agent does, and no limit is held.
+	Cgroups *cgroup.Manager
 	// Fence tells of slots of the fence page whether their time is over; nil means that fenced pods are refused.
 	Fence Fence
 	// Log is where changes go.
@@ -144,6 +147,7 @@ func New(ctx context.Context, cfg Config) (*Runtime, error) {
 			return nil, fmt.Errorf("take up pod directory %s: %w", e.Name(), err)
 		}
 	}
+	r.sweepGroups()
 	return r, nil
 }
 
@@ -183,6 +187,7 @@ func (r *Runtime) Info(context.Context) (container.Info, error) {
 	info := container.Info{
 		Name: "process", Version: r.cfg.Version, Isolation: string(r.isolation), Fence: supervisor.FenceKernel, Note: r.cfg.Note,
 	}
+	info.Limits = r.grouped() && r.cfg.Cgroups.Available(cgroup.CPU) == nil && r.cfg.Cgroups.Available(cgroup.Memory) == nil
 	if r.isolation == supervisor.IsolationNone {
 		info.Fence = supervisor.FenceBestEffort
 		if info.Note == "" {
@@ -313,6 +318,9 @@ func (r *Runtime) create(ctx context.Context, p *pod, cfg container.PodConfig) e
 	}
 	err := r.furnish(p, cfg.Volumes)
 	if err == nil {
+		err = r.podGroup(p, cfg.Limits)
+	}
+	if err == nil {
 		err = r.launch(ctx, p)
 	}
 	if err == nil && cfg.OwnNetwork {
@@ -327,6 +335,9 @@ func (r *Runtime) create(ctx context.Context, p *pod, cfg container.PodConfig) e
 		}
 	}
 	if err != nil {
+		if gerr := r.dropGroup(p); gerr != nil {
+			r.cfg.Log.Warn("control group stays behind", "pod", cfg.Name, "err", gerr)
+		}
 		if derr := r.discard(p.dir); derr != nil {
 			r.cfg.Log.Warn("pod directory stays behind", "pod", cfg.Name, "path", p.dir, "err", derr)
 		}
@@ -664,6 +675,9 @@ func (r *Runtime) remove(ctx context.Context, p *pod) error {
 	p.mu.Lock()
 	p.dead = true
 	p.mu.Unlock()
+	if err := r.dropGroup(p); err != nil {
+		return err
+	}
 	if p.rec.OwnNetwork && r.cfg.Network != nil {
 		if err := r.cfg.Network.Detach(p.ref); err != nil {
 			return err
@@ -857,6 +871,9 @@ func (r *Runtime) start(ctx context.Context, ref container.PodRef, c container.C
 		return container.Container{}, fmt.Errorf("capabilities: %w", container.ErrUnsupported)
 	case c.SeccompDefault:
 		return container.Container{}, fmt.Errorf("seccomp: %w", container.ErrUnsupported)
+	}
+	if err := r.containerGroup(p, &c, &cfg); err != nil {
+		return container.Container{}, err
 	}
 	rec, err := p.client.Start(ctx, cfg)
 	if err != nil {
