@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"os/user"
 	"path/filepath"
@@ -26,12 +27,14 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/keepalive"
 
+	"github.com/musterhq/muster/agent/cgroup"
 	"github.com/musterhq/muster/agent/container"
 	"github.com/musterhq/muster/agent/container/process"
 	"github.com/musterhq/muster/agent/guard"
 	"github.com/musterhq/muster/agent/history"
 	"github.com/musterhq/muster/agent/lease"
 	"github.com/musterhq/muster/agent/network"
+	"github.com/musterhq/muster/agent/network/hostgw"
 	"github.com/musterhq/muster/agent/probe"
 	"github.com/musterhq/muster/agent/prober"
 	"github.com/musterhq/muster/agent/runner"
@@ -59,12 +62,16 @@ type Config struct {
 	Advertise string
 	// Images is refuse or ignore: whether pods that name an image run here.
 	Images string
-	Labels map[string]string
+	// Network is host-gw, none, or empty for host-gw where that is possible.
+	Network string
+	Labels  map[string]string
 	// RunAs is the user that containers run as; empty: nobody as root, else the agent's own.
 	RunAs string
 	// AllowPrivilegedPods lets pods mount any path of the host, HostPathAllow those below these directories.
 	AllowPrivilegedPods bool
 	HostPathAllow       []string
+	// PodPIDs bounds the processes and threads of a pod; 0 means no bound.
+	PodPIDs int64
 	// Program is this program's path: it runs supervisors where no tiny binary is embedded.
 	Program string
 	// OpenMetrics serves metrics and health to everybody.
@@ -148,14 +155,22 @@ func (a *Agent) Run(ctx context.Context) error {
 	if err != nil || ctx.Err() != nil {
 		return err
 	}
-	loopback := net.ParseIP(address).IsLoopback()
+	ip, err := netip.ParseAddr(address)
+	if err != nil {
+		return fmt.Errorf("address: %w", err)
+	}
+	mode, err := network.Mode(cfg.Network, hostgw.Permitted(), ip)
+	if err != nil {
+		return err
+	}
+	recorder := event.New("agent", cfg.Node)
 
 	argv, note, err := process.SupervisorArgv(dir.Path(), []string{cfg.Program, supervisor.Subcommand})
 	if err != nil {
 		return err
 	}
 	keeper, err := guard.Ensure(ctx, guard.Config{
-		DataDir: dir.Path(), Argv: argv, Listen: cfg.GuardListen, Loopback: loopback,
+		DataDir: dir.Path(), Argv: argv, Listen: cfg.GuardListen, Loopback: ip.IsLoopback(),
 		Changed: func(err error) { log.Warn("guard replaced", "err", err) },
 	})
 	if err != nil {
@@ -171,9 +186,32 @@ func (a *Agent) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	runtime, err := process.New(ctx, process.Config{
-		DataDir: dir.Path(), SupervisorArgv: argv, Note: note, Version: version.Version, Fence: keeper, Log: log,
-	})
+	addresses, err := network.Open(network.Config{
+		Path: filepath.Join(dir.Path(), "addresses"), Node: keeper.Info().Node, NodeAddress: address, Flat: mode == spec.NetworkHostGW,
+	}, log)
+	if err != nil {
+		return err
+	}
+	flat, err := a.flat(mode, hostgw.Config{
+		ID: leases.Instance(), Path: filepath.Join(dir.Path(), "network"), Address: ip, Problem: networkProblem(recorder, cfg.Node),
+	}, addresses)
+	if err != nil {
+		return err
+	}
+	if flat != nil {
+		defer flat.Close()
+	}
+	groups, err := cgroup.New(cgroup.Config{DataDir: dir.Path()})
+	if err != nil {
+		return err
+	}
+	made := process.Config{
+		DataDir: dir.Path(), SupervisorArgv: argv, Note: note, Version: version.Version, Fence: keeper, Cgroups: groups, Log: log,
+	}
+	if flat != nil {
+		made.Network = flat
+	}
+	runtime, err := process.New(ctx, made)
 	if err != nil {
 		return err
 	}
@@ -182,11 +220,13 @@ func (a *Agent) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	addresses, err := network.Open(network.Config{
-		Path: filepath.Join(dir.Path(), "addresses"), Node: keeper.Info().Node, NodeAddress: address,
-	}, log)
-	if err != nil {
-		return err
+	if flat != nil && info.Isolation != string(supervisor.IsolationFull) {
+		return fmt.Errorf("network host-gw: pods need namespaces of their own, which the kernel refuses here (isolation %s): pass --network none", info.Isolation)
+	}
+	for _, c := range groups.Controllers() {
+		if c.Why != "" {
+			log.Info("control groups lack a controller", "controller", c.Name, "why", c.Why)
+		}
 	}
 	web, err := net.Listen("tcp", cfg.HTTPListen)
 	if err != nil {
@@ -203,7 +243,6 @@ func (a *Agent) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	recorder := event.New("agent", cfg.Node)
 	memory := history.New()
 	attempter := probe.New(runtime)
 	parts := &parts{}
@@ -220,7 +259,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	parts.runner, err = runner.New(runner.Config{
 		StateDir: filepath.Join(dir.Path(), "state", "pods"), Node: cfg.Node, HostIP: address, Path: os.Getenv("PATH"),
 		RunAsUID: uid, RunAsGID: gid, AllowPrivileged: cfg.AllowPrivilegedPods, HostPathAllow: cfg.HostPathAllow,
-		Isolation: info.Isolation,
+		Isolation: info.Isolation, PodNetwork: flat != nil, Limits: info.Limits, PodPIDs: cfg.PodPIDs,
 		Dirs: func(r container.PodRef) (string, string, string) {
 			d := runtime.Dirs(r)
 			return d.Pod, d.Home, d.Tmp
@@ -233,10 +272,10 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	talk := &gossip{cfg: a.cfg, address: address, guard: func() string { return joinPort(address, keeper.Info().Addr) }, http: joinPort(address, web.Addr().String()), log: log}
 	talk.joined = make(chan struct{})
-	facts := a.facts(address, info, keeper, talk, joinPort(address, web.Addr().String()), leases.Instance())
+	facts := a.facts(address, mode, info, keeper, talk, joinPort(address, web.Addr().String()), leases.Instance())
 	parts.session = session.New(session.Config{
 		Node: cfg.Node, Instance: leases.Instance(), BootID: supervisor.BootID(), Version: version.Version,
-		Facts: facts, Dial: dialer.dial, Welcomed: talk.welcomed,
+		Facts: facts, Dial: dialer.dial, Welcomed: talk.welcomed, Network: networkTold(flat, log),
 	}, session.Deps{
 		Lease: leases, Pods: &pods{parts.runner, leases}, Probes: &probeMemory{parts.prober, memory}, Events: recorder, Log: log,
 	})
@@ -247,6 +286,9 @@ func (a *Agent) Run(ctx context.Context) error {
 		}
 		return nil
 	})
+	if flat != nil {
+		health.Check("network", func(context.Context) error { return flat.Err() })
+	}
 	auth := telemetry.AuthRequired
 	if cfg.OpenMetrics {
 		auth = telemetry.AuthNone
@@ -274,6 +316,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return parts.runner.Run(ctx) })
 	g.Go(func() error { return parts.session.Run(ctx) })
 	g.Go(func() error { return talk.Run(ctx) })
+	if flat != nil {
+		g.Go(func() error { return flat.Run(ctx) })
+	}
 	g.Go(func() error { return https.Run(ctx) })
 	g.Go(func() error { return a.rotate(ctx, dialer, holder, filepath.Join(dir.Path(), identityFile), creds) })
 	return g.Wait()
@@ -302,7 +347,7 @@ func joinPort(host, listening string) string {
 }
 
 // facts says what is true of the node now.
-func (a *Agent) facts(address string, info container.Info, keeper *guard.Client, talk *gossip, http, instance string) func() spec.NodeFacts {
+func (a *Agent) facts(address, mode string, info container.Info, keeper *guard.Client, talk *gossip, http, instance string) func() spec.NodeFacts {
 	var uts unix.Utsname
 	kernel := ""
 	if unix.Uname(&uts) == nil {
@@ -315,7 +360,10 @@ func (a *Agent) facts(address string, info container.Info, keeper *guard.Client,
 			Address: address, GuardAddress: joinPort(address, keep.Addr), GossipAddress: talk.bound, HTTPAddress: http,
 			Labels: a.cfg.Labels, Allocatable: allocatable, MaxPods: container.MaxPods, Runtimes: []string{"process"},
 			Isolation: info.Isolation, Images: a.cfg.Images, BootID: supervisor.BootID(), Instance: instance,
-			Version: version.Version, OS: "linux", Arch: arch, Kernel: kernel,
+			Version: version.Version, OS: "linux", Arch: arch, Kernel: kernel, Network: mode,
+		}
+		if mode == spec.NetworkHostGW {
+			f.MaxPods = network.MaxPods
 		}
 		if keep.Node != 0 {
 			f.PodNet = fmt.Sprintf("127.77.%d.0", keep.Node)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"runtime"
 	"time"
 
@@ -13,9 +14,12 @@ import (
 	"github.com/musterhq/muster/agent/container"
 	"github.com/musterhq/muster/agent/history"
 	"github.com/musterhq/muster/agent/lease"
+	"github.com/musterhq/muster/agent/network"
+	"github.com/musterhq/muster/agent/network/hostgw"
 	"github.com/musterhq/muster/agent/prober"
 	"github.com/musterhq/muster/agent/runner"
 	"github.com/musterhq/muster/agent/session"
+	"github.com/musterhq/muster/internal/event"
 	"github.com/musterhq/muster/internal/fence"
 	"github.com/musterhq/muster/internal/spec"
 )
@@ -91,6 +95,45 @@ type probeMemory struct {
 func (p *probeMemory) States() []spec.ProbeState { return p.prober.States() }
 
 func (p *probeMemory) Results(id spec.ProbeID, n int) []spec.Attempt { return p.history.Last(id, n) }
+
+// flat is the node's part of the flat network; nil where it has none, and then what it once had is taken away.
+func (a *Agent) flat(mode string, cfg hostgw.Config, addresses *network.Allocator) (*hostgw.Network, error) {
+	if mode == spec.NetworkHostGW {
+		return hostgw.New(cfg, addresses, a.cfg.Log)
+	}
+	if !hostgw.Permitted() {
+		return nil, nil
+	}
+	return nil, hostgw.Clean(cfg)
+}
+
+// networkTold hands on what the coordinator says of the network; nil for a node that takes no part in it.
+func networkTold(flat *hostgw.Network, log *slog.Logger) func(session.Network) {
+	if flat == nil {
+		return nil
+	}
+	return func(n session.Network) {
+		c := hostgw.Cluster{Own: n.PodCIDR, All: n.ClusterCIDR}
+		for _, m := range n.Nodes {
+			c.Nodes = append(c.Nodes, hostgw.Node{Name: m.Node, Address: m.Address, Pods: m.PodCIDR})
+		}
+		if err := flat.Set(c); err != nil {
+			log.Error("pod network not taken in", "err", err)
+		}
+	}
+}
+
+// networkProblem makes events of what keeps pods out of reach.
+func networkProblem(events *event.Recorder, node string) func(string) {
+	ref := spec.ObjectRef{Kind: "Node", Name: node}
+	return func(text string) {
+		if text == "" {
+			events.Record(ref, spec.EventNormal, "NetworkReady", "Pods of all nodes are in reach")
+		} else {
+			events.Record(ref, spec.EventWarning, "NetworkNotReady", text)
+		}
+	}
+}
 
 // sleep waits, or returns false when ctx ends.
 func sleep(ctx context.Context, d time.Duration) bool {

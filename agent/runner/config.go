@@ -65,6 +65,10 @@ type Config struct {
 	HostPathAllow   []string
 	// Isolation is the runtime's; with "none" mounts that need a mount namespace are refused.
 	Isolation string
+	// PodNetwork gives pods network namespaces of their own.
+	PodNetwork bool
+	// Limits is whether the runtime holds containers to their limits.
+	Limits bool
 	// PodPIDs bounds the processes and threads of a pod; 0 means no bound.
 	PodPIDs int64
 	// Dirs returns a pod's own directory, HOME and TMPDIR; they exist once its sandbox does.

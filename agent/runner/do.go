@@ -102,7 +102,7 @@ func (r *Runner) ensure(ctx context.Context, h *held, w *pod.Wanted) (container.
 	}
 	cfg := container.PodConfig{
 		PodRef: h.ref, Namespace: w.Pod.Namespace, Name: w.Pod.Name, Hostname: s.Hostname, Grace: s.TerminationGrace, IP: r.cfg.HostIP,
-		HostNetwork: s.HostNetwork, HostPID: s.HostPID, HostIPC: s.HostIPC, SharePID: s.ShareProcessNamespace,
+		OwnNetwork: r.cfg.PodNetwork && !s.HostNetwork, HostNetwork: s.HostNetwork, HostPID: s.HostPID, HostIPC: s.HostIPC, SharePID: s.ShareProcessNamespace,
 		Volumes: volumes(w.Pod), Limits: podLimits(s, r.cfg.PodPIDs),
 	}
 	if cfg.Hostname == "" {
@@ -125,8 +125,30 @@ func (r *Runner) ensure(ctx context.Context, h *held, w *pod.Wanted) (container.
 		h.slot = cfg.FenceSlot
 		r.mu.Unlock()
 	}
-	r.warnOfSharedPorts(h, w.Pod)
+	if !r.cfg.PodNetwork {
+		r.warnOfSharedPorts(h, w.Pod)
+	}
+	if what := limited(s); what != "" && !r.cfg.Limits {
+		r.mu.Lock()
+		r.record(h, pod.Event{Type: spec.EventWarning, Reason: "LimitsNotEnforced", Message: what + " is not held: this node's agent may not make control groups"})
+		r.mu.Unlock()
+	}
 	return r.deps.Runtime.EnsurePod(ctx, cfg)
+}
+
+// limited names the first limit of a pod's containers; empty without one.
+func limited(s *spec.PodSpec) string {
+	for _, list := range [][]spec.Container{s.InitContainers, s.Containers} {
+		for i := range list {
+			switch l := list[i].Resources.Limits; {
+			case l.MilliCPU > 0:
+				return "the CPU limit of container " + list[i].Name
+			case l.MemoryBytes > 0:
+				return "the memory limit of container " + list[i].Name
+			}
+		}
+	}
+	return ""
 }
 
 // warnOfSharedPorts tells of a port that another pod here declares too: unless both bind their own address, one of them

@@ -84,6 +84,7 @@ type agentFlags struct {
 	images, runAs, network   string
 	labels, hostPathAllow    []string
 	allowPrivilegedPods      bool
+	podPIDs                  int64
 }
 
 func (s *agentFlags) add(f *pflag.FlagSet) {
@@ -99,7 +100,8 @@ func (s *agentFlags) add(f *pflag.FlagSet) {
 	f.StringVar(&s.runAs, "run-as", "", "the user that containers run as unless they say otherwise (default: nobody as root, else the agent's own)")
 	f.BoolVar(&s.allowPrivilegedPods, "allow-privileged-pods", false, "pods may ask for user 0, for the host's namespaces, and for any hostPath")
 	f.StringSliceVar(&s.hostPathAllow, "host-path-allow", nil, "directories that every pod's hostPath may be in")
-	f.StringVar(&s.network, "network", "none", "none: pods share the node's network, each with an address of its own where that can be (host-gw is not built yet)")
+	f.Int64Var(&s.podPIDs, "pod-pids-limit", 8192, "processes and threads that a pod may have, where the agent may make control groups; 0: no limit")
+	f.StringVar(&s.network, "network", "", "host-gw: pods have addresses in the cluster's flat network; none: they share the node's, each with an address of its own where that can be (default: host-gw as root where the node's address is not loopback)")
 	config.Secret(f, "token")
 }
 
@@ -108,14 +110,14 @@ func (s *agentFlags) checkAgent() error {
 	switch {
 	case s.node == "":
 		return usagef("--node is required: this node's name")
+	case s.podPIDs < 0:
+		return usagef("--pod-pids-limit %d: must not be negative", s.podPIDs)
 	case len(s.join) == 0:
 		return usagef("--join is required: a coordinator's API address, HOST:PORT")
 	case s.images != "refuse" && s.images != "ignore":
 		return usagef("--images %s: want refuse or ignore", s.images)
-	case s.network == "host-gw":
-		return notBuilt("agent --network host-gw")
-	case s.network != "none":
-		return usagef("--network %s: want none", s.network)
+	case s.network != "" && s.network != "host-gw" && s.network != "none":
+		return usagef("--network %s: want host-gw or none", s.network)
 	}
 	for _, r := range s.runtimes {
 		switch r {
@@ -238,7 +240,8 @@ func agentCommand(w World) *cobra.Command {
 		a, err := agent.New(agent.Config{
 			DataDir: s.dataDir, Node: s.node, Join: s.join, Token: s.token,
 			GossipListen: s.gossipListen, HTTPListen: s.httpListen, GuardListen: s.guardListen, Advertise: s.advertise,
-			Images: s.images, Labels: labels, RunAs: s.runAs, AllowPrivilegedPods: s.allowPrivilegedPods, HostPathAllow: s.hostPathAllow,
+			Images: s.images, Network: s.network, Labels: labels, RunAs: s.runAs, AllowPrivilegedPods: s.allowPrivilegedPods, HostPathAllow: s.hostPathAllow,
+			PodPIDs: s.podPIDs,
 			Program: program, OpenMetrics: s.metricsAuth == "none", Log: log,
 		})
 		if err != nil {

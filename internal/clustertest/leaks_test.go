@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// left is what of the cluster's pods is there though no pod should be: processes, mounts, cgroups, directories.
-func (c *Cluster) left() (all []string) {
+// left is what is there of the cluster's pods though no pod should be: processes, mounts, control groups, directories.
+func (c *Cluster) left(uids []string) (all []string) {
 	c.t.Helper()
 	dirs, _ := filepath.Glob("/proc/[0-9]*")
 	for _, d := range dirs {
@@ -33,6 +33,12 @@ func (c *Cluster) left() (all []string) {
 			all = append(all, "mount "+strings.TrimSpace(line))
 		}
 	}
+	for _, uid := range uids {
+		for _, root := range []string{"/sys/fs/cgroup/*/muster/*/", "/sys/fs/cgroup/muster/*/"} {
+			found, _ := filepath.Glob(root + uid + "-*")
+			all = append(all, found...)
+		}
+	}
 	for _, pattern := range []string{c.Dir + "/node-*/pods/*", c.Dir + "/node-*/state/pods/*"} {
 		found, _ := filepath.Glob(pattern)
 		all = append(all, found...)
@@ -43,11 +49,15 @@ func (c *Cluster) left() (all []string) {
 // mustLeaveNothing deletes every pod and waits until nothing is left of them.
 func (c *Cluster) mustLeaveNothing() {
 	c.t.Helper()
+	var uids []string
+	for _, p := range c.Pods("") {
+		uids = append(uids, p.Metadata.UID)
+	}
 	c.Muster("delete", "deployments", "--all")
 	c.Muster("delete", "pods", "--all", "--grace-period", "0")
 	var left []string
 	for range 100 {
-		if left = c.left(); len(left) == 0 {
+		if left = c.left(uids); len(left) == 0 {
 			return
 		}
 		time.Sleep(100 * time.Millisecond)

@@ -31,10 +31,10 @@ const (
 	metaHarmless  = "creationTimestamp deletionGracePeriodSeconds deletionTimestamp generation managedFields resourceVersion selfLink uid"
 
 	podConverted = "restartPolicy terminationGracePeriodSeconds nodeSelector readinessGates.conditionType hostname " +
-		"volumes.name volumes.hostPath.path volumes.hostPath.type"
-	podPending = "shareProcessNamespace hostNetwork hostPID hostIPC volumes.emptyDir.medium volumes.emptyDir.sizeLimit " +
-		"securityContext.runAsUser securityContext.runAsGroup securityContext.runAsNonRoot securityContext.supplementalGroups " +
-		"securityContext.fsGroup securityContext.seccompProfile.type"
+		"volumes.name volumes.hostPath.path volumes.hostPath.type volumes.emptyDir.medium volumes.emptyDir.sizeLimit " +
+		"hostNetwork hostIPC securityContext.runAsUser securityContext.runAsGroup securityContext.runAsNonRoot " +
+		"securityContext.supplementalGroups securityContext.fsGroup"
+	podPending  = "shareProcessNamespace hostPID securityContext.seccompProfile.type"
 	podHarmless = "automountServiceAccountToken dnsPolicy enableServiceLinks imagePullSecrets preemptionPolicy priorityClassName " +
 		"schedulerName serviceAccount serviceAccountName"
 
@@ -42,10 +42,10 @@ const (
 		"restartPolicyRules.action restartPolicyRules.exitCodes.operator restartPolicyRules.exitCodes.values " +
 		"env.name env.value env.valueFrom.fieldRef.apiVersion env.valueFrom.fieldRef.fieldPath " +
 		"ports.name ports.containerPort ports.hostPort ports.protocol resources.requests resources.limits " +
-		"volumeMounts.name volumeMounts.mountPath volumeMounts.readOnly"
-	containerPending = "volumeMounts.subPath securityContext.runAsUser securityContext.runAsGroup securityContext.runAsNonRoot " +
-		"securityContext.capabilities.add securityContext.capabilities.drop securityContext.readOnlyRootFilesystem " +
-		"securityContext.allowPrivilegeEscalation securityContext.seccompProfile.type"
+		"volumeMounts.name volumeMounts.mountPath volumeMounts.readOnly volumeMounts.subPath " +
+		"securityContext.runAsUser securityContext.runAsGroup securityContext.runAsNonRoot " +
+		"securityContext.readOnlyRootFilesystem securityContext.allowPrivilegeEscalation"
+	containerPending  = "securityContext.capabilities.add securityContext.capabilities.drop securityContext.seccompProfile.type"
 	containerHarmless = "imagePullPolicy terminationMessagePath terminationMessagePolicy"
 
 	probeConverted = "initialDelaySeconds periodSeconds timeoutSeconds successThreshold failureThreshold terminationGracePeriodSeconds " +
@@ -88,7 +88,7 @@ func (f fieldUses) podSpec(at string) {
 			f.set(c+"."+k.String()+"Probe", probeConverted, converted)
 		}
 	}
-	f[at+".initContainers"], f[at+".volumes.emptyDir"] = pending, pending // whole
+	f[at+".initContainers"] = pending // whole
 }
 
 // set gives fields their use, and makes what they are in parts.

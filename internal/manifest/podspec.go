@@ -55,7 +55,13 @@ func (d *decoder) deployment(k *appsv1.Deployment) *spec.Deployment {
 func (d *decoder) podSpec(at string, k *corev1.PodSpec) spec.PodSpec {
 	out := spec.PodSpec{
 		RestartPolicy: spec.RestartPolicy(k.RestartPolicy), TerminationGrace: spec.UnsetGrace,
-		NodeSelector: k.NodeSelector, Hostname: k.Hostname,
+		NodeSelector: k.NodeSelector, Hostname: k.Hostname, HostNetwork: k.HostNetwork, HostIPC: k.HostIPC,
+	}
+	if s := k.SecurityContext; s != nil {
+		out.Security = spec.PodSecurity{
+			RunAsUser: s.RunAsUser, RunAsGroup: s.RunAsGroup, RunAsNonRoot: s.RunAsNonRoot != nil && *s.RunAsNonRoot,
+			SupplementalGroups: s.SupplementalGroups, FSGroup: s.FSGroup,
+		}
 	}
 	if g := k.TerminationGracePeriodSeconds; g != nil {
 		out.TerminationGrace = d.seconds(at+".terminationGracePeriodSeconds", *g)
@@ -63,7 +69,7 @@ func (d *decoder) podSpec(at string, k *corev1.PodSpec) spec.PodSpec {
 	for _, g := range k.ReadinessGates {
 		out.ReadinessGates = append(out.ReadinessGates, string(g.ConditionType))
 	}
-	for _, v := range k.Volumes {
+	for i, v := range k.Volumes {
 		volume := spec.Volume{Name: v.Name}
 		if h := v.HostPath; h != nil {
 			volume.HostPath = h.Path
@@ -71,10 +77,28 @@ func (d *decoder) podSpec(at string, k *corev1.PodSpec) spec.PodSpec {
 				volume.HostPathType = string(*h.Type)
 			}
 		}
+		if e := v.EmptyDir; e != nil {
+			volume.EmptyDir = d.emptyDir(fmt.Sprintf("%s.volumes[%d].emptyDir", at, i), e)
+		}
 		out.Volumes = append(out.Volumes, volume)
 	}
 	for i := range k.Containers {
 		out.Containers = append(out.Containers, d.container(fmt.Sprintf("%s.containers[%d]", at, i), &k.Containers[i]))
+	}
+	return out
+}
+
+func (d *decoder) emptyDir(at string, k *corev1.EmptyDirVolumeSource) *spec.EmptyDir {
+	out := &spec.EmptyDir{}
+	switch k.Medium {
+	case corev1.StorageMediumDefault:
+	case corev1.StorageMediumMemory:
+		out.Memory = true
+	default:
+		d.add(at+".medium", spec.NotSupported, string(k.Medium), `supported values: "", "Memory"`)
+	}
+	if q := k.SizeLimit; q != nil {
+		out.SizeLimit = d.amount(at+".sizeLimit", *q, 0, maxMemory)
 	}
 	return out
 }
@@ -103,7 +127,14 @@ func (d *decoder) container(at string, k *corev1.Container) spec.Container {
 		out.Ports = append(out.Ports, spec.Port{Name: p.Name, Number: p.ContainerPort, Protocol: string(p.Protocol), HostPort: p.HostPort})
 	}
 	for _, m := range k.VolumeMounts {
-		out.Mounts = append(out.Mounts, spec.Mount{Volume: m.Name, Path: m.MountPath, ReadOnly: m.ReadOnly})
+		out.Mounts = append(out.Mounts, spec.Mount{Volume: m.Name, Path: m.MountPath, SubPath: m.SubPath, ReadOnly: m.ReadOnly})
+	}
+	if s := k.SecurityContext; s != nil {
+		out.Security = spec.ContainerSecurity{
+			RunAsUser: s.RunAsUser, RunAsGroup: s.RunAsGroup, RunAsNonRoot: s.RunAsNonRoot,
+			ReadOnlyRootFilesystem:   s.ReadOnlyRootFilesystem != nil && *s.ReadOnlyRootFilesystem,
+			AllowPrivilegeEscalation: s.AllowPrivilegeEscalation,
+		}
 	}
 	if k.RestartPolicy != nil {
 		out.RestartPolicy = spec.RestartPolicy(*k.RestartPolicy)

@@ -1,9 +1,6 @@
 package spec
 
-import (
-	"fmt"
-	"reflect"
-)
+import "fmt"
 
 // pending refuses, by its name, what the values have but no runtime keeps yet.
 func (c *checker) pending(at string, s *PodSpec) {
@@ -14,18 +11,16 @@ func (c *checker) pending(at string, s *PodSpec) {
 	}
 	refuse(at+".initContainers", len(s.InitContainers) > 0)
 	refuse(at+".shareProcessNamespace", s.ShareProcessNamespace)
-	refuse(at+".hostNetwork", s.HostNetwork)
 	refuse(at+".hostPID", s.HostPID)
-	refuse(at+".hostIPC", s.HostIPC)
-	refuse(at+".securityContext", !reflect.ValueOf(s.Security).IsZero())
+	refuse(at+".securityContext.seccompProfile", s.Security.Seccomp != "")
 	for i := range s.Volumes {
-		refuse(fmt.Sprintf("%s.volumes[%d].emptyDir", at, i), s.Volumes[i].EmptyDir != nil)
+		e := s.Volumes[i].EmptyDir
+		refuse(fmt.Sprintf("%s.volumes[%d].emptyDir.sizeLimit", at, i), e != nil && e.SizeLimit > 0 && !e.Memory)
 	}
 	for i := range s.Containers {
-		k, path := &s.Containers[i], fmt.Sprintf("%s.containers[%d]", at, i)
-		refuse(path+".securityContext", !reflect.ValueOf(k.Security).IsZero())
-		for j := range k.Mounts {
-			refuse(fmt.Sprintf("%s.volumeMounts[%d].subPath", path, j), k.Mounts[j].SubPath != "")
-		}
+		k, path := &s.Containers[i].Security, fmt.Sprintf("%s.containers[%d].securityContext", at, i)
+		refuse(path+".capabilities.add", len(k.AddCapabilities) > 0)
+		refuse(path+".capabilities.drop", len(k.DropCapabilities) > 0)
+		refuse(path+".seccompProfile", k.Seccomp != "")
 	}
 }

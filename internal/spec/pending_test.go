@@ -7,18 +7,14 @@ import (
 
 func TestWhatNoRuntimeKeepsIsRefusedByName(t *testing.T) {
 	for want, set := range map[string]func(*PodSpec){
-		"spec.initContainers":                func(s *PodSpec) { s.InitContainers = []Container{{Name: "i"}} },
-		"spec.shareProcessNamespace":         func(s *PodSpec) { s.ShareProcessNamespace = true },
-		"spec.hostNetwork":                   func(s *PodSpec) { s.HostNetwork = true },
-		"spec.hostPID":                       func(s *PodSpec) { s.HostPID = true },
-		"spec.hostIPC":                       func(s *PodSpec) { s.HostIPC = true },
-		"spec.securityContext":               func(s *PodSpec) { s.Security.RunAsNonRoot = true },
-		"spec.volumes[0].emptyDir":           func(s *PodSpec) { s.Volumes = []Volume{{Name: "v", EmptyDir: &EmptyDir{}}} },
-		"spec.containers[0].securityContext": func(s *PodSpec) { s.Containers[0].Security.RunAsUser = new(int64) },
-		"spec.containers[0].volumeMounts[0].subPath": func(s *PodSpec) {
-			s.Volumes = []Volume{{Name: "v", HostPath: "/v"}}
-			s.Containers[0].Mounts = []Mount{{Volume: "v", Path: "/v", SubPath: "a"}}
-		},
+		"spec.initContainers":                                  func(s *PodSpec) { s.InitContainers = []Container{{Name: "i"}} },
+		"spec.shareProcessNamespace":                           func(s *PodSpec) { s.ShareProcessNamespace = true },
+		"spec.hostPID":                                         func(s *PodSpec) { s.HostPID = true },
+		"spec.securityContext.seccompProfile":                  func(s *PodSpec) { s.Security.Seccomp = "RuntimeDefault" },
+		"spec.volumes[0].emptyDir.sizeLimit":                   func(s *PodSpec) { s.Volumes = []Volume{{Name: "v", EmptyDir: &EmptyDir{SizeLimit: 1}}} },
+		"spec.containers[0].securityContext.capabilities.add":  func(s *PodSpec) { s.Containers[0].Security.AddCapabilities = []string{"CHOWN"} },
+		"spec.containers[0].securityContext.capabilities.drop": func(s *PodSpec) { s.Containers[0].Security.DropCapabilities = []string{"ALL"} },
+		"spec.containers[0].securityContext.seccompProfile":    func(s *PodSpec) { s.Containers[0].Security.Seccomp = "RuntimeDefault" },
 	} {
 		p := &Pod{Meta: Meta{Name: "p"}, Spec: PodSpec{Containers: []Container{{Name: "c", Command: []string{"x"}}}}}
 		set(&p.Spec)

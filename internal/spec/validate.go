@@ -272,6 +272,7 @@ func (c *checker) podSpec(at string, s *PodSpec) {
 			c.add(fmt.Sprintf("%s.readinessGates[%d].conditionType", at, i), Invalid, g, why)
 		}
 	}
+	c.podSecurity(at+".securityContext", &s.Security)
 	volumes := map[string]*Volume{}
 	c.atMost(at+".volumes", len(s.Volumes), maxVolumes)
 	for i := range s.Volumes {
@@ -311,6 +312,12 @@ func (c *checker) volume(at string, v *Volume, seen map[string]*Volume) {
 	seen[v.Name] = v
 	switch {
 	case v.EmptyDir != nil:
+		if v.HostPath != "" {
+			c.add(at+".emptyDir", Forbidden, nil, "may not specify more than 1 volume type")
+		}
+		if v.EmptyDir.SizeLimit < 0 {
+			c.add(at+".emptyDir.sizeLimit", Invalid, v.EmptyDir.SizeLimit, "must be greater than or equal to 0")
+		}
 	case v.HostPath == "":
 		c.add(at+".hostPath.path", Required, nil, "")
 	case !path.IsAbs(v.HostPath):
@@ -319,11 +326,10 @@ func (c *checker) volume(at string, v *Volume, seen map[string]*Volume) {
 		c.add(at+".hostPath.path", Invalid, v.HostPath, "must not contain '..'")
 	}
 	switch v.HostPathType {
-	case "", "Directory", "DirectoryOrCreate", "File", "FileOrCreate":
-	case "Socket", "CharDevice", "BlockDevice":
-		c.add(at+".hostPath.type", NotBuilt, v.HostPathType, "")
+	case "", "Directory", "DirectoryOrCreate", "File", "FileOrCreate", "Socket", "CharDevice", "BlockDevice":
 	default:
-		c.add(at+".hostPath.type", NotSupported, v.HostPathType, `supported values: "", "Directory", "DirectoryOrCreate", "File", "FileOrCreate"`)
+		c.add(at+".hostPath.type", NotSupported, v.HostPathType,
+			`supported values: "", "Directory", "DirectoryOrCreate", "File", "FileOrCreate", "Socket", "CharDevice", "BlockDevice"`)
 	}
 }
 
@@ -358,6 +364,7 @@ func (c *checker) container(at string, k *Container, volumes map[string]*Volume,
 		}
 	}
 	c.restart(at, k)
+	c.containerSecurity(at+".securityContext", &k.Security)
 }
 
 func (c *checker) env(at string, e *EnvVar) {
@@ -433,9 +440,6 @@ func (c *checker) resources(at string, r *Resources) {
 		if x.limit > 0 && x.request > x.limit {
 			c.add(at+".requests", Invalid, x.request, "must be less than or equal to "+x.name+" limit")
 		}
-		if x.limit > 0 {
-			c.warn(at+".limits["+x.name+"]", "kept and shown, but not enforced yet")
-		}
 	}
 }
 
@@ -452,12 +456,17 @@ func (c *checker) mount(at string, m *Mount, volumes map[string]*Volume, paths m
 		c.add(at+".mountPath", Required, nil, "")
 	case paths[m.Path]:
 		c.add(at+".mountPath", Invalid, m.Path, "must be unique")
-	case v != nil && path.Clean(m.Path) != path.Clean(v.HostPath):
-		c.add(at+".mountPath", NotBuilt, m.Path, "must equal the hostPath's path "+v.HostPath)
+	case !path.IsAbs(m.Path):
+		c.add(at+".mountPath", Invalid, m.Path, "must be an absolute path")
+	case path.Clean(m.Path) == "/" || slices.Contains(strings.Split(m.Path, "/"), ".."):
+		c.add(at+".mountPath", Invalid, m.Path, "must be below / and must not contain '..'")
 	}
 	paths[m.Path] = true
-	if m.ReadOnly {
-		c.add(at+".readOnly", NotBuilt, true, "")
+	switch {
+	case path.IsAbs(m.SubPath):
+		c.add(at+".subPath", Invalid, m.SubPath, "must be a relative path")
+	case slices.Contains(strings.Split(m.SubPath, "/"), ".."):
+		c.add(at+".subPath", Invalid, m.SubPath, "must not contain '..'")
 	}
 }
 

@@ -230,7 +230,6 @@ func TestPodsAreRefusedFieldByField(t *testing.T) {
 			c.Resources = spec.Resources{Requests: spec.ResourceList{MilliCPU: 2, MemoryBytes: -1}, Limits: spec.ResourceList{MilliCPU: 1}}
 		}), []string{
 			c + "resources.requests: Invalid value: 2: must be less than or equal to cpu limit",
-			c + "resources.limits[cpu]: Warning: kept and shown, but not enforced yet",
 			c + "resources.requests[memory]: Invalid value: -1: must be greater than or equal to 0",
 		}},
 		{"2.9 container policy", container(func(c *spec.Container) { c.RestartPolicy = "Sometimes" }), []string{c + `restartPolicy: Unsupported value: "Sometimes": supported values: "Always", "OnFailure", "Never"`}},
@@ -246,12 +245,35 @@ func TestPodsAreRefusedFieldByField(t *testing.T) {
 			c + "restartPolicyRules[2].exitCodes: Required value", c + "restartPolicyRules[3].exitCodes.values: Too long: 256: at most 255",
 		}},
 		{"host path", hostPath(spec.Volume{Name: "v", HostPath: "/srv/", HostPathType: "DirectoryOrCreate"}, spec.Mount{Volume: "v", Path: "/srv"}), nil},
-		{"host path elsewhere", hostPath(spec.Volume{Name: "v", HostPath: "/srv"}, spec.Mount{Volume: "v", Path: "/data", ReadOnly: true}), []string{
-			c + `volumeMounts[0].mountPath: Not built yet: "/data": must equal the hostPath's path /srv`, c + "volumeMounts[0].readOnly: Not built yet: true",
+		{"host path elsewhere", hostPath(spec.Volume{Name: "v", HostPath: "/srv", HostPathType: "Socket"}, spec.Mount{Volume: "v", Path: "/data", ReadOnly: true, SubPath: "a/b"}), nil},
+		{"a mount over everything", hostPath(spec.Volume{Name: "v", HostPath: "/srv"}, spec.Mount{Volume: "v", Path: "/", SubPath: "/a"}), []string{
+			c + `volumeMounts[0].mountPath: Invalid value: "/": must be below / and must not contain '..'`,
+			c + `volumeMounts[0].subPath: Invalid value: "/a": must be a relative path`,
+		}},
+		{"a mount upwards", hostPath(spec.Volume{Name: "v", EmptyDir: &spec.EmptyDir{Memory: true, SizeLimit: -1}}, spec.Mount{Volume: "v", Path: "/a/../b", SubPath: "../c"}), []string{
+			`spec.volumes[0].emptyDir.sizeLimit: Invalid value: -1: must be greater than or equal to 0`,
+			c + `volumeMounts[0].mountPath: Invalid value: "/a/../b": must be below / and must not contain '..'`,
+			c + `volumeMounts[0].subPath: Invalid value: "../c": must not contain '..'`,
+		}},
+		{"two sources of a volume", hostPath(spec.Volume{Name: "v", HostPath: "/v", EmptyDir: &spec.EmptyDir{}}, spec.Mount{Volume: "v", Path: "/v"}), []string{
+			`spec.volumes[0].emptyDir: Forbidden: may not specify more than 1 volume type`,
+		}},
+		{"users and groups", func(p *spec.Pod) {
+			low, high := int64(-1), int64(1)<<31
+			p.Spec.Security = spec.PodSecurity{RunAsUser: &low, RunAsGroup: &high, FSGroup: &low, SupplementalGroups: []int64{0, -5}}
+			p.Spec.Containers[0].Security.RunAsUser = &high
+		}, []string{
+			"spec.securityContext.runAsUser: Invalid value: -1: must be between 0 and 2147483647, inclusive",
+			"spec.securityContext.runAsGroup: Invalid value: 2147483648: must be between 0 and 2147483647, inclusive",
+			"spec.securityContext.fsGroup: Invalid value: -1: must be between 0 and 2147483647, inclusive",
+			"spec.securityContext.supplementalGroups[1]: Invalid value: -5: must be between 0 and 2147483647, inclusive",
+			c + "securityContext.runAsUser: Invalid value: 2147483648: must be between 0 and 2147483647, inclusive",
 		}},
 		{"host path upwards", hostPath(spec.Volume{Name: "v", HostPath: "/srv/../etc"}, spec.Mount{Volume: "v", Path: "/etc"}), []string{`spec.volumes[0].hostPath.path: Invalid value: "/srv/../etc": must not contain '..'`}},
-		{"relative host path", hostPath(spec.Volume{Name: "v", HostPath: "srv", HostPathType: "Socket"}, spec.Mount{Volume: "v", Path: "srv"}), []string{
-			`spec.volumes[0].hostPath.path: Invalid value: "srv": must be an absolute path`, `spec.volumes[0].hostPath.type: Not built yet: "Socket"`,
+		{"relative host path", hostPath(spec.Volume{Name: "v", HostPath: "srv", HostPathType: "Tape"}, spec.Mount{Volume: "v", Path: "srv"}), []string{
+			`spec.volumes[0].hostPath.path: Invalid value: "srv": must be an absolute path`,
+			`spec.volumes[0].hostPath.type: Unsupported value: "Tape": supported values: "", "Directory", "DirectoryOrCreate", "File", "FileOrCreate", "Socket", "CharDevice", "BlockDevice"`,
+			c + `volumeMounts[0].mountPath: Invalid value: "srv": must be an absolute path`,
 		}},
 		{"a mount of nothing", hostPath(spec.Volume{Name: "v", HostPath: "/v"}, spec.Mount{Volume: "w"}), []string{
 			c + `volumeMounts[0].name: Unsupported value: "w": there is no volume of this name`, c + "volumeMounts[0].mountPath: Required value",

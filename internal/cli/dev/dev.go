@@ -25,6 +25,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/musterhq/muster/agent/cgroup"
 	musterv1 "github.com/musterhq/muster/gen/muster/v1"
 	"github.com/musterhq/muster/internal/clientconfig"
 	"github.com/musterhq/muster/internal/datadir"
@@ -457,8 +458,10 @@ func (d *Dev) stop(hurry context.Context) error {
 	if len(d.parts) > 0 {
 		terminate(hurry, d.parts[:1], coordinatorStopTime)
 	}
-	_, err := kill(context.WithoutCancel(hurry), d.everything)
-	return err
+	if _, err := kill(context.WithoutCancel(hurry), d.everything); err != nil {
+		return err
+	}
+	return dropGroups(d.cfg.Dir)
 }
 
 // terminate sends SIGTERM and waits, at most as long as that.
@@ -556,6 +559,26 @@ func partsOf(dir string) ([]string, error) {
 	return parts, nil
 }
 
+// dropGroups takes away the control groups that the nodes' pods have left.
+func dropGroups(dir string) error {
+	parts, err := partsOf(dir)
+	if err != nil {
+		return err
+	}
+	for _, p := range parts {
+		groups, err := cgroup.New(cgroup.Config{DataDir: filepath.Join(dir, p)})
+		if err != nil {
+			return err
+		}
+		_, err = groups.Sweep(func(string) bool { return false }, 2*time.Second)
+		groups.Close()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // Kill ends a node of the cluster in dir as a machine that loses its power: agent, guard, supervisors and containers at
 // once, without a word. It returns how many processes that were.
 func Kill(ctx context.Context, dir, node string) (int, error) {
@@ -602,6 +625,9 @@ func Cleanup(ctx context.Context, dir, contextFile string) (processes int, err e
 		return processes, err
 	}
 	if err := forget(dir, contextFile); err != nil {
+		return processes, err
+	}
+	if err := dropGroups(dir); err != nil {
 		return processes, err
 	}
 	parts, err := partsOf(dir)
