@@ -37,7 +37,7 @@ func (l *Leader) placeNodes(v *store.View, t *terms) []placement.Node {
 		}
 		node := placement.Node{
 			Name: n.Name, Labels: n.Meta().Labels, Ready: n.Verdict() == spec.VerdictReady,
-			Cordoned: n.User != nil && n.User.Unschedulable, RunsImages: n.Facts.Images == "ignore",
+			Cordoned: n.User != nil && n.User.Unschedulable, RunsImages: n.Facts.Images == "ignore", LacksMounts: n.Facts.Isolation == "none",
 			LacksNetwork: n.InNetwork() && n.Network == nil,
 			Allocatable:  n.Facts.Allocatable, MaxPods: int(n.Facts.MaxPods), Bound: bound[n.Name],
 		}

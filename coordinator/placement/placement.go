@@ -23,6 +23,8 @@ type Node struct {
 	LastChoice bool
 	// RunsImages is whether pods that name an image run here.
 	RunsImages bool
+	// LacksMounts is a node whose kernel gives containers no mount namespaces.
+	LacksMounts bool
 	// LacksNetwork is a node of the flat network that has not been given its part of it.
 	LacksNetwork bool
 	Allocatable  spec.ResourceList
@@ -47,6 +49,8 @@ type Pod struct {
 	Selector map[string]string
 	// NamesImage is whether any container names an image.
 	NamesImage bool
+	// NeedsMounts is whether a container's files are not where the host has them.
+	NeedsMounts bool
 	// HostNetwork is whether it has the node's network.
 	HostNetwork bool
 	// Not is a node that it must not go to; empty for none.
@@ -55,7 +59,7 @@ type Pod struct {
 
 // PodOf is what placement needs to know of a pod.
 func PodOf(p *spec.Pod) Pod {
-	out := Pod{Name: p.Key(), Requests: p.Spec.Requests(), Selector: p.Spec.NodeSelector, NamesImage: p.Spec.NamesImage(), HostNetwork: p.Spec.HostNetwork}
+	out := Pod{Name: p.Key(), Requests: p.Spec.Requests(), Selector: p.Spec.NodeSelector, NamesImage: p.Spec.NamesImage(), HostNetwork: p.Spec.HostNetwork, NeedsMounts: p.Spec.NeedsMounts()}
 	if p.Owner != nil {
 		out.Owner = p.Owner.UID
 	}
@@ -113,6 +117,7 @@ const (
 	leftBy
 	noNetwork
 	noImages
+	noMounts
 	notSelected
 	full
 	noCPU
@@ -122,7 +127,7 @@ const (
 
 var texts = [reasons]string{
 	notReady: "not ready", cordoned: "cordoned", leftBy: "left by this pod", noNetwork: "without a pod CIDR yet", noImages: "runs no images (--images=refuse)",
-	notSelected: "without the labels of nodeSelector", full: "full of pods", noCPU: "insufficient cpu", noMemory: "insufficient memory",
+	noMounts: "without mount namespaces", notSelected: "without the labels of nodeSelector", full: "full of pods", noCPU: "insufficient cpu", noMemory: "insufficient memory",
 }
 
 // refuses says why a pod does not fit; what has been refused for anything but leftBy is refused for good. A pod that asks
@@ -139,6 +144,8 @@ func (n *node) refuses(p *Pod) reason {
 		return noNetwork
 	case p.NamesImage && !n.RunsImages:
 		return noImages
+	case p.NeedsMounts && n.LacksMounts:
+		return noMounts
 	case !selected(n.Labels, p.Selector):
 		return notSelected
 	case n.pods >= n.MaxPods:
@@ -219,6 +226,7 @@ type shape struct {
 	requests    spec.ResourceList
 	namesImage  bool
 	hostNetwork bool
+	needsMounts bool
 	selector    string
 }
 
@@ -261,7 +269,7 @@ func (f *fleet) rank() {
 }
 
 func (p *Pod) shape() shape {
-	s := shape{owner: p.Owner, requests: p.Requests, namesImage: p.NamesImage, hostNetwork: p.HostNetwork}
+	s := shape{owner: p.Owner, requests: p.Requests, namesImage: p.NamesImage, hostNetwork: p.HostNetwork, needsMounts: p.NeedsMounts}
 	for _, k := range slices.Sorted(maps.Keys(p.Selector)) {
 		s.selector += k + "\x00" + p.Selector[k] + "\x00"
 	}

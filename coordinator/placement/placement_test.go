@@ -51,6 +51,10 @@ func TestAPodGoesWhereItFitsBestOrIsToldWhyNowhere(t *testing.T) {
 		"a pod that has the node's network": {
 			nodes: []Node{with(ready("a"), func(n *Node) { n.LacksNetwork = true })}, pod: func(p *Pod) { p.HostNetwork = true }, node: "a",
 		},
+		"mounts of its own where the kernel gives none": {
+			nodes: []Node{with(ready("a"), func(n *Node) { n.LacksMounts = true })}, pod: func(p *Pod) { p.NeedsMounts = true },
+			why: "0/1 nodes fit: 1 without mount namespaces",
+		},
 		"an image where images are ignored": {
 			nodes: []Node{ready("a"), with(ready("b"), func(n *Node) { n.RunsImages = true })},
 			pod:   func(p *Pod) { p.NamesImage = true }, node: "b",
@@ -255,7 +259,7 @@ func draw(t *rapid.T) ([]Node, []Pod) {
 		nodes[i] = Node{
 			Name: fmt.Sprint("n", i), Ready: rapid.IntRange(0, 5).Draw(t, "ready") > 0, Cordoned: rapid.IntRange(0, 5).Draw(t, "cordoned") == 0,
 			MaxPods: rapid.IntRange(0, 30).Draw(t, "max pods"), LastChoice: rapid.IntRange(0, 3).Draw(t, "last") == 0,
-			RunsImages: rapid.Bool().Draw(t, "images"), LacksNetwork: rapid.IntRange(0, 4).Draw(t, "lacks network") == 0, Labels: labels.Draw(t, "labels"), Allocatable: amounts(1000),
+			RunsImages: rapid.Bool().Draw(t, "images"), LacksNetwork: rapid.IntRange(0, 4).Draw(t, "lacks network") == 0, LacksMounts: rapid.IntRange(0, 4).Draw(t, "lacks mounts") == 0, Labels: labels.Draw(t, "labels"), Allocatable: amounts(1000),
 		}
 		for range rapid.IntRange(0, 3).Draw(t, "bound") {
 			nodes[i].Bound = append(nodes[i].Bound, Bound{Owner: owners.Draw(t, "owner"), Requests: amounts(300)})
@@ -263,7 +267,7 @@ func draw(t *rapid.T) ([]Node, []Pod) {
 	}
 	kinds := make([]Pod, rapid.IntRange(1, 6).Draw(t, "kinds"))
 	for i := range kinds {
-		kinds[i] = Pod{Owner: owners.Draw(t, "owner"), Selector: labels.Draw(t, "selector"), NamesImage: rapid.IntRange(0, 3).Draw(t, "image") == 0, Requests: few.Draw(t, "requests"), HostNetwork: rapid.IntRange(0, 3).Draw(t, "host network") == 0}
+		kinds[i] = Pod{Owner: owners.Draw(t, "owner"), Selector: labels.Draw(t, "selector"), NamesImage: rapid.IntRange(0, 3).Draw(t, "image") == 0, Requests: few.Draw(t, "requests"), HostNetwork: rapid.IntRange(0, 3).Draw(t, "host network") == 0, NeedsMounts: rapid.IntRange(0, 3).Draw(t, "mounts") == 0}
 	}
 	pods := make([]Pod, rapid.IntRange(0, 150).Draw(t, "pods"))
 	for i := range pods {
@@ -311,7 +315,7 @@ func TestPlacementNeverOvercommitsAndDoesNotDependOnTheOrderOfNodes(t *testing.T
 				continue
 			}
 			n := byName[r.Node]
-			if !n.Ready || n.Cordoned || r.Node == p.Not || p.NamesImage && !n.RunsImages || !selected(n.Labels, p.Selector) {
+			if !n.Ready || n.Cordoned || r.Node == p.Not || p.NamesImage && !n.RunsImages || p.NeedsMounts && n.LacksMounts || !selected(n.Labels, p.Selector) {
 				t.Fatalf("pod %+v on node %+v", p, n)
 			}
 			n.Bound = append(n.Bound, Bound{Requests: p.Requests, Owner: p.Owner})

@@ -1,6 +1,10 @@
 package spec
 
-import "time"
+import (
+	"path"
+	"slices"
+	"time"
+)
 
 // Annotations that muster reads.
 const (
@@ -220,6 +224,25 @@ func (s *PodSpec) Requests() ResourceList {
 		sum.MemoryBytes += r.MemoryBytes
 	}
 	return sum
+}
+
+// NeedsMounts tells whether a container's files are not where the node has them, or not as it has them: then it needs a
+// mount namespace.
+func (s *PodSpec) NeedsMounts() bool {
+	for _, list := range [][]Container{s.InitContainers, s.Containers} {
+		for i := range list {
+			if list[i].Security.ReadOnlyRootFilesystem {
+				return true
+			}
+			for _, m := range list[i].Mounts {
+				at := slices.IndexFunc(s.Volumes, func(v Volume) bool { return v.Name == m.Volume })
+				if m.ReadOnly || m.SubPath != "" || at >= 0 && path.Clean(s.Volumes[at].HostPath) != path.Clean(m.Path) {
+					return true
+				}
+			}
+		}
+	}
+	return false
 }
 
 // NamesImage tells whether any container names an image.

@@ -24,3 +24,29 @@ func TestPrivilegesAreFoundByTheirPath(t *testing.T) {
 		}
 	}
 }
+
+func TestAPodNeedsMountsOfItsOwnUnlessItsFilesAreWhereTheNodeHasThem(t *testing.T) {
+	at := func(m Mount) PodSpec {
+		m.Volume = "v"
+		return PodSpec{Volumes: []Volume{{Name: "v", HostPath: "/srv/"}, {Name: "e", EmptyDir: &EmptyDir{}}}, Containers: []Container{{Mounts: []Mount{m}}}}
+	}
+	empty := at(Mount{Path: "/srv"})
+	empty.Containers[0].Mounts[0].Volume = "e"
+	for name, c := range map[string]struct {
+		spec PodSpec
+		want bool
+	}{
+		"nothing":        {PodSpec{Containers: []Container{{}}}, false},
+		"the same path":  {at(Mount{Path: "/srv"}), false},
+		"another path":   {at(Mount{Path: "/data"}), true},
+		"read-only":      {at(Mount{Path: "/srv", ReadOnly: true}), true},
+		"a sub-path":     {at(Mount{Path: "/srv", SubPath: "a"}), true},
+		"emptyDir":       {empty, true},
+		"read-only root": {PodSpec{Containers: []Container{{Security: ContainerSecurity{ReadOnlyRootFilesystem: true}}}}, true},
+		"an init":        {PodSpec{InitContainers: []Container{{Security: ContainerSecurity{ReadOnlyRootFilesystem: true}}}}, true},
+	} {
+		if got := c.spec.NeedsMounts(); got != c.want {
+			t.Errorf("%s: %v, want %v", name, got, c.want)
+		}
+	}
+}
