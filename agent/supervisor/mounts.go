@@ -120,7 +120,7 @@ func openSub(dir int, path string) (int, error) {
 	const beneath = unix.RESOLVE_BENEATH | unix.RESOLVE_NO_MAGICLINKS
 	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: beneath}
 	fd, err := unix.Openat2(dir, path, &how)
-	if err != unix.ENOENT {
+	if !errors.Is(err, unix.ENOENT) {
 		return fd, err
 	}
 	var st unix.Stat_t
@@ -136,7 +136,7 @@ func openSub(dir int, path string) (int, error) {
 			continue
 		}
 		next, err := unix.Openat2(at, name, &how)
-		if err == unix.ENOENT {
+		if errors.Is(err, unix.ENOENT) {
 			next, err = makeDir(at, name, st.Mode&0o777)
 		}
 		unix.Close(at)
@@ -151,7 +151,7 @@ func openSub(dir int, path string) (int, error) {
 // makeDir makes a directory and opens it. Whoever else may write there can put something else in its place meanwhile:
 // only a directory of that very name is given the mode.
 func makeDir(at int, name string, mode uint32) (int, error) {
-	if err := unix.Mkdirat(at, name, 0o700); err != nil && err != unix.EEXIST {
+	if err := unix.Mkdirat(at, name, 0o700); err != nil && !errors.Is(err, unix.EEXIST) {
 		return -1, err
 	}
 	fd, err := unix.Openat2(at, name, &unix.OpenHow{

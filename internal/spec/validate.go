@@ -109,10 +109,6 @@ func (c *checker) add(path string, kind FindingKind, value any, message string) 
 	c.findings = append(c.findings, Finding{Path: path, Kind: kind, Value: value, Message: message})
 }
 
-func (c *checker) warn(path, message string) {
-	c.findings = append(c.findings, Finding{Path: path, Message: message, Warning: true})
-}
-
 // atMost finds a list that is longer than it may be.
 func (c *checker) atMost(path string, n, most int) {
 	if n > most {
