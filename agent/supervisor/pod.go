@@ -546,6 +546,9 @@ func (in *instance) launch(cfg StartConfig) error {
 		}
 	}
 	_, err = in.ctl.Write([]byte{ctlGo})
+	if errors.Is(err, unix.EPIPE) {
+		return nil // it has ended; what it said before is on its way
+	}
 	return err
 }
 
