@@ -34,11 +34,12 @@ type Machine struct {
 	// unassigned: a fenced pod that is known from the disk only makes no new sandbox.
 	unassigned bool
 	deadOf     time.Time
-	stopSince  time.Time
-	seq        int
-	inflight   map[int]Action
-	retry      retry
-	events     []Event
+	// stopSince is when the pod began to end, for good or because its regular containers have.
+	stopSince time.Time
+	seq       int
+	inflight  map[int]Action
+	retry     retry
+	events    []Event
 	// news is set when something has changed since the readiness probes were last triggered.
 	news      bool
 	triggered time.Time
@@ -55,8 +56,22 @@ func (r *retry) failed(now time.Time) {
 	r.at = now.Add(r.delay)
 }
 
+// role is what a container is to its pod.
+type role uint8
+
+const (
+	regular role = iota
+	// initial is an init container that runs to its end before the next one starts.
+	initial
+	// sidecar is an init container that runs on beside the regular ones.
+	sidecar
+)
+
 type container struct {
 	ContainerMemory
+	role role
+	// ending is set for a sidecar whose pod is over.
+	ending bool
 	// kept is the status from before the agent's restart, for the instance it names (rule 11.3).
 	kept     spec.ContainerStatus
 	verdicts [spec.Startup + 1]verdict
@@ -87,9 +102,16 @@ type verdict struct {
 // from the disk only: no sandbox is made for it before AssignedAnew.
 func New(p *spec.Pod, m *Memory, first map[string]int32, assigned bool) *Machine {
 	mc := &Machine{containers: map[string]*container{}, inflight: map[int]Action{}, unassigned: !assigned, news: true}
-	for i := range p.Spec.Containers {
-		name := p.Spec.Containers[i].Name
-		mc.containers[name] = &container{ContainerMemory: ContainerMemory{First: first[name]}, told: -1}
+	for i, sc := range p.Spec.AllContainers() {
+		c := &container{ContainerMemory: ContainerMemory{First: first[sc.Name]}, told: -1}
+		switch {
+		case i >= len(p.Spec.InitContainers):
+		case sc.Sidecar():
+			c.role = sidecar
+		default:
+			c.role = initial
+		}
+		mc.containers[sc.Name] = c
 	}
 	if m == nil {
 		return mc
@@ -99,10 +121,8 @@ func New(p *spec.Pod, m *Memory, first map[string]int32, assigned bool) *Machine
 		if cm, ok := m.Containers[name]; ok {
 			c.ContainerMemory = cm
 		}
-		for _, s := range m.Status.Containers {
-			if s.Name == name {
-				c.kept = s
-			}
+		if s := m.Status.Container(name); s != nil {
+			c.kept = *s
 		}
 	}
 	return mc
@@ -243,6 +263,7 @@ func (m *Machine) Decide(now time.Time, w Wanted, s Seen) Plan {
 	}
 	if s.Known && !m.stopped {
 		m.observe(now, &w, &s)
+		m.markEnding(&w)
 		switch {
 		case w.stopping():
 			m.planStop(now, &w, &s, &plan)
@@ -282,6 +303,7 @@ func (m *Machine) observe(now time.Time, w *Wanted, s *Seen) {
 		expired = expired || (!in.Running && in.Reason == ReasonLeaseExpired)
 		seen[in.Name] = true
 		m.see(now, c, in)
+		c.Sandbox = wall(s.CreatedAt)
 	}
 	for name, c := range m.containers {
 		if c.Instance == nil || !c.Instance.Running || seen[name] {
@@ -368,6 +390,11 @@ func (c *container) again(w *Wanted, sc *spec.Container) bool {
 		return true
 	case c.Owed != "" && c.Owed == c.Instance.ID:
 		return true
+	case c.role == initial && c.Instance.ExitCode == 0:
+		return false
+	}
+	if c.role == sidecar {
+		return !c.ending
 	}
 	return restarts(w.Pod, sc, c.Instance.ExitCode)
 }
@@ -377,31 +404,20 @@ func (m *Machine) planRun(now time.Time, w *Wanted, s *Seen, plan *Plan) {
 	for _, c := range m.containers {
 		c.due = false
 	}
-	m.stopSince = time.Time{}
 	if m.fenced {
+		m.stopSince = time.Time{}
 		return
 	}
-	m.planKills(now, w, plan)
-	var due []*spec.Container
-	for i := range w.Pod.Spec.Containers {
-		sc := &w.Pod.Spec.Containers[i]
-		c := m.containers[sc.Name]
-		if c == nil || c.running() || !c.again(w, sc) {
-			continue
+	if m.over(w) {
+		if m.stopSince.IsZero() {
+			m.stopSince, m.news = now, true
 		}
-		if c.Instance != nil && !c.expired() {
-			if wait := c.Backoff.wait(now, c.end(now), c.next()); wait > 0 {
-				if c.told != c.next() {
-					c.told = c.next()
-					m.event(spec.EventWarning, "BackOff", "Back-off restarting failed container "+sc.Name+" in pod "+podText(w.Pod), sc.Name)
-				}
-				plan.recheck(now.Add(wait))
-				continue
-			}
-		}
-		c.due = true
-		due = append(due, sc)
+		m.stopSidecar(now, w, plan)
+		return
 	}
+	m.stopSince = time.Time{}
+	m.planKills(now, w, plan)
+	due := m.due(now, w, s, plan)
 	if len(due) == 0 || m.pending(EnsureSandbox, "") || m.pending(RemoveSandbox, "") {
 		return
 	}
@@ -426,7 +442,7 @@ func (m *Machine) planRun(now time.Time, w *Wanted, s *Seen, plan *Plan) {
 		if !m.mayRetry(now, &c.retry, plan) {
 			continue
 		}
-		if c.Instance != nil && !c.expired() {
+		if c.failed() {
 			c.Backoff.begin(wall(now), c.end(now), c.next())
 		}
 		m.act(plan, Action{Kind: StartContainer, Container: sc.Name, Attempt: c.next()})
@@ -441,8 +457,7 @@ func (m *Machine) planKills(now time.Time, w *Wanted, plan *Plan) {
 	}
 	var kills []kill
 	anyLeft := false
-	for i := range w.Pod.Spec.Containers {
-		sc := &w.Pod.Spec.Containers[i]
+	for _, sc := range w.Pod.Spec.AllContainers() {
 		c := m.containers[sc.Name]
 		if c == nil {
 			continue
@@ -458,6 +473,10 @@ func (m *Machine) planKills(now time.Time, w *Wanted, plan *Plan) {
 		}
 		restarted := policy(w.Pod, sc) != spec.RestartNever
 		switch {
+		case c.role != regular: // rule 9.2; a plain init container has no probes
+			if kind != 0 {
+				m.stop(now, w, sc, c, grace(w, sc, kind), fmt.Sprintf("Init container %s failed %s probe", sc.Name, kind), plan)
+			}
 		case kind != 0:
 			kills = append(kills, kill{sc, kind})
 			anyLeft = anyLeft || restarted
@@ -468,7 +487,7 @@ func (m *Machine) planKills(now time.Time, w *Wanted, plan *Plan) {
 	for _, k := range kills {
 		c := m.containers[k.sc.Name]
 		if !anyLeft {
-			m.stop(now, w, k.sc, c, 0, "Stopping container "+k.sc.Name, plan)
+			m.stop(now, w, k.sc, c, grace(w, k.sc, 0), "Stopping container "+k.sc.Name, plan)
 			continue
 		}
 		why := fmt.Sprintf("Container %s failed %s probe", k.sc.Name, k.kind)
@@ -476,13 +495,12 @@ func (m *Machine) planKills(now time.Time, w *Wanted, plan *Plan) {
 			why += ", will be restarted"
 			c.Owed = c.Instance.ID
 		}
-		m.stop(now, w, k.sc, c, k.kind, why, plan)
+		m.stop(now, w, k.sc, c, grace(w, k.sc, k.kind), why, plan)
 	}
 }
 
 // stop asks for the end of a running instance, or for a shorter grace of one that is being stopped.
-func (m *Machine) stop(now time.Time, w *Wanted, sc *spec.Container, c *container, kind spec.ProbeKind, why string, plan *Plan) {
-	g := grace(w, sc, kind)
+func (m *Machine) stop(now time.Time, w *Wanted, sc *spec.Container, c *container, g time.Duration, why string, plan *Plan) {
 	deadline := now.Add(g)
 	if c.stopping == c.Instance.ID {
 		if !w.stopping() || !deadline.Before(c.deadline) {
@@ -513,19 +531,26 @@ func (m *Machine) planStop(now time.Time, w *Wanted, s *Seen, plan *Plan) {
 		return
 	}
 	last, alive := m.stopSince, false
-	for i := range w.Pod.Spec.Containers {
-		sc := &w.Pod.Spec.Containers[i]
+	for _, sc := range w.Pod.Spec.AllContainers() {
 		c := m.containers[sc.Name]
-		if c == nil || s.Dead || !c.running() {
+		if c == nil || s.Dead || !c.running() || c.role == sidecar {
 			continue
 		}
 		alive = true
 		if !w.Pod.Deleting() {
 			c.Owed = c.Instance.ID // should the stop be called off, it was no exit
 		}
-		m.stop(now, w, sc, c, 0, "Stopping container "+sc.Name, plan)
+		m.stop(now, w, sc, c, grace(w, sc, 0), "Stopping container "+sc.Name, plan)
 		if c.deadline.After(last) {
 			last = c.deadline
+		}
+	}
+	if !alive && !s.Dead {
+		if c := m.stopSidecar(now, w, plan); c != nil {
+			alive = true
+			if c.deadline.After(last) {
+				last = c.deadline
+			}
 		}
 	}
 	if m.pending(EnsureSandbox, "") || m.pending(StartContainer, "") {
@@ -579,8 +604,7 @@ func (p *Plan) recheck(t time.Time) {
 // planProbes says which rows the prober should have, and is rule 5.5.1.
 func (m *Machine) planProbes(now time.Time, w *Wanted, plan *Plan) {
 	trigger := m.news || now.Sub(m.triggered) >= resync
-	for i := range w.Pod.Spec.Containers {
-		sc := &w.Pod.Spec.Containers[i]
+	for _, sc := range w.Pod.Spec.AllContainers() {
 		c := m.containers[sc.Name]
 		if c == nil || c.Instance == nil || c.Instance.ID == "" {
 			continue
@@ -623,6 +647,8 @@ func (c *container) started(sc *spec.Container) bool {
 // looks at the container's own standing and not at the pod's, so that the restart changes nothing that can be seen.
 func (c *container) ready(sc *spec.Container) bool {
 	switch {
+	case c.role == initial:
+		return c.Instance != nil && !c.Instance.Running && c.Instance.ExitCode == 0 // rule 7.3
 	case !c.running() || !c.started(sc):
 		return false
 	case sc.Readiness == nil:

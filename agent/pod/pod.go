@@ -203,6 +203,8 @@ type Memory struct {
 type ContainerMemory struct {
 	// Instance is the newest one, nil before the first.
 	Instance *Instance
+	// Sandbox is when the sandbox was made that the newest instance was last seen in.
+	Sandbox time.Time
 	// Last is how the one before ended.
 	Last *spec.Terminated
 	// First is the attempt number of the first instance: restarts on other nodes are counted on.

@@ -17,13 +17,17 @@ func (m *Machine) describe(now time.Time, w *Wanted, s *Seen) spec.PodStatus {
 	if s.Exists {
 		st.PodIP, st.Fence = s.IP, s.Fence
 	}
-	for i := range w.Pod.Spec.Containers {
-		sc := &w.Pod.Spec.Containers[i]
-		if c := m.containers[sc.Name]; c != nil {
+	for _, sc := range w.Pod.Spec.AllContainers() {
+		c := m.containers[sc.Name]
+		switch {
+		case c == nil:
+		case c.role == regular:
 			st.Containers = append(st.Containers, m.containerStatus(now, w, sc, c))
+		default:
+			st.InitContainers = append(st.InitContainers, m.containerStatus(now, w, sc, c))
 		}
 	}
-	st.Phase = m.phase(w, st.Containers)
+	st.Phase = m.phase(w, s)
 	m.conditions(now, w, s, &st)
 	return st
 }
@@ -34,6 +38,9 @@ func (m *Machine) containerStatus(now time.Time, w *Wanted, sc *spec.Container, 
 	if c.Instance == nil {
 		if waiting.Reason == "" {
 			waiting.Reason = "ContainerCreating"
+			if len(w.Pod.Spec.InitContainers) > 0 {
+				waiting.Reason = "PodInitializing"
+			}
 		}
 		if m.fenced || m.unassigned {
 			waiting = waitsForAssignment()
@@ -81,7 +88,8 @@ func terminated(in *Instance) *spec.Terminated {
 }
 
 // phase is rules 7.7 and 7.8. A pod that is stopped without being deleted keeps its phase: it goes on elsewhere.
-func (m *Machine) phase(w *Wanted, cs []spec.ContainerStatus) spec.Phase {
+// A pod whose end is certain keeps its phase until the last sidecar is gone: what is final has no process left.
+func (m *Machine) phase(w *Wanted, s *Seen) spec.Phase {
 	if m.status.Phase.Final() {
 		return m.status.Phase
 	}
@@ -97,22 +105,25 @@ func (m *Machine) phase(w *Wanted, cs []spec.ContainerStatus) spec.Phase {
 		}
 		return m.status.Phase
 	}
-	running, again := false, false
+	over, running := m.over(w), false
+	for _, c := range m.containers {
+		running = running || c.running()
+	}
+	switch {
+	case over && running:
+		return cmp.Or(m.status.Phase, spec.PhasePending)
+	case m.initFailed(w):
+		return spec.PhaseFailed
+	case !over && len(m.incomplete(w, s)) > 0:
+		return spec.PhasePending
+	}
 	for i := range w.Pod.Spec.Containers {
-		sc := &w.Pod.Spec.Containers[i]
-		c := m.containers[sc.Name]
-		switch {
-		case c == nil:
-		case c.Instance == nil:
+		if c := m.containers[w.Pod.Spec.Containers[i].Name]; c != nil && c.Instance == nil {
 			return spec.PhasePending
-		case c.running():
-			running = true
-		case c.again(w, sc):
-			again = true
 		}
 	}
 	switch {
-	case running || again:
+	case !over:
 		return spec.PhaseRunning
 	case m.allExitedZero():
 		return spec.PhaseSucceeded
@@ -122,6 +133,9 @@ func (m *Machine) phase(w *Wanted, cs []spec.ContainerStatus) spec.Phase {
 
 func (m *Machine) allExitedZero() bool {
 	for _, c := range m.containers {
+		if c.role != regular {
+			continue
+		}
 		if c.Instance == nil || c.Instance.Running || c.Instance.ExitCode != 0 {
 			return false
 		}
@@ -144,14 +158,26 @@ func (m *Machine) conditions(now time.Time, w *Wanted, s *Seen, st *spec.PodStat
 	} else {
 		set(spec.ConditionPodReadyToStart, spec.ConditionFalse, "PodSandboxNotReady", "")
 	}
-	completed := ""
-	if st.Phase == spec.PhaseSucceeded {
-		completed = "PodCompleted"
+	old := m.status.Condition(spec.ConditionInitialized)
+	switch incomplete := m.incomplete(w, s); {
+	case st.Phase == spec.PhaseSucceeded:
+		set(spec.ConditionInitialized, spec.ConditionTrue, "PodCompleted", "")
+	case old != nil && (st.Phase.Final() || w.stopping()): // what is being taken away undoes nothing
+		set(spec.ConditionInitialized, old.Status, old.Reason, old.Message)
+	case len(incomplete) > 0:
+		set(spec.ConditionInitialized, spec.ConditionFalse, "ContainersNotInitialized",
+			fmt.Sprintf("containers with incomplete status: [%s]", strings.Join(incomplete, " ")))
+	default:
+		set(spec.ConditionInitialized, spec.ConditionTrue, "", "")
 	}
-	set(spec.ConditionInitialized, spec.ConditionTrue, completed, "")
 
 	status, reason, message := spec.ConditionTrue, "", ""
 	var unready []string
+	for i := range st.InitContainers {
+		if c := &st.InitContainers[i]; !c.Ready && m.containers[c.Name].role == sidecar {
+			unready = append(unready, c.Name)
+		}
+	}
 	for i := range st.Containers {
 		if !st.Containers[i].Ready {
 			unready = append(unready, st.Containers[i].Name)
@@ -205,8 +231,8 @@ func (m *Machine) gates(w *Wanted) []string {
 // errored says which probes of running containers could not be attempted the last time.
 func (m *Machine) errored(w *Wanted) string {
 	var all []string
-	for i := range w.Pod.Spec.Containers {
-		name := w.Pod.Spec.Containers[i].Name
+	for _, sc := range w.Pod.Spec.AllContainers() {
+		name := sc.Name
 		c := m.containers[name]
 		if c == nil || !c.running() {
 			continue

@@ -138,14 +138,12 @@ func (r *Runner) ensure(ctx context.Context, h *held, w *pod.Wanted) (container.
 
 // limited names the first limit of a pod's containers; empty without one.
 func limited(s *spec.PodSpec) string {
-	for _, list := range [][]spec.Container{s.InitContainers, s.Containers} {
-		for i := range list {
-			switch l := list[i].Resources.Limits; {
-			case l.MilliCPU > 0:
-				return "the CPU limit of container " + list[i].Name
-			case l.MemoryBytes > 0:
-				return "the memory limit of container " + list[i].Name
-			}
+	for _, c := range s.AllContainers() {
+		switch l := c.Resources.Limits; {
+		case l.MilliCPU > 0:
+			return "the CPU limit of container " + c.Name
+		case l.MemoryBytes > 0:
+			return "the memory limit of container " + c.Name
 		}
 	}
 	return ""
@@ -171,8 +169,8 @@ func (r *Runner) warnOfSharedPorts(h *held, p *spec.Pod) {
 }
 
 func ports(p *spec.Pod) (all []int32) {
-	for i := range p.Spec.Containers {
-		for _, port := range p.Spec.Containers[i].Ports {
+	for _, c := range p.Spec.AllContainers() {
+		for _, port := range c.Ports {
 			all = append(all, port.Number)
 		}
 	}
@@ -180,11 +178,10 @@ func ports(p *spec.Pod) (all []int32) {
 }
 
 func (r *Runner) start(ctx context.Context, h *held, w *pod.Wanted, a pod.Action) (container.Container, error) {
-	i := slices.IndexFunc(w.Pod.Spec.Containers, func(c spec.Container) bool { return c.Name == a.Container })
 	r.mu.Lock()
 	ip := h.seen.IP
 	r.mu.Unlock()
-	cfg, err := r.containerConfig(w.Pod, h.ref, ip, &w.Pod.Spec.Containers[i], a.Attempt)
+	cfg, err := r.containerConfig(w.Pod, h.ref, ip, w.Pod.Spec.Container(a.Container), a.Attempt)
 	if err != nil {
 		return container.Container{}, fmt.Errorf("container %s: %w", a.Container, misconfigured{err})
 	}

@@ -2,6 +2,7 @@ package runner_test
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -169,4 +170,45 @@ func TestRealPodLivesThroughCrashAndRestartOfTheAgent(t *testing.T) {
 	n.until(t, "stop", func(s spec.HeldStatus, ok bool) bool { return ok && s.Stopped })
 	n.Assign(runner.Assignments{Session: 2, Full: true})
 	n.until(t, "forget", func(_ spec.HeldStatus, ok bool) bool { return !ok })
+}
+
+func TestRealInitContainersAndSidecarsKeepTheirTurns(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts processes")
+	}
+	dir := t.TempDir()
+	n := startNode(t, dir)
+	defer func() { n.stop() }()
+	p := pod("11111111-2222-3333-4444-666666666666")
+	out := filepath.Join(dir, "out")
+	log := filepath.Join(out, "log")
+	p.Spec.Volumes = []spec.Volume{{Name: "v", HostPath: out, HostPathType: "DirectoryOrCreate"}}
+	// serve says when it begins and when it ends, and ends when asked to.
+	serve := func(name string) []string {
+		return []string{"/bin/sh", "-c", fmt.Sprintf(`echo %[1]s up >>%[2]s; trap 'echo %[1]s down >>%[2]s; exit 0' TERM; while :; do sleep 0.02; done`, name, log)}
+	}
+	p.Spec.TerminationGrace = 10 * time.Second
+	p.Spec.InitContainers = []spec.Container{
+		{Name: "first", Command: []string{"/bin/sh", "-c", "sleep 0.1; echo first >>" + log}},
+		{Name: "side", Command: serve("side"), RestartPolicy: spec.RestartAlways},
+		{Name: "second", Command: []string{"/bin/sh", "-c", fmt.Sprintf("until grep -q side %[1]s; do sleep 0.02; done; echo second >>%[1]s", log)}},
+	}
+	p.Spec.Containers[0].Command = serve("web")
+	for _, c := range p.Spec.AllContainers() {
+		c.Mounts = []spec.Mount{{Volume: "v", Path: out}}
+	}
+	n.Assign(runner.Assignments{Session: 1, Full: true, Assigned: []runner.Assigned{fast(p, 1)}})
+	s := n.until(t, "start", func(s spec.HeldStatus, ok bool) bool {
+		text, _ := os.ReadFile(log)
+		return ok && s.Status.Ready() && strings.Contains(string(text), "web up")
+	})
+	if all := s.Status.InitContainers; len(all) != 3 || !all[0].Ready || !all[1].Ready || all[1].State.Running == nil || all[2].State.Terminated == nil {
+		t.Errorf("init containers %+v", all)
+	}
+	n.Assign(runner.Assignments{Session: 1, Full: true})
+	n.until(t, "forget", func(_ spec.HeldStatus, ok bool) bool { return !ok })
+	text, err := os.ReadFile(log)
+	if want := "first\nside up\nsecond\nweb up\nweb down\nside down\n"; err != nil || string(text) != want {
+		t.Errorf("what happened: %v\n%swant\n%s", err, text, want)
+	}
 }

@@ -391,8 +391,7 @@ func (r *Runner) probesLocked(h *held, plan *pod.Plan) {
 			continue
 		}
 		h.rows[id] = state
-		i := slices.IndexFunc(h.pod.Spec.Containers, func(c spec.Container) bool { return c.Name == row.Container })
-		sc := &h.pod.Spec.Containers[i]
+		sc := h.pod.Spec.Container(row.Container)
 		r.deps.Prober.Set(ProbeRow{ID: id, Pod: h.pod.Key(), Probe: probe(sc, row.Kind), Address: state.ip, Ports: sc.Ports,
 			Instance: container.ContainerID(row.Instance), StartedAt: row.StartedAt, Running: row.Running, Started: row.Started, Adopted: row.Adopted})
 	}
@@ -496,8 +495,8 @@ func (r *Runner) assignLocked(ref container.PodRef, a *Assigned) *held {
 	case !uidForm.MatchString(ref.UID) || ref.Epoch <= 0 || len(a.Pod.Spec.Containers) == 0:
 		r.deps.Log.Error("assignment refused: it names no pod", "pod", a.Pod.Key().String(), "pod_uid", ref.UID, "epoch", ref.Epoch)
 		return nil
-	case len(a.Pod.Spec.Containers) > container.MaxContainers:
-		r.deps.Log.Error("assignment refused: too many containers", "pod", a.Pod.Key().String(), "containers", len(a.Pod.Spec.Containers), "most", container.MaxContainers)
+	case len(a.Pod.Spec.AllContainers()) > container.MaxContainers:
+		r.deps.Log.Error("assignment refused: too many containers", "pod", a.Pod.Key().String(), "containers", len(a.Pod.Spec.AllContainers()), "most", container.MaxContainers)
 		return nil
 	case h == nil && len(r.pods) >= maxHeld:
 		r.deps.Log.Error("assignment refused: too many pods", "pod", a.Pod.Key().String(), "most", maxHeld)
@@ -649,14 +648,11 @@ func (r *Runner) find(uid, name string) (spec.ContainerStatus, error) {
 	if newest == nil {
 		return spec.ContainerStatus{}, fmt.Errorf("pod %s: %w", uid, ErrNotFound)
 	}
-	i := slices.IndexFunc(newest.pod.Spec.Containers, func(c spec.Container) bool { return c.Name == name })
-	if i < 0 {
+	if newest.pod.Spec.Container(name) == nil {
 		return spec.ContainerStatus{}, fmt.Errorf("container %s of pod %s: %w", name, newest.pod.Key(), ErrNotFound)
 	}
-	for _, c := range newest.status.Containers {
-		if c.Name == name {
-			return c, nil
-		}
+	if c := newest.status.Container(name); c != nil {
+		return *c, nil
 	}
 	return spec.ContainerStatus{Name: name}, nil
 }

@@ -99,7 +99,7 @@ func podLimit(s *spec.PodSpec, of func(spec.ResourceList) int64) int64 {
 		if n == 0 {
 			return 0
 		}
-		if c.RestartPolicy == spec.RestartAlways {
+		if c.Sidecar() {
 			beside += n
 		} else {
 			most = max(most, beside+n)

@@ -490,9 +490,9 @@ func (o *open) gather(set *Assignments, pb *agentv1.Assignments) error {
 			Pod: pod, Epoch: a.GetEpoch(), Class: class, Stop: a.GetStop(), StopReason: a.GetStopReason(), Restarts: a.GetRestarts(),
 		})
 		handle := a.GetFirstProbeHandle()
-		for i := range pod.Spec.Containers {
+		for _, c := range pod.Spec.AllContainers() {
 			for _, kind := range spec.ProbeKinds {
-				o.handles[spec.ProbeID{PodUID: pod.UID, Container: pod.Spec.Containers[i].Name, Kind: kind}] = handle
+				o.handles[spec.ProbeID{PodUID: pod.UID, Container: c.Name, Kind: kind}] = handle
 				handle++
 			}
 		}

@@ -340,8 +340,10 @@ func assignment(p *fleet.Pod, handle uint32) *agentv1.Assignment {
 	}
 	if p.Held != nil && p.Current() == nil { // of an earlier binding: its counts go on
 		a.Restarts = map[string]int32{}
-		for _, c := range p.Held.Status.Containers {
-			a.Restarts[c.Name] = c.Restarts
+		for _, list := range [][]spec.ContainerStatus{p.Held.Status.InitContainers, p.Held.Status.Containers} {
+			for i := range list {
+				a.Restarts[list[i].Name] = list[i].Restarts
+			}
 		}
 	}
 	return a
@@ -352,9 +354,9 @@ func (s *session) declare(p *fleet.Pod) uint32 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	first := s.nextHandle
-	for i := range p.Spec.Containers {
+	for _, c := range p.Spec.AllContainers() {
 		for _, kind := range spec.ProbeKinds {
-			id := spec.ProbeID{PodUID: p.UID, Container: p.Spec.Containers[i].Name, Kind: kind}
+			id := spec.ProbeID{PodUID: p.UID, Container: c.Name, Kind: kind}
 			s.handles[s.nextHandle] = probes.Key{ProbeID: id, Epoch: p.Epoch}
 			s.nextHandle++
 		}

@@ -25,9 +25,12 @@ func Shown(p *spec.Pod, binding *spec.Binding, epoch int64, held *spec.HeldStatu
 			c.TransitionTime = node.Since
 		}
 	}
-	s.Containers = slices.Clone(s.Containers)
+	s.Containers, s.InitContainers = slices.Clone(s.Containers), slices.Clone(s.InitContainers)
 	for i := range s.Containers {
 		s.Containers[i].Ready = false
+	}
+	for i := range s.InitContainers { // one that has completed stays so
+		s.InitContainers[i].Ready = s.InitContainers[i].Ready && s.InitContainers[i].State.Running == nil
 	}
 	return s
 }
@@ -39,19 +42,22 @@ func pending(p *spec.Pod, binding *spec.Binding, held *spec.HeldStatus) spec.Pod
 		scheduled.Status, scheduled.Reason = spec.ConditionTrue, ""
 	}
 	s := spec.PodStatus{Phase: spec.PhasePending, Conditions: []spec.Condition{scheduled}}
-	for i := range p.Spec.Containers {
-		c := spec.ContainerStatus{
-			Name: p.Spec.Containers[i].Name, Image: p.Spec.Containers[i].Image,
-			State: spec.ContainerState{Waiting: &spec.Waiting{Reason: "ContainerCreating"}},
-		}
+	waiting := "ContainerCreating"
+	if len(p.Spec.InitContainers) > 0 {
+		waiting = "PodInitializing"
+	}
+	for i, sc := range p.Spec.AllContainers() {
+		c := spec.ContainerStatus{Name: sc.Name, Image: sc.Image, State: spec.ContainerState{Waiting: &spec.Waiting{Reason: waiting}}}
 		if held != nil && held.UID == p.UID {
-			for _, old := range held.Status.Containers {
-				if old.Name == c.Name {
-					c.Restarts = old.Restarts
-				}
+			if old := held.Status.Container(c.Name); old != nil {
+				c.Restarts = old.Restarts
 			}
 		}
-		s.Containers = append(s.Containers, c)
+		if i < len(p.Spec.InitContainers) {
+			s.InitContainers = append(s.InitContainers, c)
+		} else {
+			s.Containers = append(s.Containers, c)
+		}
 	}
 	return s
 }

@@ -246,8 +246,7 @@ func (t *Table) tell(c Change) {
 // Declared returns the probes that a pod's spec declares, as they stand before anything is known.
 func Declared(p *spec.Pod, now time.Time) []spec.ProbeState {
 	var out []spec.ProbeState
-	for i := range p.Spec.Containers {
-		c := &p.Spec.Containers[i]
+	for _, c := range p.Spec.AllContainers() {
 		for _, kind := range spec.ProbeKinds {
 			if probe := c.Probe(kind); probe != nil {
 				out = append(out, spec.ProbeState{

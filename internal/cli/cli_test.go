@@ -386,11 +386,14 @@ func TestAPodsStatusIsTheWordThatSaysMost(t *testing.T) {
 		"ContainerCreating": func(p *musterv1.Pod) {
 			p.Status.Phase, p.Status.Containers[0].State = musterv1.PodPhase_POD_PHASE_PENDING, waiting("ContainerCreating")
 		},
-		"Evicted":          func(p *musterv1.Pod) { p.Status.Reason = "Evicted" },
-		"CrashLoopBackOff": func(p *musterv1.Pod) { p.Status.Containers[0].State = waiting("CrashLoopBackOff") },
-		"Completed":        func(p *musterv1.Pod) { p.Status.Containers[0].State = ended(0, 0, "Completed") },
-		"ExitCode:3":       func(p *musterv1.Pod) { p.Status.Containers[0].State = ended(3, 0, "") },
-		"Signal:9":         func(p *musterv1.Pod) { p.Status.Containers[0].State = ended(137, 9, "") },
+		"Evicted":               func(p *musterv1.Pod) { p.Status.Reason = "Evicted" },
+		"CrashLoopBackOff":      func(p *musterv1.Pod) { p.Status.Containers[0].State = waiting("CrashLoopBackOff") },
+		"Completed":             func(p *musterv1.Pod) { p.Status.Containers[0].State = ended(0, 0, "Completed") },
+		"ExitCode:3":            func(p *musterv1.Pod) { p.Status.Containers[0].State = ended(3, 0, "") },
+		"Signal:9":              func(p *musterv1.Pod) { p.Status.Containers[0].State = ended(137, 9, "") },
+		"Init:1/2":              func(p *musterv1.Pod) { initializing(p, ended(0, 0, "Completed"), waiting("PodInitializing")) },
+		"Init:Error":            func(p *musterv1.Pod) { initializing(p, ended(1, 0, "Error"), waiting("PodInitializing")) },
+		"Init:CrashLoopBackOff": func(p *musterv1.Pod) { initializing(p, ended(0, 0, "Completed"), waiting("CrashLoopBackOff")) },
 		"Terminating": func(p *musterv1.Pod) {
 			p.Meta.DeleteTime = timestamppb.Now()
 			p.Status.Containers[0].State = waiting("x")
@@ -401,5 +404,15 @@ func TestAPodsStatusIsTheWordThatSaysMost(t *testing.T) {
 		if got := podStatus(p); got != want {
 			t.Errorf("podStatus = %s, want %s", got, want)
 		}
+	}
+}
+
+// initializing gives a pod two init containers that stand so.
+func initializing(p *musterv1.Pod, states ...*musterv1.ContainerState) {
+	p.Status.Phase = musterv1.PodPhase_POD_PHASE_PENDING
+	p.Status.Conditions = nil
+	for _, s := range states {
+		p.Spec.InitContainers = append(p.Spec.InitContainers, &musterv1.Container{})
+		p.Status.InitContainers = append(p.Status.InitContainers, &musterv1.ContainerStatus{State: s})
 	}
 }

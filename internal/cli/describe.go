@@ -190,8 +190,14 @@ func (d *description) pod(p *musterv1.Pod, probes map[string]*musterv1.ProbeStat
 	}
 	d.line(0, "Restart Policy", restartPolicy(p.GetSpec().GetRestartPolicy()))
 	seen := map[string]*musterv1.ContainerStatus{}
-	for _, cs := range s.GetContainers() {
+	for _, cs := range slices.Concat(s.GetInitContainers(), s.GetContainers()) {
 		seen[cs.GetName()] = cs
+	}
+	if inits := p.GetSpec().GetInitContainers(); len(inits) > 0 {
+		d.head(0, "Init Containers")
+		for _, c := range inits {
+			d.container(c, seen[c.GetName()], probes)
+		}
 	}
 	d.head(0, "Containers")
 	for _, c := range p.GetSpec().GetContainers() {
@@ -200,13 +206,29 @@ func (d *description) pod(p *musterv1.Pod, probes map[string]*musterv1.ProbeStat
 	if v := p.GetSpec().GetVolumes(); len(v) > 0 {
 		d.head(0, "Volumes")
 		for _, vol := range v {
-			d.line(1, vol.GetName(), strings.TrimSpace("hostPath "+vol.GetHostPath()+" "+vol.GetHostPathType()))
+			d.line(1, vol.GetName(), volumeText(vol))
 		}
 	}
 	if sel := p.GetSpec().GetNodeSelector(); len(sel) > 0 {
 		d.line(0, "Node Selector", labelTerms(sel)...)
 	}
 	d.conditions(s.GetConditions())
+}
+
+// volumeText says where a volume's files are.
+func volumeText(v *musterv1.Volume) string {
+	e := v.GetEmptyDir()
+	if e == nil {
+		return strings.TrimSpace("hostPath " + v.GetHostPath() + " " + v.GetHostPathType())
+	}
+	text := "emptyDir"
+	if e.GetMemory() {
+		text += " in memory"
+	}
+	if n := e.GetSizeLimitBytes(); n > 0 {
+		text += fmt.Sprintf(", at most %d bytes", n)
+	}
+	return text
 }
 
 func (d *description) container(c *musterv1.Container, cs *musterv1.ContainerStatus, probes map[string]*musterv1.ProbeState) {
@@ -231,7 +253,7 @@ func (d *description) container(c *musterv1.Container, cs *musterv1.ContainerSta
 		d.line(2, "Requests", resources(r))
 	}
 	if r := c.GetLimits(); r.GetMilliCpu() != 0 || r.GetMemoryBytes() != 0 {
-		d.line(2, "Limits", resources(r)+" (not enforced)")
+		d.line(2, "Limits", resources(r))
 	}
 	for _, k := range probesOf(c) {
 		lines := []string{probeText(k.probe)}
@@ -303,6 +325,9 @@ func (d *description) deployment(x *musterv1.Deployment) {
 	d.line(1, "Labels", labelTerms(t.GetLabels())...)
 	if len(t.GetAnnotations()) > 0 {
 		d.line(1, "Annotations", labelTerms(t.GetAnnotations())...)
+	}
+	for _, c := range t.GetSpec().GetInitContainers() {
+		d.line(1, "Init Container", c.GetName()+": "+quoteArgs(append(slices.Clone(c.GetCommand()), c.GetArgs()...)))
 	}
 	for _, c := range t.GetSpec().GetContainers() {
 		d.line(1, "Container", c.GetName()+": "+quoteArgs(append(slices.Clone(c.GetCommand()), c.GetArgs()...)))

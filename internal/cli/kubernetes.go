@@ -82,6 +82,7 @@ func podValue(p *musterv1.Pod) any {
 		put("podIP", s.GetPodIp()).
 		put("hostIP", s.GetHostIp()).
 		put("startTime", timeText(s.GetStartTime())).
+		put("initContainerStatuses", each(s.GetInitContainers(), containerStatusFields)).
 		put("containerStatuses", each(s.GetContainers(), containerStatusFields)).
 		set("muster", fields{"failover": enumWord(p.GetFailoverClass().String(), "FAILOVER_CLASS_")}.
 			put("epoch", p.GetEpoch()).
@@ -97,16 +98,70 @@ func podValue(p *musterv1.Pod) any {
 
 func podSpecFields(s *musterv1.PodSpec) fields {
 	f := fields{"restartPolicy": restartPolicy(s.GetRestartPolicy())}.
+		put("initContainers", each(s.GetInitContainers(), containerFields)).
 		set("containers", each(s.GetContainers(), containerFields)).
 		put("nodeSelector", s.GetNodeSelector()).
 		put("hostname", s.GetHostname()).
 		put("readinessGates", each(s.GetReadinessGates(), func(g string) fields { return fields{"conditionType": g} })).
-		put("volumes", each(s.GetVolumes(), func(v *musterv1.Volume) fields {
-			return fields{"name": v.GetName(), "hostPath": fields{"path": v.GetHostPath()}.put("type", v.GetHostPathType())}
-		}))
+		put("shareProcessNamespace", s.GetShareProcessNamespace()).
+		put("hostNetwork", s.GetHostNetwork()).
+		put("hostPID", s.GetHostPid()).
+		put("hostIPC", s.GetHostIpc()).
+		put("securityContext", podSecurityFields(s.GetSecurity())).
+		put("volumes", each(s.GetVolumes(), volumeFields))
 	if g := s.GetTerminationGrace(); g != nil {
 		f.set("terminationGracePeriodSeconds", wholeSeconds(g))
 	}
+	return f
+}
+
+func volumeFields(v *musterv1.Volume) fields {
+	if e := v.GetEmptyDir(); e != nil {
+		dir := fields{}
+		if e.GetMemory() {
+			dir.set("medium", "Memory")
+		}
+		if n := e.GetSizeLimitBytes(); n > 0 {
+			dir.set("sizeLimit", strconv.FormatInt(n, 10))
+		}
+		return fields{"name": v.GetName(), "emptyDir": dir}
+	}
+	return fields{"name": v.GetName(), "hostPath": fields{"path": v.GetHostPath()}.put("type", v.GetHostPathType())}
+}
+
+// setPtr gives f what p points to, unless that is nothing.
+func setPtr[T any](f fields, key string, p *T) {
+	if p != nil {
+		f.set(key, *p)
+	}
+}
+
+func podSecurityFields(s *musterv1.PodSecurity) fields {
+	if s == nil {
+		return nil
+	}
+	f := fields{}.
+		put("runAsNonRoot", s.GetRunAsNonRoot()).
+		put("supplementalGroups", s.GetSupplementalGroups()).
+		put("seccompProfile", fields{}.put("type", s.GetSeccomp()))
+	setPtr(f, "runAsUser", s.RunAsUser)
+	setPtr(f, "runAsGroup", s.RunAsGroup)
+	setPtr(f, "fsGroup", s.FsGroup)
+	return f
+}
+
+func containerSecurityFields(s *musterv1.ContainerSecurity) fields {
+	if s == nil {
+		return nil
+	}
+	f := fields{}.
+		put("readOnlyRootFilesystem", s.GetReadOnlyRootFilesystem()).
+		put("capabilities", fields{}.put("add", s.GetAddCapabilities()).put("drop", s.GetDropCapabilities())).
+		put("seccompProfile", fields{}.put("type", s.GetSeccomp()))
+	setPtr(f, "runAsUser", s.RunAsUser)
+	setPtr(f, "runAsGroup", s.RunAsGroup)
+	setPtr(f, "runAsNonRoot", s.RunAsNonRoot)
+	setPtr(f, "allowPrivilegeEscalation", s.AllowPrivilegeEscalation)
 	return f
 }
 
@@ -118,12 +173,13 @@ func containerFields(c *musterv1.Container) fields {
 		put("workingDir", c.GetWorkingDir()).
 		put("env", each(c.GetEnv(), envFields)).
 		put("ports", each(c.GetPorts(), func(p *musterv1.ContainerPort) fields {
-			return fields{"containerPort": p.GetNumber()}.put("name", p.GetName()).put("protocol", p.GetProtocol())
+			return fields{"containerPort": p.GetNumber()}.put("name", p.GetName()).put("protocol", p.GetProtocol()).put("hostPort", p.GetHostPort())
 		})).
 		put("resources", fields{}.put("requests", resourceFields(c.GetRequests())).put("limits", resourceFields(c.GetLimits()))).
 		put("volumeMounts", each(c.GetMounts(), func(m *musterv1.VolumeMount) fields {
-			return fields{"name": m.GetVolume(), "mountPath": m.GetPath()}.put("readOnly", m.GetReadOnly())
+			return fields{"name": m.GetVolume(), "mountPath": m.GetPath()}.put("subPath", m.GetSubPath()).put("readOnly", m.GetReadOnly())
 		})).
+		put("securityContext", containerSecurityFields(c.GetSecurity())).
 		put("livenessProbe", probeFields(c.GetLiveness())).
 		put("readinessProbe", probeFields(c.GetReadiness())).
 		put("startupProbe", probeFields(c.GetStartup())).

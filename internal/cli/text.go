@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	musterv1 "github.com/musterhq/muster/gen/muster/v1"
+	"github.com/musterhq/muster/internal/spec"
 )
 
 // now is the time that ages count from.
@@ -129,14 +130,56 @@ func restartPolicy(p musterv1.RestartPolicy) string {
 	return "Always"
 }
 
+// podReady counts the regular containers and the sidecars.
 func podReady(p *musterv1.Pod) string {
-	ready := 0
+	ready, of := 0, len(p.GetSpec().GetContainers())
 	for _, c := range p.GetStatus().GetContainers() {
 		if c.GetReady() {
 			ready++
 		}
 	}
-	return fmt.Sprintf("%d/%d", ready, len(p.GetSpec().GetContainers()))
+	for i, c := range p.GetSpec().GetInitContainers() {
+		if !sidecar(c) {
+			continue
+		}
+		of++
+		if s := p.GetStatus().GetInitContainers(); i < len(s) && s[i].GetReady() {
+			ready++
+		}
+	}
+	return fmt.Sprintf("%d/%d", ready, of)
+}
+
+// sidecar tells whether an init container runs on beside the regular ones.
+func sidecar(c *musterv1.Container) bool {
+	return c.GetRestartPolicy() == musterv1.RestartPolicy_RESTART_POLICY_ALWAYS
+}
+
+// initStatus says how far a pod's init containers have come, in the words of kubectl; empty once they let the rest run.
+func initStatus(p *musterv1.Pod) string {
+	inits := p.GetSpec().GetInitContainers()
+	for _, c := range p.GetStatus().GetConditions() {
+		if c.GetType() == spec.ConditionInitialized && c.GetStatus() == string(spec.ConditionTrue) {
+			return ""
+		}
+	}
+	for i, s := range p.GetStatus().GetInitContainers() {
+		w, t := s.GetState().GetWaiting(), s.GetState().GetTerminated()
+		switch {
+		case i >= len(inits):
+			return ""
+		case t != nil && t.GetExitCode() == 0, sidecar(inits[i]) && s.GetStarted():
+			continue
+		case t.GetReason() != "":
+			return "Init:" + t.GetReason()
+		case t != nil:
+			return fmt.Sprintf("Init:ExitCode:%d", t.GetExitCode())
+		case w.GetReason() != "" && w.GetReason() != "PodInitializing":
+			return "Init:" + w.GetReason()
+		}
+		return fmt.Sprintf("Init:%d/%d", i, len(inits))
+	}
+	return ""
 }
 
 // podStatus is the one word about a pod that says most: why it does not run, else its phase.
@@ -158,6 +201,9 @@ func podStatus(p *musterv1.Pod) string {
 			word = fmt.Sprintf("ExitCode:%d", t.GetExitCode())
 		}
 	}
+	if s := initStatus(p); s != "" {
+		word = s
+	}
 	if p.GetNode() == "" && p.GetStatus().GetPhase() <= musterv1.PodPhase_POD_PHASE_PENDING {
 		word = "Pending" // nothing is being created before there is a node
 	}
@@ -170,7 +216,7 @@ func podStatus(p *musterv1.Pod) string {
 // podRestarts is the number of restarts and how long ago the last one was.
 func podRestarts(p *musterv1.Pod) string {
 	restarts, last := int32(0), time.Time{}
-	for _, c := range p.GetStatus().GetContainers() {
+	for _, c := range slices.Concat(p.GetStatus().GetInitContainers(), p.GetStatus().GetContainers()) {
 		restarts += c.GetRestarts()
 		if t := c.GetLast().GetTerminated().GetFinishedAt(); t != nil && t.AsTime().After(last) {
 			last = t.AsTime()

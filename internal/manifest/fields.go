@@ -88,7 +88,6 @@ func (f fieldUses) podSpec(at string) {
 			f.set(c+"."+k.String()+"Probe", probeConverted, converted)
 		}
 	}
-	f[at+".initContainers"] = pending // whole
 }
 
 // set gives fields their use, and makes what they are in parts.
@@ -106,7 +105,7 @@ func (f fieldUses) set(at, names string, u use) {
 // unset are values that say the same as leaving the field out, by the last names of the path.
 var unset = map[string]string{
 	"spec.shareProcessNamespace": "false", "spec.setHostnameAsFQDN": "false", "spec.hostUsers": "true", "spec.priority": "0",
-	"spec.securityContext": "{}", "spec.affinity": "{}", "containers.securityContext": "{}",
+	"spec.securityContext": "{}", "spec.affinity": "{}", "containers.securityContext": "{}", "initContainers.securityContext": "{}",
 }
 
 var index = regexp.MustCompile(`\[[0-9]+\]$`)

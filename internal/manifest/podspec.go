@@ -82,6 +82,9 @@ func (d *decoder) podSpec(at string, k *corev1.PodSpec) spec.PodSpec {
 		}
 		out.Volumes = append(out.Volumes, volume)
 	}
+	for i := range k.InitContainers {
+		out.InitContainers = append(out.InitContainers, d.container(fmt.Sprintf("%s.initContainers[%d]", at, i), &k.InitContainers[i]))
+	}
 	for i := range k.Containers {
 		out.Containers = append(out.Containers, d.container(fmt.Sprintf("%s.containers[%d]", at, i), &k.Containers[i]))
 	}
@@ -181,13 +184,19 @@ func (d *decoder) env(at string, k *corev1.EnvVar) spec.EnvVar {
 
 // dropIgnoredEnv takes out the variables whose sources are ignored: a program can tell a missing one from an empty one.
 func dropIgnoredEnv(out *spec.PodSpec, k *corev1.PodSpec) {
-	for i := range out.Containers {
+	drop := func(c *spec.Container, from []corev1.EnvVar) {
 		at := -1
-		out.Containers[i].Env = slices.DeleteFunc(out.Containers[i].Env, func(spec.EnvVar) bool {
+		c.Env = slices.DeleteFunc(c.Env, func(spec.EnvVar) bool {
 			at++
-			from := k.Containers[i].Env[at].ValueFrom
-			return from != nil && from.FieldRef == nil
+			source := from[at].ValueFrom
+			return source != nil && source.FieldRef == nil
 		})
+	}
+	for i := range out.InitContainers {
+		drop(&out.InitContainers[i], k.InitContainers[i].Env)
+	}
+	for i := range out.Containers {
+		drop(&out.Containers[i], k.Containers[i].Env)
 	}
 }
 

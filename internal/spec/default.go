@@ -48,8 +48,7 @@ func defaultPodSpec(s *PodSpec) {
 	if s.TerminationGrace == UnsetGrace {
 		s.TerminationGrace = DefaultGrace
 	}
-	for i := range s.Containers {
-		c := &s.Containers[i]
+	for _, c := range s.AllContainers() {
 		for j := range c.Ports {
 			if c.Ports[j].Protocol == "" {
 				c.Ports[j].Protocol = "TCP"
@@ -139,14 +138,13 @@ func applyOverrides(path string, annotations map[string]string, s *PodSpec) []Fi
 }
 
 func findProbe(s *PodSpec, container, kind string) *Probe {
-	for i := range s.Containers {
-		if s.Containers[i].Name != container {
-			continue
-		}
-		for _, k := range ProbeKinds {
-			if k.String() == kind {
-				return s.Containers[i].Probe(k)
-			}
+	c := s.Container(container)
+	if c == nil {
+		return nil
+	}
+	for _, k := range ProbeKinds {
+		if k.String() == kind {
+			return c.Probe(k)
 		}
 	}
 	return nil

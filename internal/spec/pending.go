@@ -9,7 +9,6 @@ func (c *checker) pending(at string, s *PodSpec) {
 			c.add(path, NotBuilt, nil, "")
 		}
 	}
-	refuse(at+".initContainers", len(s.InitContainers) > 0)
 	refuse(at+".shareProcessNamespace", s.ShareProcessNamespace)
 	refuse(at+".hostPID", s.HostPID)
 	refuse(at+".securityContext.seccompProfile", s.Security.Seccomp != "")
@@ -17,10 +16,16 @@ func (c *checker) pending(at string, s *PodSpec) {
 		e := s.Volumes[i].EmptyDir
 		refuse(fmt.Sprintf("%s.volumes[%d].emptyDir.sizeLimit", at, i), e != nil && e.SizeLimit > 0 && !e.Memory)
 	}
+	container := func(path string, c *Container) {
+		k := &c.Security
+		refuse(path+".securityContext.capabilities.add", len(k.AddCapabilities) > 0)
+		refuse(path+".securityContext.capabilities.drop", len(k.DropCapabilities) > 0)
+		refuse(path+".securityContext.seccompProfile", k.Seccomp != "")
+	}
+	for i := range s.InitContainers {
+		container(fmt.Sprintf("%s.initContainers[%d]", at, i), &s.InitContainers[i])
+	}
 	for i := range s.Containers {
-		k, path := &s.Containers[i].Security, fmt.Sprintf("%s.containers[%d].securityContext", at, i)
-		refuse(path+".capabilities.add", len(k.AddCapabilities) > 0)
-		refuse(path+".capabilities.drop", len(k.DropCapabilities) > 0)
-		refuse(path+".seccompProfile", k.Seccomp != "")
+		container(fmt.Sprintf("%s.containers[%d]", at, i), &s.Containers[i])
 	}
 }

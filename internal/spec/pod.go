@@ -215,30 +215,65 @@ func (p *Pod) FailoverClass() FailoverClass {
 	return Fenced
 }
 
-// Requests is the sum of the containers' requests.
-func (s *PodSpec) Requests() ResourceList {
-	var sum ResourceList
-	for i := range s.Containers {
-		r := s.Containers[i].Resources.Requests
-		sum.MilliCPU += r.MilliCPU
-		sum.MemoryBytes += r.MemoryBytes
+// Sidecar tells whether c, one of the InitContainers, runs on beside the regular containers.
+func (c *Container) Sidecar() bool { return c.RestartPolicy == RestartAlways }
+
+// AllContainers are the init containers, in their order, and then the regular ones. The values are those of s.
+func (s *PodSpec) AllContainers() []*Container {
+	all := make([]*Container, 0, len(s.InitContainers)+len(s.Containers))
+	for i := range s.InitContainers {
+		all = append(all, &s.InitContainers[i])
 	}
-	return sum
+	for i := range s.Containers {
+		all = append(all, &s.Containers[i])
+	}
+	return all
+}
+
+// Container returns the container of that name, init or regular; nil if there is none.
+func (s *PodSpec) Container(name string) *Container {
+	for _, c := range s.AllContainers() {
+		if c.Name == name {
+			return c
+		}
+	}
+	return nil
+}
+
+// Requests is what the pod asks for at most at any one time, as Kubernetes counts it: all regular containers with all
+// sidecars, or one plain init container with the sidecars before it, whichever is more.
+func (s *PodSpec) Requests() ResourceList {
+	var sidecars, most ResourceList
+	for i := range s.InitContainers {
+		c := &s.InitContainers[i]
+		now := sidecars.plus(c.Resources.Requests)
+		most = ResourceList{MilliCPU: max(most.MilliCPU, now.MilliCPU), MemoryBytes: max(most.MemoryBytes, now.MemoryBytes)}
+		if c.Sidecar() {
+			sidecars = now
+		}
+	}
+	sum := sidecars
+	for i := range s.Containers {
+		sum = sum.plus(s.Containers[i].Resources.Requests)
+	}
+	return ResourceList{MilliCPU: max(most.MilliCPU, sum.MilliCPU), MemoryBytes: max(most.MemoryBytes, sum.MemoryBytes)}
+}
+
+func (r ResourceList) plus(o ResourceList) ResourceList {
+	return ResourceList{MilliCPU: r.MilliCPU + o.MilliCPU, MemoryBytes: r.MemoryBytes + o.MemoryBytes}
 }
 
 // NeedsMounts tells whether a container's files are not where the node has them, or not as it has them: then it needs a
 // mount namespace.
 func (s *PodSpec) NeedsMounts() bool {
-	for _, list := range [][]Container{s.InitContainers, s.Containers} {
-		for i := range list {
-			if list[i].Security.ReadOnlyRootFilesystem {
+	for _, c := range s.AllContainers() {
+		if c.Security.ReadOnlyRootFilesystem {
+			return true
+		}
+		for _, m := range c.Mounts {
+			at := slices.IndexFunc(s.Volumes, func(v Volume) bool { return v.Name == m.Volume })
+			if m.ReadOnly || m.SubPath != "" || at >= 0 && path.Clean(s.Volumes[at].HostPath) != path.Clean(m.Path) {
 				return true
-			}
-			for _, m := range list[i].Mounts {
-				at := slices.IndexFunc(s.Volumes, func(v Volume) bool { return v.Name == m.Volume })
-				if m.ReadOnly || m.SubPath != "" || at >= 0 && path.Clean(s.Volumes[at].HostPath) != path.Clean(m.Path) {
-					return true
-				}
 			}
 		}
 	}
@@ -247,10 +282,5 @@ func (s *PodSpec) NeedsMounts() bool {
 
 // NamesImage tells whether any container names an image.
 func (s *PodSpec) NamesImage() bool {
-	for i := range s.Containers {
-		if s.Containers[i].Image != "" {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(s.AllContainers(), func(c *Container) bool { return c.Image != "" })
 }

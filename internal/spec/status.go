@@ -45,6 +45,18 @@ func (s *PodStatus) Condition(t string) *Condition {
 	return nil
 }
 
+// Container returns the status of the container of that name, init or regular; nil without one.
+func (s *PodStatus) Container(name string) *ContainerStatus {
+	for _, list := range [][]ContainerStatus{s.InitContainers, s.Containers} {
+		for i := range list {
+			if list[i].Name == name {
+				return &list[i]
+			}
+		}
+	}
+	return nil
+}
+
 // Ready tells whether the Ready condition is True.
 func (s *PodStatus) Ready() bool {
 	c := s.Condition(ConditionReady)

@@ -85,6 +85,7 @@ type Options struct {
 
 // Bounds of an object.
 const (
+	// MaxContainers bounds a pod's init and regular containers together.
 	MaxContainers   = 64
 	maxVolumes      = 64
 	maxMounts       = 64
@@ -278,7 +279,20 @@ func (c *checker) podSpec(at string, s *PodSpec) {
 		c.add(at+".containers", Required, nil, "")
 	}
 	c.atMost(at+".containers", len(s.Containers), MaxContainers)
+	if len(s.Containers) <= MaxContainers {
+		c.atMost(at+".initContainers", len(s.InitContainers), MaxContainers-len(s.Containers))
+	}
 	names, ports := map[string]bool{}, map[string]bool{}
+	for i := range s.InitContainers {
+		k, p := &s.InitContainers[i], fmt.Sprintf("%s.initContainers[%d]", at, i)
+		c.name(p+".name", k.Name, names)
+		c.container(p, k, volumes, map[string]bool{})
+		for _, kind := range ProbeKinds {
+			if k.Probe(kind) != nil && !k.Sidecar() {
+				c.add(p+"."+kind.String()+"Probe", Forbidden, nil, "may not be set for init containers without restartPolicy=Always")
+			}
+		}
+	}
 	for i := range s.Containers {
 		p := fmt.Sprintf("%s.containers[%d]", at, i)
 		c.name(p+".name", s.Containers[i].Name, names)

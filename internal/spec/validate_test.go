@@ -471,3 +471,55 @@ func TestWarningsAreApartFromErrors(t *testing.T) {
 		t.Errorf("%v, %v", warnings, errs)
 	}
 }
+
+func TestInitContainersAreHeldToTheRulesOfTheirKind(t *testing.T) {
+	probe := &spec.Probe{Handler: spec.Handler{Exec: &spec.ExecAction{Command: []string{"true"}}}}
+	inits := func(all ...spec.Container) func(*spec.Pod) {
+		return func(p *spec.Pod) { p.Spec.InitContainers = all }
+	}
+	for _, x := range []struct {
+		name   string
+		change func(*spec.Pod)
+		want   []string
+	}{
+		{"plain and sidecar", inits(spec.Container{Name: "a", Command: []string{"x"}},
+			spec.Container{Name: "b", Command: []string{"x"}, RestartPolicy: spec.RestartAlways, Liveness: probe, Readiness: probe, Startup: probe}), nil},
+		{"probe of a plain one", inits(spec.Container{Name: "a", Command: []string{"x"}, Readiness: probe}),
+			[]string{"spec.initContainers[0].readinessProbe: Forbidden: may not be set for init containers without restartPolicy=Always"}},
+		{"name of a regular one", inits(spec.Container{Name: "c", Command: []string{"x"}}), []string{`spec.containers[0].name: Duplicate value: "c"`}},
+		{"no command", inits(spec.Container{Name: "a"}), []string{"spec.initContainers[0].command: Required value"}},
+		{"too many", inits(make([]spec.Container, spec.MaxContainers)...), append([]string{"spec.initContainers: Too long: 64: at most 63"}, unnamed(spec.MaxContainers)...)},
+	} {
+		t.Run(x.name, func(t *testing.T) { checkPod(t, x.change, spec.Options{}, x.want...) })
+	}
+}
+
+// unnamed is what is found in n init containers with nothing in them.
+func unnamed(n int) (all []string) {
+	for i := range n {
+		at := fmt.Sprintf("spec.initContainers[%d]", i)
+		all = append(all, at+".name: Required value", at+".command: Required value")
+	}
+	return all
+}
+
+// Kubernetes' rule: the sidecars count beside the regular containers and beside each later init container.
+func TestRequestsAreTheMostOfAnyMoment(t *testing.T) {
+	c := func(cpu, memory int64, policy spec.RestartPolicy) spec.Container {
+		return spec.Container{RestartPolicy: policy, Resources: spec.Resources{Requests: spec.ResourceList{MilliCPU: cpu, MemoryBytes: memory}}}
+	}
+	for name, x := range map[string]struct {
+		inits, regular []spec.Container
+		want           spec.ResourceList
+	}{
+		"regular ones add up":         {nil, []spec.Container{c(1, 10, ""), c(2, 20, "")}, spec.ResourceList{MilliCPU: 3, MemoryBytes: 30}},
+		"the larger of each resource": {[]spec.Container{c(5, 1, ""), c(4, 2, "")}, []spec.Container{c(1, 10, "")}, spec.ResourceList{MilliCPU: 5, MemoryBytes: 10}},
+		"a sidecar counts all along":  {[]spec.Container{c(2, 2, spec.RestartAlways), c(5, 1, "")}, []spec.Container{c(1, 10, "")}, spec.ResourceList{MilliCPU: 7, MemoryBytes: 12}},
+		"a later sidecar not yet":     {[]spec.Container{c(5, 1, ""), c(2, 2, spec.RestartAlways)}, []spec.Container{c(1, 10, "")}, spec.ResourceList{MilliCPU: 5, MemoryBytes: 12}},
+	} {
+		s := spec.PodSpec{InitContainers: x.inits, Containers: x.regular}
+		if got := s.Requests(); got != x.want {
+			t.Errorf("%s: %+v, want %+v", name, got, x.want)
+		}
+	}
+}

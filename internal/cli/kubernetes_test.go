@@ -1,0 +1,75 @@
+package cli
+
+import (
+	"encoding/json"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/musterhq/muster/internal/manifest"
+	"github.com/musterhq/muster/internal/spec"
+	"github.com/musterhq/muster/internal/wire"
+)
+
+// everything sets each field of a pod that manifests may set.
+const everything = `
+apiVersion: v1
+kind: Pod
+metadata: {name: web, namespace: default, labels: {app: web}, annotations: {note: x}}
+spec:
+  restartPolicy: OnFailure
+  terminationGracePeriodSeconds: 7
+  nodeSelector: {disk: ssd}
+  hostname: www
+  readinessGates: [{conditionType: example.com/gate}]
+  hostNetwork: true
+  hostIPC: true
+  securityContext: {runAsUser: 7, runAsGroup: 8, runAsNonRoot: true, supplementalGroups: [9], fsGroup: 10}
+  volumes:
+  - {name: disk, emptyDir: {}}
+  - {name: memory, emptyDir: {medium: Memory, sizeLimit: 1Mi}}
+  - {name: host, hostPath: {path: /srv, type: Directory}}
+  initContainers:
+  - {name: init, command: [setup], restartPolicy: OnFailure, resources: {requests: {cpu: 10m}, limits: {memory: 1Mi}}}
+  - {name: side, command: [serve], restartPolicy: Always, startupProbe: {tcpSocket: {port: 80}}}
+  containers:
+  - name: web
+    image: example
+    command: [serve]
+    args: [all]
+    workingDir: /srv
+    env: [{name: A, value: b}, {name: IP, valueFrom: {fieldRef: {fieldPath: status.podIP}}}]
+    ports: [{name: http, containerPort: 80, protocol: TCP}]
+    volumeMounts: [{name: disk, mountPath: /a, subPath: b/c, readOnly: true}, {name: memory, mountPath: /m}, {name: host, mountPath: /h}]
+    restartPolicy: Never
+    restartPolicyRules: [{action: Restart, exitCodes: {operator: NotIn, values: [1, 2]}}]
+    securityContext: {runAsUser: 0, runAsGroup: 2, runAsNonRoot: false, readOnlyRootFilesystem: true, allowPrivilegeEscalation: false}
+    livenessProbe: {exec: {command: ["true"]}, periodSeconds: 3, terminationGracePeriodSeconds: 4}
+    readinessProbe: {httpGet: {port: http, path: /r, scheme: HTTPS, httpHeaders: [{name: X, value: why}]}, successThreshold: 2}
+    startupProbe: {tcpSocket: {port: 80}, initialDelaySeconds: 1, timeoutSeconds: 5, failureThreshold: 6}
+`
+
+// What "get -o yaml" prints can be applied again, and means the same.
+func TestPrintedManifestIsTheOneThatWasApplied(t *testing.T) {
+	decode := func(text []byte) *spec.Pod {
+		t.Helper()
+		objects, err := manifest.Decode(text, "test", manifest.Options{})
+		if err != nil || len(objects) != 1 || objects[0].Failed() || objects[0].Pod == nil {
+			t.Fatalf("manifest: %v, %+v", err, objects)
+		}
+		p := objects[0].Pod
+		spec.DefaultPod(p)
+		return p
+	}
+	applied := decode([]byte(everything))
+	printed := podValue(wire.PodToProto(applied)).(fields)
+	delete(printed, "status")
+	delete(printed["metadata"].(fields), "creationTimestamp")
+	text, err := json.Marshal(printed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(applied.Spec, decode(text).Spec); diff != "" {
+		t.Errorf("printed and applied again (-first +again):\n%s\n%s", diff, text)
+	}
+}
