@@ -265,7 +265,7 @@ func (a *Agent) Run(ctx context.Context) error {
 			return d.Pod, d.Home, d.Tmp
 		},
 	}, runner.Deps{
-		Runtime: runtime, Addresses: addresses, Lease: leases, Prober: probes{parts.prober}, Events: recorder, Log: log,
+		Runtime: runtime, Addresses: addresses, Ports: published(flat), Lease: leases, Prober: probes{parts.prober}, Events: recorder, Log: log,
 	})
 	if err != nil {
 		return err

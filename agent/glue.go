@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"runtime"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -105,6 +106,25 @@ func (a *Agent) flat(mode string, cfg hostgw.Config, addresses *network.Allocato
 		return nil, nil
 	}
 	return nil, hostgw.Clean(cfg)
+}
+
+// ports is how a runner publishes the ports of pods.
+type ports struct{ flat *hostgw.Network }
+
+func published(flat *hostgw.Network) runner.Ports {
+	if flat == nil {
+		return nil
+	}
+	return ports{flat}
+}
+
+// Publish puts the ports in hostgw's words; the spec's bounds are 1 to 65535.
+func (p ports) Publish(uid string, all []runner.PublishedPort) error {
+	var out []hostgw.Port
+	for _, port := range all {
+		out = append(out, hostgw.Port{Protocol: strings.ToLower(port.Protocol), Host: uint16(port.Host), Pod: uint16(port.Pod)})
+	}
+	return p.flat.Publish(uid, out)
 }
 
 // networkTold hands on what the coordinator says of the network; nil for a node that takes no part in it.

@@ -41,6 +41,8 @@ type bench struct {
 	slots   map[string]int
 	adopted []string
 	ips     map[string]string
+	// published has what pods publish; nil for a node without a pod network.
+	published map[string][]runner.PublishedPort
 }
 
 type lockedBuffer struct {
@@ -153,6 +155,14 @@ func (a addresses) Release(uid string) {
 	delete(a.ips, uid)
 }
 
+// Publish notes a pod's ports.
+func (b *bench) Publish(uid string, ports []runner.PublishedPort) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.published[uid] = ports
+	return nil
+}
+
 // slowLister is the fake with listings that are old when they come.
 type slowLister struct {
 	*containertest.Fake
@@ -180,6 +190,9 @@ func newBench(t *testing.T) *bench {
 func (b *bench) start() {
 	b.t.Helper()
 	deps := runner.Deps{Runtime: slowLister{b.fake, b}, Addresses: addresses{b}, Prober: b, Events: b, Log: slog.New(slog.NewTextHandler(b.log, nil))}
+	if b.published != nil {
+		deps.Ports = b
+	}
 	if b.leased {
 		deps.Lease = leases{b}
 	}

@@ -79,6 +79,8 @@ type Config struct {
 type Deps struct {
 	Runtime   container.Runtime
 	Addresses Addresses
+	// Ports is nil where pods share the node's network; then pods with host ports are refused.
+	Ports Ports
 	// Lease may be nil; then fenced pods are refused.
 	Lease  Lease
 	Prober Prober
@@ -91,6 +93,19 @@ type Addresses interface {
 	Allocate(uid string) (string, error)
 	Claim(uid, address string) bool
 	Release(uid string)
+}
+
+// Ports makes ports of the node lead to pods; agent/network/hostgw does.
+type Ports interface {
+	// Publish sets all of a pod's ports, for as long as the pod has its address. An error when another pod has one of them.
+	Publish(uid string, ports []PublishedPort) error
+}
+
+// PublishedPort is a port of the node that leads to a port of a pod.
+type PublishedPort struct {
+	// Protocol is TCP or UDP.
+	Protocol  string
+	Host, Pod int32
 }
 
 // Lease is what a runner needs of agent/lease.

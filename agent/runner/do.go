@@ -113,6 +113,9 @@ func (r *Runner) ensure(ctx context.Context, h *held, w *pod.Wanted) (container.
 		if cfg.IP, err = r.deps.Addresses.Allocate(h.ref.UID); err != nil {
 			return container.Pod{}, err
 		}
+		if err := r.publish(w.Pod); err != nil {
+			return container.Pod{}, err
+		}
 	}
 	if h.class == spec.Fenced {
 		if r.deps.Lease == nil {
@@ -134,6 +137,25 @@ func (r *Runner) ensure(ctx context.Context, h *held, w *pod.Wanted) (container.
 		r.mu.Unlock()
 	}
 	return r.deps.Runtime.EnsurePod(ctx, cfg)
+}
+
+// publish makes the pod's host ports lead to it.
+func (r *Runner) publish(p *spec.Pod) error {
+	var ports []PublishedPort
+	for _, c := range p.Spec.AllContainers() {
+		for _, port := range c.Ports {
+			if port.HostPort != 0 {
+				ports = append(ports, PublishedPort{Protocol: port.Protocol, Host: port.HostPort, Pod: port.Number})
+			}
+		}
+	}
+	switch {
+	case r.deps.Ports != nil:
+		return r.deps.Ports.Publish(p.UID, ports)
+	case len(ports) > 0:
+		return misconfigured{fmt.Errorf("hostPort %d: this node's pods have no network of their own", ports[0].Host)}
+	}
+	return nil
 }
 
 // limited names the first limit of a pod's containers; empty without one.

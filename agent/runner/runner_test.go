@@ -531,6 +531,32 @@ func TestLogsAndExecFindTheInstance(t *testing.T) {
 	})
 }
 
+func TestHostPortsLeadToThePodOrItDoesNotStart(t *testing.T) {
+	publishing := func() *spec.Pod {
+		p := pod("a")
+		p.Spec.Containers[0].Ports = []spec.Port{{Number: 8080, Protocol: "TCP", HostPort: 80}, {Number: 8081, Protocol: "TCP"}}
+		return p
+	}
+	on(t, func(t *testing.T, b *bench) {
+		b.stop()
+		b.published = map[string][]runner.PublishedPort{}
+		b.start()
+		p := publishing()
+		b.full(1, fast(p, 1))
+		b.settle(time.Second)
+		if got := b.published[p.UID]; len(got) != 1 || got[0] != (runner.PublishedPort{Protocol: "TCP", Host: 80, Pod: 8080}) {
+			t.Errorf("published %v", got)
+		}
+	})
+	on(t, func(t *testing.T, b *bench) {
+		b.full(1, fast(publishing(), 1))
+		b.settle(time.Second)
+		if !b.hasEvent("hostPort 80: this node's pods have no network of their own") {
+			t.Errorf("events %v", b.events)
+		}
+	})
+}
+
 func TestSharedPortIsToldInAnEvent(t *testing.T) {
 	on(t, func(t *testing.T, b *bench) {
 		one, two := pod("a"), pod("b")

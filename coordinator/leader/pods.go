@@ -23,7 +23,7 @@ func (l *Leader) placeNodes(v *store.View, t *terms) []placement.Node {
 	bound := map[string][]placement.Bound{}
 	for _, p := range fleet.Pods(v) {
 		if h := p.Current(); p.Binding != nil && (h == nil || !h.Status.Phase.Final()) {
-			b := placement.Bound{Requests: p.Spec.Requests()}
+			b := placement.Bound{Requests: p.Spec.Requests(), HostPorts: p.Spec.HostPorts()}
 			if p.Owner != nil {
 				b.Owner = p.Owner.UID
 			}
@@ -38,8 +38,8 @@ func (l *Leader) placeNodes(v *store.View, t *terms) []placement.Node {
 		node := placement.Node{
 			Name: n.Name, Labels: n.Meta().Labels, Ready: n.Verdict() == spec.VerdictReady,
 			Cordoned: n.User != nil && n.User.Unschedulable, RunsImages: n.Facts.Images == "ignore", LacksMounts: n.Facts.Isolation == "none",
-			LacksNetwork: n.InNetwork() && n.Network == nil,
-			Allocatable:  n.Facts.Allocatable, MaxPods: int(n.Facts.MaxPods), Bound: bound[n.Name],
+			LacksNetwork: n.InNetwork() && n.Network == nil, SharesNetwork: !n.InNetwork(),
+			Allocatable: n.Facts.Allocatable, MaxPods: int(n.Facts.MaxPods), Bound: bound[n.Name],
 		}
 		if t != nil {
 			if st, ok := t.plan.Status[n.Name]; ok {

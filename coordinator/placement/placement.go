@@ -27,7 +27,9 @@ type Node struct {
 	LacksMounts bool
 	// LacksNetwork is a node of the flat network that has not been given its part of it.
 	LacksNetwork bool
-	Allocatable  spec.ResourceList
+	// SharesNetwork is a node whose pods have no network of their own, so that no port of it can be made to lead to theirs.
+	SharesNetwork bool
+	Allocatable   spec.ResourceList
 	// MaxPods bounds the pods of the node.
 	MaxPods int
 	// Bound is what is bound here already.
@@ -39,6 +41,8 @@ type Bound struct {
 	Requests spec.ResourceList
 	// Owner is the uid of its workload, empty for a bare pod.
 	Owner string
+	// HostPorts are the node's ports that it holds.
+	HostPorts []spec.HostPort
 }
 
 // Pod is a pod that needs a place.
@@ -53,13 +57,16 @@ type Pod struct {
 	NeedsMounts bool
 	// HostNetwork is whether it has the node's network.
 	HostNetwork bool
+	// HostPorts are the node's ports that it holds.
+	HostPorts []spec.HostPort
 	// Not is a node that it must not go to; empty for none.
 	Not string
 }
 
 // PodOf is what placement needs to know of a pod.
 func PodOf(p *spec.Pod) Pod {
-	out := Pod{Name: p.Key(), Requests: p.Spec.Requests(), Selector: p.Spec.NodeSelector, NamesImage: p.Spec.NamesImage(), HostNetwork: p.Spec.HostNetwork, NeedsMounts: p.Spec.NeedsMounts()}
+	out := Pod{Name: p.Key(), Requests: p.Spec.Requests(), Selector: p.Spec.NodeSelector, NamesImage: p.Spec.NamesImage(), HostNetwork: p.Spec.HostNetwork, NeedsMounts: p.Spec.NeedsMounts(),
+		HostPorts: p.Spec.HostPorts()}
 	if p.Owner != nil {
 		out.Owner = p.Owner.UID
 	}
@@ -80,10 +87,11 @@ type node struct {
 	pods   int
 	load   int64
 	owners map[string]int
+	ports  map[spec.HostPort]bool
 	index  int // by name
 }
 
-func (n *node) take(requests spec.ResourceList, owner string) {
+func (n *node) take(requests spec.ResourceList, owner string, ports []spec.HostPort) {
 	n.free.MilliCPU -= requests.MilliCPU
 	n.free.MemoryBytes -= requests.MemoryBytes
 	n.pods++
@@ -93,6 +101,17 @@ func (n *node) take(requests spec.ResourceList, owner string) {
 		}
 		n.owners[owner]++
 	}
+	for _, p := range ports {
+		if n.ports == nil {
+			n.ports = map[spec.HostPort]bool{}
+		}
+		n.ports[p] = true
+	}
+}
+
+// holds tells whether a pod here has one of the ports.
+func (n *node) holds(ports []spec.HostPort) bool {
+	return slices.ContainsFunc(ports, func(p spec.HostPort) bool { return n.ports[p] })
 }
 
 // weigh notes the load: the share of the node that is asked for, in thousandths, of its dearest resource.
@@ -118,8 +137,10 @@ const (
 	noNetwork
 	noImages
 	noMounts
+	noHostPorts
 	notSelected
 	full
+	portTaken
 	noCPU
 	noMemory
 	reasons
@@ -127,7 +148,7 @@ const (
 
 var texts = [reasons]string{
 	notReady: "not ready", cordoned: "cordoned", leftBy: "left by this pod", noNetwork: "without a pod CIDR yet", noImages: "runs no images (--images=refuse)",
-	noMounts: "without mount namespaces", notSelected: "without the labels of nodeSelector", full: "full of pods", noCPU: "insufficient cpu", noMemory: "insufficient memory",
+	noMounts: "without mount namespaces", noHostPorts: "without a pod network, so without host ports", portTaken: "host port taken", notSelected: "without the labels of nodeSelector", full: "full of pods", noCPU: "insufficient cpu", noMemory: "insufficient memory",
 }
 
 // refuses says why a pod does not fit; what has been refused for anything but leftBy is refused for good. A pod that asks
@@ -146,10 +167,14 @@ func (n *node) refuses(p *Pod) reason {
 		return noImages
 	case p.NeedsMounts && n.LacksMounts:
 		return noMounts
+	case len(p.HostPorts) > 0 && n.SharesNetwork && !p.HostNetwork:
+		return noHostPorts
 	case !selected(n.Labels, p.Selector):
 		return notSelected
 	case n.pods >= n.MaxPods:
 		return full
+	case n.holds(p.HostPorts):
+		return portTaken
 	case p.Requests.MilliCPU > 0 && n.free.MilliCPU < p.Requests.MilliCPU:
 		return noCPU
 	case p.Requests.MemoryBytes > 0 && n.free.MemoryBytes < p.Requests.MemoryBytes:
@@ -228,6 +253,7 @@ type shape struct {
 	hostNetwork bool
 	needsMounts bool
 	selector    string
+	hostPorts   string
 }
 
 // search is where the search for pods of one shape stands. A rank that was noted is never better than now: so what
@@ -244,7 +270,7 @@ func newFleet(nodes []Node) *fleet {
 	for _, n := range nodes {
 		with := &node{Node: n, free: n.Allocatable}
 		for _, b := range n.Bound {
-			with.take(b.Requests, b.Owner)
+			with.take(b.Requests, b.Owner, b.HostPorts)
 		}
 		with.weigh()
 		f.nodes = append(f.nodes, with)
@@ -272,6 +298,9 @@ func (p *Pod) shape() shape {
 	s := shape{owner: p.Owner, requests: p.Requests, namesImage: p.NamesImage, hostNetwork: p.HostNetwork, needsMounts: p.NeedsMounts}
 	for _, k := range slices.Sorted(maps.Keys(p.Selector)) {
 		s.selector += k + "\x00" + p.Selector[k] + "\x00"
+	}
+	for _, port := range p.HostPorts {
+		s.hostPorts += fmt.Sprintf("%s/%d ", port.Protocol, port.Number)
 	}
 	return s
 }
@@ -311,7 +340,7 @@ func (f *fleet) place(p *Pod) Result {
 		return Result{Pod: p.Name, Why: f.why(s, p)}
 	}
 	n := f.nodes[best]
-	n.take(p.Requests, p.Owner)
+	n.take(p.Requests, p.Owner, p.HostPorts)
 	n.weigh()
 	s.push(n.rank(p.Owner))
 	f.placed++

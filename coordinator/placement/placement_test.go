@@ -21,6 +21,16 @@ func with(n Node, change func(*Node)) Node {
 
 func pod(name string) Pod { return Pod{Name: spec.ObjectName{Namespace: "default", Name: name}} }
 
+func TestPodsOfOneCallDoNotShareAHostPort(t *testing.T) {
+	p, q, r := pod("p"), pod("q"), pod("r")
+	p.HostPorts = []spec.HostPort{{Protocol: "TCP", Number: 80}}
+	q.HostPorts, r.HostPorts = p.HostPorts, p.HostPorts
+	got := Place([]Node{ready("a"), ready("b")}, []Pod{p, q, r})
+	if got[0].Node != "a" || got[1].Node != "b" || got[2].Node != "" || got[2].Why != "0/2 nodes fit: 2 host port taken" {
+		t.Errorf("placed %+v", got)
+	}
+}
+
 func TestAPodGoesWhereItFitsBestOrIsToldWhyNowhere(t *testing.T) {
 	small := spec.ResourceList{MilliCPU: 600, MemoryBytes: 600}
 	for name, tc := range map[string]struct {
@@ -54,6 +64,20 @@ func TestAPodGoesWhereItFitsBestOrIsToldWhyNowhere(t *testing.T) {
 		"mounts of its own where the kernel gives none": {
 			nodes: []Node{with(ready("a"), func(n *Node) { n.LacksMounts = true })}, pod: func(p *Pod) { p.NeedsMounts = true },
 			why: "0/1 nodes fit: 1 without mount namespaces",
+		},
+		"a host port that is held": {
+			nodes: []Node{with(ready("a"), func(n *Node) { n.Bound = []Bound{{HostPorts: []spec.HostPort{{Protocol: "TCP", Number: 80}}}} }), ready("b")},
+			pod: func(p *Pod) {
+				p.HostPorts = []spec.HostPort{{Protocol: "UDP", Number: 53}, {Protocol: "TCP", Number: 80}}
+			}, node: "b",
+		},
+		"a host port that is held by the other protocol": {
+			nodes: []Node{with(ready("a"), func(n *Node) { n.Bound = []Bound{{HostPorts: []spec.HostPort{{Protocol: "TCP", Number: 80}}}} })},
+			pod:   func(p *Pod) { p.HostPorts = []spec.HostPort{{Protocol: "UDP", Number: 80}} }, node: "a",
+		},
+		"a host port where pods have no network": {
+			nodes: []Node{with(ready("a"), func(n *Node) { n.SharesNetwork = true })},
+			pod:   func(p *Pod) { p.HostPorts = []spec.HostPort{{Protocol: "TCP", Number: 80}} }, why: "0/1 nodes fit: 1 without a pod network, so without host ports",
 		},
 		"an image where images are ignored": {
 			nodes: []Node{ready("a"), with(ready("b"), func(n *Node) { n.RunsImages = true })},
@@ -239,7 +263,7 @@ func plainly(nodes []Node, pods []Pod) []Result {
 			results = append(results, Result{Pod: p.Name, Why: explain(len(f.nodes), counts)})
 			continue
 		}
-		best.take(p.Requests, p.Owner)
+		best.take(p.Requests, p.Owner, p.HostPorts)
 		best.weigh()
 		results = append(results, Result{Pod: p.Name, Node: best.Name})
 	}

@@ -39,7 +39,7 @@ spec:
     args: [all]
     workingDir: /srv
     env: [{name: A, value: b}, {name: IP, valueFrom: {fieldRef: {fieldPath: status.podIP}}}]
-    ports: [{name: http, containerPort: 80, protocol: TCP}]
+    ports: [{name: http, containerPort: 80, hostPort: 80, protocol: TCP}]
     volumeMounts: [{name: disk, mountPath: /a, subPath: b/c, readOnly: true}, {name: memory, mountPath: /m}, {name: host, mountPath: /h}]
     restartPolicy: Never
     restartPolicyRules: [{action: Restart, exitCodes: {operator: NotIn, values: [1, 2]}}]

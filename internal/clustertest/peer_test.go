@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -18,6 +19,8 @@ const (
 	// peerArg makes this program a container: it answers whoever connects with the address it sees, and asks others.
 	peerArg  = "be-a-peer"
 	peerPort = "8080"
+	// peerHostPort is the port of each node that leads to its peer.
+	peerHostPort = 18080
 	// peerEvery is how often each of the others is asked, and how long an answer may take.
 	peerEvery = 200 * time.Millisecond
 )
@@ -158,6 +161,7 @@ spec:
   containers:
   - name: peer
     command: [%s, %s, %s]
+    ports: [{containerPort: %[6]s, hostPort: %[7]d}]
     env:
     - {name: POD, valueFrom: {fieldRef: {fieldPath: metadata.name}}}
     - {name: IP, valueFrom: {fieldRef: {fieldPath: status.podIP}}}
@@ -165,7 +169,7 @@ spec:
     - {name: shared, mountPath: %[5]s}
   volumes:
   - {name: shared, hostPath: {path: %[5]s}}
-`, i+1, node, program, peerArg, p.dir))
+`, i+1, node, program, peerArg, p.dir, peerPort, peerHostPort))
 	}
 	c.Eventually(20*time.Second, "every peer runs on its node", func() bool {
 		for i, node := range nodes {
@@ -231,6 +235,35 @@ func (p *peers) mustReach(within time.Duration, when string) {
 	p.c.t.Logf("%s, all reach each other after %v", when, time.Since(since).Round(10*time.Millisecond))
 }
 
+// mustPublish waits until a port of each node leads to its peer, asked from another node.
+func (p *peers) mustPublish() {
+	p.c.t.Helper()
+	for i, to := range []string{"node-1", "node-2", "node-3"} {
+		from := []string{"node-2", "node-3", "node-1"}[i]
+		at := net.JoinHostPort(p.c.net.Address(to), strconv.Itoa(peerHostPort))
+		var said string
+		p.c.Eventually(10*time.Second, from+" is not answered at "+at, func() bool {
+			err := p.c.net.Do(from, func() error {
+				conn, err := net.DialTimeout("tcp4", at, time.Second)
+				if err != nil {
+					return err
+				}
+				defer conn.Close()
+				if err := conn.SetDeadline(time.Now().Add(time.Second)); err != nil {
+					return err
+				}
+				b, err := io.ReadAll(io.LimitReader(conn, 64))
+				said = string(b)
+				return err
+			})
+			return err == nil && said != ""
+		})
+		if want := p.c.net.Address(from); said != want {
+			p.c.t.Errorf("at %s the peer saw %s, want %s", at, said, want)
+		}
+	}
+}
+
 // routeTime is how long routes may take to be right again.
 const routeTime = 5 * time.Second
 
@@ -240,6 +273,7 @@ func TestOnHostsPodsReachEachOtherAtTheirOwnAddressesWheneverTheirHostsDo(t *tes
 	c := Start(t, 3, OnHosts(t, 3))
 	p := c.startPeers()
 	p.mustReach(20*time.Second, "at first")
+	p.mustPublish()
 	for _, tc := range []struct {
 		what, after string
 		begin, end  func()

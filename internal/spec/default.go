@@ -53,6 +53,9 @@ func defaultPodSpec(s *PodSpec) {
 			if c.Ports[j].Protocol == "" {
 				c.Ports[j].Protocol = "TCP"
 			}
+			if s.HostNetwork && c.Ports[j].HostPort == 0 {
+				c.Ports[j].HostPort = c.Ports[j].Number
+			}
 		}
 		for _, kind := range ProbeKinds {
 			if p := c.Probe(kind); p != nil {

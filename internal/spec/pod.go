@@ -147,7 +147,7 @@ type Port struct {
 	Number int32
 	// Protocol is TCP (the default) or UDP.
 	Protocol string
-	// HostPort is a port of the node that leads to this one; 0 for none.
+	// HostPort is a port of the node that leads to this one; 0 for none. With HostNetwork it is Number.
 	HostPort int32
 }
 
@@ -261,6 +261,25 @@ func (s *PodSpec) Requests() ResourceList {
 
 func (r ResourceList) plus(o ResourceList) ResourceList {
 	return ResourceList{MilliCPU: r.MilliCPU + o.MilliCPU, MemoryBytes: r.MemoryBytes + o.MemoryBytes}
+}
+
+// HostPort is a port of the node.
+type HostPort struct {
+	// Protocol is TCP or UDP.
+	Protocol string
+	Number   int32
+}
+
+// HostPorts are the ports of its node that the pod holds.
+func (s *PodSpec) HostPorts() (all []HostPort) {
+	for _, c := range s.AllContainers() {
+		for _, p := range c.Ports {
+			if p.HostPort != 0 {
+				all = append(all, HostPort{Protocol: p.Protocol, Number: p.HostPort})
+			}
+		}
+	}
+	return all
 }
 
 // NeedsMounts tells whether a container's files are not where the node has them, or not as it has them: then it needs a

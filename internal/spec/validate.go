@@ -86,11 +86,13 @@ type Options struct {
 // Bounds of an object.
 const (
 	// MaxContainers bounds a pod's init and regular containers together.
-	MaxContainers   = 64
-	maxVolumes      = 64
-	maxMounts       = 64
-	maxEnv          = 1000
-	maxPorts        = 100
+	MaxContainers = 64
+	maxVolumes    = 64
+	maxMounts     = 64
+	maxEnv        = 1000
+	maxPorts      = 100
+	// MaxHostPorts bounds the ports of the node that one pod holds.
+	MaxHostPorts    = 256
 	maxRestartRules = 20
 	maxExitCodes    = 255
 	maxHeaders      = 64
@@ -298,6 +300,7 @@ func (c *checker) podSpec(at string, s *PodSpec) {
 		c.name(p+".name", s.Containers[i].Name, names)
 		c.container(p, &s.Containers[i], volumes, ports)
 	}
+	c.hostPorts(at, s)
 }
 
 // name checks a label-like name that must be unique among seen.
@@ -431,8 +434,38 @@ func (c *checker) port(at string, p *Port, names map[string]bool) {
 	default:
 		c.add(at+".protocol", NotSupported, p.Protocol, `supported values: "TCP", "UDP"`)
 	}
-	if p.HostPort != 0 {
-		c.add(at+".hostPort", NotBuilt, p.HostPort, "")
+	if p.HostPort != 0 && (p.HostPort < 1 || p.HostPort > 65535) {
+		c.add(at+".hostPort", Invalid, p.HostPort, "must be between 1 and 65535, inclusive")
+	}
+}
+
+// hostPorts checks the pod's ports of its node together.
+func (c *checker) hostPorts(at string, s *PodSpec) {
+	held := map[HostPort]bool{}
+	check := func(path string, k *Container) {
+		for i, p := range k.Ports {
+			path := fmt.Sprintf("%s.ports[%d]", path, i)
+			if p.HostPort == 0 {
+				continue
+			}
+			port := HostPort{Protocol: p.Protocol, Number: p.HostPort}
+			if held[port] {
+				c.add(path+".hostPort", Duplicate, fmt.Sprintf("%s/%d", p.Protocol, p.HostPort), "")
+			}
+			held[port] = true
+			if s.HostNetwork && p.HostPort != p.Number {
+				c.add(path+".containerPort", Invalid, p.Number, "must match `hostPort` when `hostNetwork` is true")
+			}
+		}
+	}
+	for i := range s.InitContainers {
+		check(fmt.Sprintf("%s.initContainers[%d]", at, i), &s.InitContainers[i])
+	}
+	for i := range s.Containers {
+		check(fmt.Sprintf("%s.containers[%d]", at, i), &s.Containers[i])
+	}
+	if len(held) > MaxHostPorts {
+		c.add(at+".containers", TooLong, len(held), fmt.Sprintf("at most %d ports of the node for one pod", MaxHostPorts))
 	}
 }
 

@@ -224,7 +224,7 @@ func TestPodsAreRefusedFieldByField(t *testing.T) {
 		}), []string{
 			c + `ports[1].name: Duplicate value: "a"`, c + "ports[1].containerPort: Invalid value: 65536: must be between 1 and 65535, inclusive",
 			c + "ports[2].containerPort: Required value", c + `ports[2].protocol: Not built yet: "SCTP"`,
-			c + `ports[3].protocol: Unsupported value: "tcp": supported values: "TCP", "UDP"`, c + "ports[3].hostPort: Not built yet: 3",
+			c + `ports[3].protocol: Unsupported value: "tcp": supported values: "TCP", "UDP"`,
 		}},
 		{"requests over limits", container(func(c *spec.Container) {
 			c.Resources = spec.Resources{Requests: spec.ResourceList{MilliCPU: 2, MemoryBytes: -1}, Limits: spec.ResourceList{MilliCPU: 1}}
@@ -491,6 +491,37 @@ func TestInitContainersAreHeldToTheRulesOfTheirKind(t *testing.T) {
 		{"too many", inits(make([]spec.Container, spec.MaxContainers)...), append([]string{"spec.initContainers: Too long: 64: at most 63"}, unnamed(spec.MaxContainers)...)},
 	} {
 		t.Run(x.name, func(t *testing.T) { checkPod(t, x.change, spec.Options{}, x.want...) })
+	}
+}
+
+func TestHostPortsOfAPodAreChecked(t *testing.T) {
+	const c = "spec.containers[0].ports"
+	port := func(number, host int32, protocol string) spec.Port {
+		return spec.Port{Number: number, HostPort: host, Protocol: protocol}
+	}
+	for _, x := range []struct {
+		name        string
+		hostNetwork bool
+		ports       []spec.Port
+		want        []string
+	}{
+		{"one port by two protocols", false, []spec.Port{port(80, 8080, "TCP"), port(80, 8080, "UDP")}, nil},
+		{"twice", false, []spec.Port{port(80, 8080, ""), port(81, 8080, "TCP")}, []string{c + `[1].hostPort: Duplicate value: "TCP/8080"`}},
+		{"too large", false, []spec.Port{port(80, 65536, "TCP")}, []string{c + "[0].hostPort: Invalid value: 65536: must be between 1 and 65535, inclusive"}},
+		{"negative", false, []spec.Port{port(80, -1, "TCP")}, []string{c + "[0].hostPort: Invalid value: -1: must be between 1 and 65535, inclusive"}},
+		{"another one in the node's network", true, []spec.Port{port(80, 8080, "TCP")},
+			[]string{c + "[0].containerPort: Invalid value: 80: must match `hostPort` when `hostNetwork` is true"}},
+		{"left out in the node's network", true, []spec.Port{port(80, 0, "TCP")}, nil},
+	} {
+		t.Run(x.name, func(t *testing.T) {
+			checkPod(t, func(p *spec.Pod) { p.Spec.HostNetwork, p.Spec.Containers[0].Ports = x.hostNetwork, x.ports }, spec.Options{}, x.want...)
+		})
+	}
+	p := web()
+	p.Spec.HostNetwork, p.Spec.Containers[0].Ports = true, []spec.Port{{Number: 80}}
+	spec.DefaultPod(p)
+	if diff := cmp.Diff([]spec.HostPort{{Protocol: "TCP", Number: 80}}, p.Spec.HostPorts()); diff != "" {
+		t.Errorf("ports of a pod in the node's network: %s", diff)
 	}
 }
 
