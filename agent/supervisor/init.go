@@ -170,7 +170,13 @@ func (p *initProcess) prepare() error {
 				return errors.New("mount " + m.Target + ": needs a mount namespace")
 			}
 		}
-		return os.NewSyscallError("become subreaper", unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))
+		if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+			return os.NewSyscallError("become subreaper", err)
+		}
+		if os.Geteuid() != 0 {
+			return nil
+		}
+		return p.boundCapabilities()
 	}
 	if h := p.conf.hostname; h != "" && p.conf.isolation == IsolationUser { // else the pod's supervisor has set it
 		if err := unix.Sethostname([]byte(h)); err != nil {
@@ -182,6 +188,26 @@ func (p *initProcess) prepare() error {
 	}
 	if p.conf.isolation == IsolationUser {
 		return dropCapabilities()
+	}
+	return p.boundCapabilities()
+}
+
+// boundCapabilities takes from every thread's bounding set, which what it starts inherits, what the container must not have.
+// The init itself keeps what it has.
+func (p *initProcess) boundCapabilities() error {
+	for n := range uintptr(64) {
+		if p.conf.DropCapabilities&(1<<n) == 0 {
+			continue
+		}
+		switch has, err := unix.PrctlRetInt(unix.PR_CAPBSET_READ, n, 0, 0, 0); {
+		case err != nil:
+			return nil // the kernel has no more
+		case has == 0:
+			continue
+		}
+		if _, _, e := syscall.AllThreadsSyscall6(unix.SYS_PRCTL, unix.PR_CAPBSET_DROP, n, 0, 0, 0, 0); e != 0 {
+			return os.NewSyscallError("drop capability "+strconv.Itoa(int(n)), e)
+		}
 	}
 	return nil
 }
@@ -233,6 +259,13 @@ func (p *initProcess) fork(argv, env []string, files [3]uintptr, sys *syscall.Sy
 		}
 		for _, g := range c.Groups {
 			sys.Credential.Groups = append(sys.Credential.Groups, uint32(g))
+		}
+	}
+	if os.Geteuid() == 0 && p.conf.isolation != IsolationUser {
+		for n := range uintptr(64) {
+			if p.conf.AmbientCapabilities&(1<<n) != 0 {
+				sys.AmbientCaps = append(sys.AmbientCaps, n)
+			}
 		}
 	}
 	// The slack is the thread's, and a child has that of the thread that forked it.

@@ -235,6 +235,9 @@ type StartConfig struct {
 	ReadOnlyRoot bool
 	// NoNewPrivileges keeps set-user-ID programs from giving more rights.
 	NoNewPrivileges bool
+	// DropCapabilities are the capabilities that nothing in the container can have, AmbientCapabilities those that its processes
+	// have though they are not user 0's; one a bit, 1 << number.
+	DropCapabilities, AmbientCapabilities uint64
 	// Cgroups are the files cgroup.procs of the container's control group, one a hierarchy; OOMCount is the file of it that
 	// has the line "oom_kill N", empty where there is none.
 	Cgroups  []string
@@ -273,6 +276,8 @@ func (c *StartConfig) encode(w *body) {
 	w.bool(12, c.NoNewPrivileges)
 	w.strs(13, c.Cgroups)
 	w.str(14, c.OOMCount)
+	w.int(15, int64(c.DropCapabilities))
+	w.int(16, int64(c.AmbientCapabilities))
 }
 
 func (c *StartConfig) decode(b []byte) error {
@@ -325,6 +330,10 @@ func (c *StartConfig) decode(b []byte) error {
 			c.Cgroups = append(c.Cgroups, f.str())
 		case 14:
 			c.OOMCount = f.str()
+		case 15:
+			c.DropCapabilities = uint64(f.int())
+		case 16:
+			c.AmbientCapabilities = uint64(f.int())
 		}
 	}
 	return f.err

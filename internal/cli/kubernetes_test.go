@@ -43,7 +43,7 @@ spec:
     volumeMounts: [{name: disk, mountPath: /a, subPath: b/c, readOnly: true}, {name: memory, mountPath: /m}, {name: host, mountPath: /h}]
     restartPolicy: Never
     restartPolicyRules: [{action: Restart, exitCodes: {operator: NotIn, values: [1, 2]}}]
-    securityContext: {runAsUser: 0, runAsGroup: 2, runAsNonRoot: false, readOnlyRootFilesystem: true, allowPrivilegeEscalation: false}
+    securityContext: {runAsUser: 0, runAsGroup: 2, runAsNonRoot: false, readOnlyRootFilesystem: true, allowPrivilegeEscalation: false, capabilities: {add: [NET_RAW], drop: [ALL]}}
     livenessProbe: {exec: {command: ["true"]}, periodSeconds: 3, terminationGracePeriodSeconds: 4}
     readinessProbe: {httpGet: {port: http, path: /r, scheme: HTTPS, httpHeaders: [{name: X, value: why}]}, successThreshold: 2}
     startupProbe: {tcpSocket: {port: 80}, initialDelaySeconds: 1, timeoutSeconds: 5, failureThreshold: 6}

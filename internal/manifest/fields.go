@@ -44,8 +44,9 @@ const (
 		"ports.name ports.containerPort ports.hostPort ports.protocol resources.requests resources.limits " +
 		"volumeMounts.name volumeMounts.mountPath volumeMounts.readOnly volumeMounts.subPath " +
 		"securityContext.runAsUser securityContext.runAsGroup securityContext.runAsNonRoot " +
-		"securityContext.readOnlyRootFilesystem securityContext.allowPrivilegeEscalation"
-	containerPending  = "securityContext.capabilities.add securityContext.capabilities.drop securityContext.seccompProfile.type"
+		"securityContext.readOnlyRootFilesystem securityContext.allowPrivilegeEscalation " +
+		"securityContext.capabilities.add securityContext.capabilities.drop"
+	containerPending  = "securityContext.seccompProfile.type"
 	containerHarmless = "imagePullPolicy terminationMessagePath terminationMessagePolicy"
 
 	probeConverted = "initialDelaySeconds periodSeconds timeoutSeconds successThreshold failureThreshold terminationGracePeriodSeconds " +

@@ -91,6 +91,13 @@ func (d *decoder) podSpec(at string, k *corev1.PodSpec) spec.PodSpec {
 	return out
 }
 
+func capabilityNames(cs []corev1.Capability) (names []string) {
+	for _, c := range cs {
+		names = append(names, string(c))
+	}
+	return names
+}
+
 func (d *decoder) emptyDir(at string, k *corev1.EmptyDirVolumeSource) *spec.EmptyDir {
 	out := &spec.EmptyDir{}
 	switch k.Medium {
@@ -137,6 +144,9 @@ func (d *decoder) container(at string, k *corev1.Container) spec.Container {
 			RunAsUser: s.RunAsUser, RunAsGroup: s.RunAsGroup, RunAsNonRoot: s.RunAsNonRoot,
 			ReadOnlyRootFilesystem:   s.ReadOnlyRootFilesystem != nil && *s.ReadOnlyRootFilesystem,
 			AllowPrivilegeEscalation: s.AllowPrivilegeEscalation,
+		}
+		if cs := s.Capabilities; cs != nil {
+			out.Security.AddCapabilities, out.Security.DropCapabilities = capabilityNames(cs.Add), capabilityNames(cs.Drop)
 		}
 	}
 	if k.RestartPolicy != nil {

@@ -18,8 +18,6 @@ func (c *checker) pending(at string, s *PodSpec) {
 	}
 	container := func(path string, c *Container) {
 		k := &c.Security
-		refuse(path+".securityContext.capabilities.add", len(k.AddCapabilities) > 0)
-		refuse(path+".securityContext.capabilities.drop", len(k.DropCapabilities) > 0)
 		refuse(path+".securityContext.seccompProfile", k.Seccomp != "")
 	}
 	for i := range s.InitContainers {

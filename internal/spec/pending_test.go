@@ -7,12 +7,10 @@ import (
 
 func TestWhatNoRuntimeKeepsIsRefusedByName(t *testing.T) {
 	for want, set := range map[string]func(*PodSpec){
-		"spec.shareProcessNamespace":                           func(s *PodSpec) { s.ShareProcessNamespace = true },
-		"spec.hostPID":                                         func(s *PodSpec) { s.HostPID = true },
-		"spec.securityContext.seccompProfile":                  func(s *PodSpec) { s.Security.Seccomp = "RuntimeDefault" },
-		"spec.volumes[0].emptyDir.sizeLimit":                   func(s *PodSpec) { s.Volumes = []Volume{{Name: "v", EmptyDir: &EmptyDir{SizeLimit: 1}}} },
-		"spec.containers[0].securityContext.capabilities.add":  func(s *PodSpec) { s.Containers[0].Security.AddCapabilities = []string{"CHOWN"} },
-		"spec.containers[0].securityContext.capabilities.drop": func(s *PodSpec) { s.Containers[0].Security.DropCapabilities = []string{"ALL"} },
+		"spec.shareProcessNamespace":          func(s *PodSpec) { s.ShareProcessNamespace = true },
+		"spec.hostPID":                        func(s *PodSpec) { s.HostPID = true },
+		"spec.securityContext.seccompProfile": func(s *PodSpec) { s.Security.Seccomp = "RuntimeDefault" },
+		"spec.volumes[0].emptyDir.sizeLimit":  func(s *PodSpec) { s.Volumes = []Volume{{Name: "v", EmptyDir: &EmptyDir{SizeLimit: 1}}} },
 		"spec.initContainers[0].securityContext.seccompProfile": func(s *PodSpec) {
 			s.InitContainers = []Container{{Name: "i", Command: []string{"x"}, Security: ContainerSecurity{Seccomp: "RuntimeDefault"}}}
 		},

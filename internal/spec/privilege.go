@@ -5,8 +5,8 @@ import (
 	"slices"
 )
 
-// Capabilities are what a container that runs as user 0 has unless it drops them, without CAP_; other users have those
-// that the container adds.
+// Capabilities are what a container that runs as user 0 has unless it drops them, without CAP_. Other users have those of
+// them that the container adds by name, and can gain the rest through programs that give them.
 var Capabilities = []string{
 	"AUDIT_WRITE", "CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "MKNOD", "NET_BIND_SERVICE", "NET_RAW", "SETFCAP",
 	"SETGID", "SETPCAP", "SETUID", "SYS_CHROOT",

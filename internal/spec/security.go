@@ -23,6 +23,8 @@ func (c *checker) podSecurity(at string, s *PodSecurity) {
 func (c *checker) containerSecurity(at string, s *ContainerSecurity) {
 	c.id(at+".runAsUser", s.RunAsUser)
 	c.id(at+".runAsGroup", s.RunAsGroup)
+	c.capabilities(at+".capabilities.add", s.AddCapabilities)
+	c.capabilities(at+".capabilities.drop", s.DropCapabilities)
 }
 
 // id checks the number of a user or a group.

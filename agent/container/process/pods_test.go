@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/musterhq/muster/agent/cgroup"
 	"github.com/musterhq/muster/agent/container"
@@ -275,6 +277,64 @@ func TestContainersRunWithTheirGroupsAndWithoutNewPrivileges(t *testing.T) {
 	}
 }
 
+func TestContainersHaveTheCapabilitiesTheyAreGiven(t *testing.T) {
+	b := newBench(t)
+	const show = "grep -E '^Cap(Bnd|Eff|Amb)' /proc/self/status | cut -f2"
+	if os.Geteuid() != 0 {
+		if got := b.in(b.ref, "a", show, func(c *container.ContainerConfig) { c.DropCapabilities = []string{"ALL"} }); strings.Fields(got)[1] != "0000000000000000" {
+			t.Errorf("an ordinary user's container has capabilities: %s", got)
+		}
+		_, err := b.StartContainer(b.ctx, b.ref, container.ContainerConfig{Name: "b", Argv: []string{"true"}, UID: -1, GID: -1, AddCapabilities: []string{"CHOWN"}})
+		if !errors.Is(err, container.ErrUnsupported) || !strings.Contains(err.Error(), "capabilities.add") {
+			t.Errorf("adding as an ordinary user: %v", err)
+		}
+		return
+	}
+	const (
+		usual = 0xa80425fb // those 14 by their numbers
+		bind  = 1 << 10
+		admin = 1 << 21
+	)
+	for i, x := range []struct {
+		name                string
+		uid                 int
+		add, drop           []string
+		bound, has, ambient uint64
+	}{
+		{"as user 0", -1, nil, nil, usual, usual, 0},
+		{"all dropped", -1, nil, []string{"ALL"}, 0, 0, 0},
+		{"one dropped", -1, nil, []string{"NET_BIND_SERVICE"}, usual &^ bind, usual &^ bind, 0},
+		{"one added", -1, []string{"SYS_ADMIN"}, nil, usual | admin, usual | admin, 0},
+		{"all dropped but one", -1, []string{"NET_BIND_SERVICE"}, []string{"ALL"}, bind, bind, 0},
+		{"as another user", 1234, nil, nil, usual, 0, 0},
+		{"added for another user", 1234, []string{"NET_BIND_SERVICE"}, []string{"ALL"}, bind, bind, bind},
+	} {
+		started := time.Now()
+		got := b.in(b.ref, "c"+strconv.Itoa(i), show, func(c *container.ContainerConfig) {
+			c.AddCapabilities, c.DropCapabilities = x.add, x.drop
+			if x.uid > 0 {
+				c.UID, c.GID = x.uid, x.uid
+			}
+		})
+		t.Logf("%s: %v", x.name, time.Since(started))
+		// The status has Eff, Bnd, Amb in this order.
+		if want := fmt.Sprintf("%016x\n%016x\n%016x\n", x.has, x.bound, x.ambient); got != want {
+			t.Errorf("%s: effective, bounding, ambient\n%swant\n%s", x.name, got, want)
+		}
+	}
+	// What is asked into the container has no more.
+	c, err := b.StartContainer(b.ctx, b.ref, container.ContainerConfig{Name: "long", Argv: []string{"/bin/sleep", "100"}, UID: -1, GID: -1, DropCapabilities: []string{"ALL"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 5 { // from whichever thread
+		res, err := b.Exec(b.ctx, c.ID, container.ExecConfig{Argv: []string{"/bin/grep", "CapBnd", "/proc/self/status"}, Timeout: 10 * time.Second, OutputLimit: 1 << 10})
+		if err != nil || !strings.Contains(string(res.Stdout), "0000000000000000") {
+			t.Errorf("exec: %v, %q", err, res.Stdout)
+		}
+	}
+}
+
 func TestWhatThisRuntimeCannotDoIsRefusedByName(t *testing.T) {
 	b := newBench(t)
 	for want, cfg := range map[string]container.PodConfig{
@@ -289,7 +349,7 @@ func TestWhatThisRuntimeCannotDoIsRefusedByName(t *testing.T) {
 		}
 	}
 	for want, cfg := range map[string]container.ContainerConfig{
-		"capabilities": {DropCapabilities: []string{"ALL"}}, "seccomp": {SeccompDefault: true},
+		"seccomp": {SeccompDefault: true},
 	} {
 		cfg.Name, cfg.Argv, cfg.UID, cfg.GID = "main", []string{"true"}, -1, -1
 		if _, err := b.StartContainer(b.ctx, b.ref, cfg); !errors.Is(err, container.ErrUnsupported) || !strings.Contains(err.Error(), want) {

@@ -26,6 +26,7 @@ import (
 	"github.com/musterhq/muster/agent/cgroup"
 	"github.com/musterhq/muster/agent/container"
 	"github.com/musterhq/muster/agent/supervisor"
+	"github.com/musterhq/muster/internal/spec"
 )
 
 const (
@@ -866,10 +867,10 @@ func (r *Runtime) start(ctx context.Context, ref container.PodRef, c container.C
 	for _, g := range c.Groups {
 		cfg.Groups = append(cfg.Groups, int64(g))
 	}
-	switch {
-	case len(c.AddCapabilities)+len(c.DropCapabilities) > 0:
-		return container.Container{}, fmt.Errorf("capabilities: %w", container.ErrUnsupported)
-	case c.SeccompDefault:
+	if err := r.capabilities(&c, &cfg); err != nil {
+		return container.Container{}, err
+	}
+	if c.SeccompDefault {
 		return container.Container{}, fmt.Errorf("seccomp: %w", container.ErrUnsupported)
 	}
 	if err := r.containerGroup(p, &c, &cfg); err != nil {
@@ -880,6 +881,23 @@ func (r *Runtime) start(ctx context.Context, ref container.PodRef, c container.C
 		return container.Container{}, p.translate(err)
 	}
 	return p.container(rec), nil
+}
+
+// capabilities says which ones the container lacks, and which it has though it is not user 0.
+func (r *Runtime) capabilities(c *container.ContainerConfig, cfg *supervisor.StartConfig) error {
+	root := os.Geteuid() == 0 && r.isolation != supervisor.IsolationUser
+	if !root {
+		if len(c.AddCapabilities) > 0 {
+			return fmt.Errorf("capabilities.add: this agent is not root: %w", container.ErrUnsupported)
+		}
+		return nil // there are none to drop
+	}
+	may := spec.EffectiveCapabilities(c.AddCapabilities, c.DropCapabilities)
+	cfg.DropCapabilities = ^uint64(may)
+	if c.UID > 0 {
+		cfg.AmbientCapabilities = uint64(may & spec.EffectiveCapabilities(c.AddCapabilities, []string{"ALL"}))
+	}
+	return nil
 }
 
 func randomID() string {
