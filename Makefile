@@ -52,6 +52,10 @@ soak: build ## run everything long, 20 rounds of every failure among it
 	MUSTER_ROUNDS=20 go test -count=1 -v -run NoOrphan ./agent/container/process
 	$(MAKE) model MUSTER_MODEL_HISTORIES=3000000
 
+.PHONY: crosscheck
+crosscheck: ## compare control groups with those of containerd/cgroups
+	cd agent/cgroup/crosscheck && go vet ./... && go test -count=1 ./...
+
 .PHONY: bench
 bench: ## run the benchmarks
 	go test -run '^$$' -bench . $(rest)
@@ -96,5 +100,5 @@ tools-ci: ## install what CI needs beside Go and make, with apt-get
 	internal/tools/install.sh
 
 .PHONY: ci
-ci: ## what has to pass: test, lint, generated code, API, race detector, model, and an ordinary user's run
-	internal/tools/ci.sh test lint gen-check proto-check test-race model test-user
+ci: ## what has to pass: test, lint, cross-check, generated code, API, race detector, model, and an ordinary user's run
+	internal/tools/ci.sh test lint crosscheck gen-check proto-check test-race model test-user

@@ -281,7 +281,7 @@ func TestContainersHaveTheCapabilitiesTheyAreGiven(t *testing.T) {
 	b := newBench(t)
 	const show = "grep -E '^Cap(Bnd|Eff|Amb)' /proc/self/status | cut -f2"
 	if os.Geteuid() != 0 {
-		if got := b.in(b.ref, "a", show, func(c *container.ContainerConfig) { c.DropCapabilities = []string{"ALL"} }); strings.Fields(got)[1] != "0000000000000000" {
+		if got := b.in(b.ref, "a", show, func(c *container.ContainerConfig) { c.DropCapabilities = []string{"ALL"} }); strings.Fields(got)[0] != "0000000000000000" {
 			t.Errorf("an ordinary user's container has capabilities: %s", got)
 		}
 		_, err := b.StartContainer(b.ctx, b.ref, container.ContainerConfig{Name: "b", Argv: []string{"true"}, UID: -1, GID: -1, AddCapabilities: []string{"CHOWN"}})
