@@ -310,7 +310,8 @@ func TestStuckGuardIsReplaced(t *testing.T) {
 	}
 	c := ensure(t, dir)
 	if c.Info().PID == stuck.PID || stuck.Alive() {
-		t.Errorf("the stuck guard is still the guard: %+v", c.Info())
+		stat, err := supervisor.ReadStat(stuck.PID)
+		t.Errorf("the stuck guard is still there, or the guard: %d (%+v, %v), now %+v", stuck.PID, stat, err, c.Info())
 	}
 }
 

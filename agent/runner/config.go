@@ -18,9 +18,12 @@ import (
 
 // The times and bounds of a runner.
 const (
-	// relist is how often the runtime is asked what is there; relistGap is the least time between two askings.
-	relist    = time.Second
+	// listEvery is how often the runtime is asked what is there without a hint of it; relistGap is the least time between two
+	// askings.
+	listEvery = 5 * time.Second
 	relistGap = 20 * time.Millisecond
+	// relist is how long what has to wait for something outside waits, before it looks again.
+	relist = time.Second
 	// minRecheck is the least time between two decisions about a pod without news.
 	minRecheck = 10 * time.Millisecond
 	// inventoryWait is how long All waits for the first full listing.

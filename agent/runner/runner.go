@@ -190,7 +190,7 @@ func (r *Runner) pass() (next time.Time) {
 
 // list asks the runtime what is there, again and again.
 func (r *Runner) list(ctx context.Context) {
-	tick := time.NewTimer(relist)
+	tick := time.NewTimer(listEvery)
 	defer tick.Stop()
 	failed := false
 	for {
@@ -219,7 +219,7 @@ func (r *Runner) list(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		tick.Reset(relist)
+		tick.Reset(listEvery)
 		select {
 		case <-ctx.Done():
 			return

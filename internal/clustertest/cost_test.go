@@ -6,11 +6,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/musterhq/muster/agent/cgroup"
 )
 
 // spawnerEnv makes the test's own binary a process that does nothing but start a command at a steady rate: "PERIOD".
@@ -51,12 +54,10 @@ func spawn(period string) {
 	}
 }
 
-// cpu is what these processes have used, the children that they have waited for included.
-func cpu(t *testing.T, pids []int) time.Duration {
+// cpu is what these processes have used themselves, by the scheduler's own figures.
+func cpu(t *testing.T, pids []int) (sum time.Duration) {
 	t.Helper()
-	var sum time.Duration
 	for _, pid := range pids {
-		// The scheduler's own figure of a thread is exact; that of dead children comes in hundredths of a second.
 		tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid))
 		for _, f := range tasks {
 			b, err := os.ReadFile(f)
@@ -69,21 +70,34 @@ func cpu(t *testing.T, pids []int) time.Duration {
 			}
 			sum += time.Duration(ns)
 		}
-		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	}
+	return sum
+}
+
+// inContainers is what everything in the containers of a node has used: their inits, and what they have started.
+func inContainers(t *testing.T, m *cgroup.Manager) (sum time.Duration, pids map[int]bool) {
+	t.Helper()
+	pods, err := m.List()
+	if err != nil {
+		t.Fatal(err)
+	}
+	pids = map[int]bool{}
+	for _, name := range pods {
+		g := m.Pod(name)
+		u, err := g.Usage()
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, rest, _ := strings.Cut(string(b), ") ")
-		f := strings.Fields(rest)
-		for _, i := range []int{13, 14} { // cutime, cstime
-			n, err := strconv.ParseInt(f[i], 10, 64)
-			if err != nil {
-				t.Fatal(err)
-			}
-			sum += time.Duration(n) * 10 * time.Millisecond
+		sum += u.CPU
+		all, err := g.Processes()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, pid := range all {
+			pids[pid] = true
 		}
 	}
-	return sum
+	return sum, pids
 }
 
 // attempts is how many attempts of probes that never changed their verdict the coordinator knows of.
@@ -125,14 +139,28 @@ func TestAnExecProbeCostsLittleMoreThanItsCommand(t *testing.T) {
 	}
 	var said strings.Builder
 	spawner.Stdout = &said
-	node := c.find(func(argv []string) bool { return mentions(append([]string{""}, argv...), c.dataDir("node-1")) })
-	before, counted := cpu(t, node), c.attempts()
+	agent := c.find(func(argv []string) bool {
+		return len(argv) > 1 && argv[1] == "agent" && mentions(argv, c.dataDir("node-1"))
+	})
+	groups, err := cgroup.New(cgroup.Config{DataDir: c.dataDir("node-1")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	containersBefore, inside := inContainers(t, groups)
+	if len(agent) != 1 || len(inside) < 2*pods {
+		t.Fatalf("%d agents, %d processes in containers: what is there to measure?", len(agent), len(inside))
+	}
+	outside := slices.DeleteFunc(c.find(func(argv []string) bool { return mentions(append([]string{""}, argv...), c.dataDir("node-1")) }),
+		func(pid int) bool { return inside[pid] || pid == agent[0] })
+	agentBefore, outsideBefore, counted := cpu(t, agent), cpu(t, outside), c.attempts()
 	if err := spawner.Start(); err != nil {
 		t.Fatal(err)
 	}
 	time.Sleep(window)
 	in.Close()
-	used, done := cpu(t, node)-before, c.attempts()-counted
+	agents, supervisors, done := cpu(t, agent)-agentBefore, cpu(t, outside)-outsideBefore, c.attempts()-counted
+	containers, _ := inContainers(t, groups)
+	containers -= containersBefore
 	if err := spawner.Wait(); err != nil {
 		t.Fatal(err)
 	}
@@ -143,9 +171,9 @@ func TestAnExecProbeCostsLittleMoreThanItsCommand(t *testing.T) {
 	if done < 1 || n < 1 {
 		t.Fatalf("%d attempts, %d commands", done, n)
 	}
-	each, alone := used/time.Duration(done), time.Duration(ns/n)
-	t.Logf("%d processes of the node: %v for each of %d attempts; a process that only starts the command: %v for each of %d; above it: %v",
-		len(node), each, done, alone, n, each-alone)
+	each, alone := (agents+supervisors+containers)/time.Duration(done), time.Duration(ns/n)
+	t.Logf("%v for each of %d attempts: %v the agent, %v %d supervisors, %v inits and commands; a process that only starts the command: %v for each of %d; above it: %v",
+		each, done, agents/time.Duration(done), supervisors/time.Duration(done), len(outside), containers/time.Duration(done), alone, n, each-alone)
 	if each-alone > 500*time.Microsecond {
 		t.Errorf("an attempt costs %v more than its command", each-alone)
 	}

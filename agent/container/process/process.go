@@ -105,7 +105,13 @@ type pod struct {
 	rec   supervisor.PodRecord
 	sup   supervisor.SupervisorRecord
 
-	mu         sync.Mutex
+	mu sync.Mutex
+	// last is what the supervisor said when changes was as in lastOf. It holds while the supervisor is watched and has told of
+	// no change since, so that a list of pods that do nothing asks nobody.
+	last            []supervisor.ContainerRecord
+	changes, lastOf uint64
+	watched         bool
+
 	dead       bool
 	deadReason string
 	idle       map[string][]*supervisor.ExecConn // by container_instance
@@ -553,7 +559,11 @@ func (r *Runtime) follow(p *pod) {
 	r.wg.Go(func() {
 		pause := 10 * time.Millisecond
 		for r.ctx.Err() == nil && p.sup.Alive() {
-			err := p.client.Watch(r.ctx, r.hint)
+			err := p.client.Watch(r.ctx, func() {
+				p.changed(true)
+				r.hint()
+			})
+			p.changed(false)
 			if r.ctx.Err() != nil {
 				return
 			}
@@ -570,6 +580,39 @@ func (r *Runtime) follow(p *pod) {
 			r.bury(p)
 		}
 	})
+}
+
+// changed notes that what the supervisor said last holds no longer, and whether it will tell of the next change.
+func (p *pod) changed(watched bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.changes++
+	p.watched = watched
+}
+
+// records asks the supervisor for its containers, unless it has told of no change since it was asked the last time.
+func (p *pod) records(ctx context.Context) ([]supervisor.ContainerRecord, error) {
+	p.mu.Lock()
+	last, at, holds := p.last, p.changes, p.watched && p.changes == p.lastOf
+	p.mu.Unlock()
+	if holds {
+		return last, nil
+	}
+	st, err := p.client.State(ctx)
+	if err != nil {
+		return nil, err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.last, p.lastOf = st.Containers, at
+	return st.Containers, nil
+}
+
+// done notes that something was done to the pod: what it said before holds no longer, though word of it may be on its way.
+func (p *pod) done() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.changes++
 }
 
 // bury kills what a dead supervisor has left and marks the pod dead.
@@ -769,10 +812,10 @@ func (r *Runtime) describe(ctx context.Context, p *pod) (container.Pod, bool) {
 	var recs []supervisor.ContainerRecord
 	if !out.Dead && !p.sup.Stopped() {
 		ask, cancel := context.WithTimeout(ctx, askLimit)
-		st, err := p.client.State(ask)
+		var err error
+		recs, err = p.records(ask)
 		cancel()
 		answered = err == nil
-		recs = st.Containers
 		if err != nil {
 			r.cfg.Log.Debug("supervisor does not say its state", "pod", p.rec.Name, "err", err)
 		}
@@ -876,6 +919,7 @@ func (r *Runtime) start(ctx context.Context, ref container.PodRef, c container.C
 	if err := r.containerGroup(p, &c, &cfg); err != nil {
 		return container.Container{}, err
 	}
+	defer p.done()
 	rec, err := p.client.Start(ctx, cfg)
 	if err != nil {
 		return container.Container{}, p.translate(err)
@@ -938,6 +982,7 @@ func (r *Runtime) StopContainer(ctx context.Context, id container.ContainerID, g
 	if err != nil {
 		return fmt.Errorf("stop container: %w", err)
 	}
+	defer p.done()
 	if err := p.client.Stop(ctx, name, instance, max(grace, 0)); err != nil {
 		err = p.translate(err)
 		if errors.Is(err, container.ErrNotRunning) {
