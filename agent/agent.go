@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
@@ -358,7 +359,7 @@ func (a *Agent) facts(address, mode string, info container.Info, keeper *guard.C
 		keep := keeper.Info()
 		f := spec.NodeFacts{
 			Address: address, GuardAddress: joinPort(address, keep.Addr), GossipAddress: talk.bound, HTTPAddress: http,
-			Labels: a.cfg.Labels, Allocatable: allocatable, MaxPods: container.MaxPods, Runtimes: []string{"process"},
+			Labels: nodeLabels(a.cfg.Node, a.cfg.Labels), Allocatable: allocatable, MaxPods: container.MaxPods, Runtimes: []string{"process"},
 			Isolation: info.Isolation, Images: a.cfg.Images, BootID: supervisor.BootID(), Instance: instance,
 			Version: version.Version, OS: "linux", Arch: arch, Kernel: kernel, Network: mode,
 		}
@@ -371,6 +372,13 @@ func (a *Agent) facts(address, mode string, info container.Info, keeper *guard.C
 		}
 		return f
 	}
+}
+
+// nodeLabels are the labels of the node: those that it is given, over those that every node has in Kubernetes.
+func nodeLabels(node string, given map[string]string) map[string]string {
+	labels := map[string]string{"kubernetes.io/hostname": node, "kubernetes.io/os": "linux", "kubernetes.io/arch": arch}
+	maps.Copy(labels, given)
+	return labels
 }
 
 // address is where others reach this node: the local end of a connection to a coordinator, unless it was given.

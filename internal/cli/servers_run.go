@@ -96,7 +96,7 @@ func (s *agentFlags) add(f *pflag.FlagSet) {
 	f.StringVar(&s.guardListen, "guard-listen", ":7704", "where the guard answers, TCP, HOST:PORT; port 0: any free one")
 	f.StringSliceVar(&s.runtimes, "runtime", []string{"process"}, "the node's runtimes: process (cri is not built yet)")
 	f.StringVar(&s.images, "images", "refuse", "pods that name an image: refuse them, or ignore the image and run the command")
-	f.StringSliceVar(&s.labels, "labels", nil, "the node's labels, k=v")
+	f.StringSliceVar(&s.labels, "labels", nil, "the node's labels, k=v, besides kubernetes.io/hostname, os and arch")
 	f.StringVar(&s.runAs, "run-as", "", "the user that containers run as unless they say otherwise (default: nobody as root, else the agent's own)")
 	f.BoolVar(&s.allowPrivilegedPods, "allow-privileged-pods", false, "pods may ask for user 0, for the host's namespaces, and for any hostPath")
 	f.StringSliceVar(&s.hostPathAllow, "host-path-allow", nil, "directories that every pod's hostPath may be in")

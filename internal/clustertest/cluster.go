@@ -159,7 +159,7 @@ func (c *Cluster) StartAgent(name string, more ...string) *Process {
 	args := []string{
 		"agent", "--data-dir", c.dataDir(name), "--node", name, "--join", c.join,
 		"--gossip-listen", anyPort, "--http-listen", anyPort, "--guard-listen", anyPort,
-		"--advertise", c.host(name), "--images", "ignore", "--allow-privileged-pods", "--labels", "kubernetes.io/hostname=" + name,
+		"--advertise", c.host(name), "--images", "ignore", "--allow-privileged-pods",
 	}
 	if _, err := os.Stat(c.dataDir(name)); err != nil {
 		args = append(args, "--token", strings.TrimSpace(c.Muster("token", "create")))
