@@ -173,9 +173,6 @@ func (p *initProcess) prepare() error {
 		if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 			return os.NewSyscallError("become subreaper", err)
 		}
-		if os.Geteuid() != 0 {
-			return nil
-		}
 		return p.boundCapabilities()
 	}
 	if h := p.conf.hostname; h != "" && p.conf.isolation == IsolationUser { // else the pod's supervisor has set it
@@ -261,11 +258,9 @@ func (p *initProcess) fork(argv, env []string, files [3]uintptr, sys *syscall.Sy
 			sys.Credential.Groups = append(sys.Credential.Groups, uint32(g))
 		}
 	}
-	if os.Geteuid() == 0 && p.conf.isolation != IsolationUser {
-		for n := range uintptr(64) {
-			if p.conf.AmbientCapabilities&(1<<n) != 0 {
-				sys.AmbientCaps = append(sys.AmbientCaps, n)
-			}
+	for n := range uintptr(64) {
+		if c.AmbientCapabilities&(1<<n) != 0 {
+			sys.AmbientCaps = append(sys.AmbientCaps, n)
 		}
 	}
 	// The slack is the thread's, and a child has that of the thread that forked it.

@@ -236,7 +236,7 @@ type StartConfig struct {
 	// NoNewPrivileges keeps set-user-ID programs from giving more rights.
 	NoNewPrivileges bool
 	// DropCapabilities are the capabilities that nothing in the container can have, AmbientCapabilities those that its processes
-	// have though they are not user 0's; one a bit, 1 << number.
+	// have though they are not user 0's; one a bit, 1 << number. Both are empty unless the supervisor is root's.
 	DropCapabilities, AmbientCapabilities uint64
 	// Cgroups are the files cgroup.procs of the container's control group, one a hierarchy; OOMCount is the file of it that
 	// has the line "oom_kill N", empty where there is none.

@@ -16,14 +16,7 @@ func (c *checker) pending(at string, s *PodSpec) {
 		e := s.Volumes[i].EmptyDir
 		refuse(fmt.Sprintf("%s.volumes[%d].emptyDir.sizeLimit", at, i), e != nil && e.SizeLimit > 0 && !e.Memory)
 	}
-	container := func(path string, c *Container) {
-		k := &c.Security
-		refuse(path+".securityContext.seccompProfile", k.Seccomp != "")
-	}
-	for i := range s.InitContainers {
-		container(fmt.Sprintf("%s.initContainers[%d]", at, i), &s.InitContainers[i])
-	}
-	for i := range s.Containers {
-		container(fmt.Sprintf("%s.containers[%d]", at, i), &s.Containers[i])
-	}
+	s.each(at, func(path string, k *Container) {
+		refuse(path+".securityContext.seccompProfile", k.Security.Seccomp != "")
+	})
 }

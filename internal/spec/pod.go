@@ -1,6 +1,7 @@
 package spec
 
 import (
+	"fmt"
 	"path"
 	"slices"
 	"time"
@@ -228,6 +229,16 @@ func (s *PodSpec) AllContainers() []*Container {
 		all = append(all, &s.Containers[i])
 	}
 	return all
+}
+
+// each calls f with each of AllContainers and its path, at being that of s.
+func (s *PodSpec) each(at string, f func(path string, c *Container)) {
+	for i := range s.InitContainers {
+		f(fmt.Sprintf("%s.initContainers[%d]", at, i), &s.InitContainers[i])
+	}
+	for i := range s.Containers {
+		f(fmt.Sprintf("%s.containers[%d]", at, i), &s.Containers[i])
+	}
 }
 
 // Container returns the container of that name, init or regular; nil if there is none.

@@ -91,8 +91,8 @@ const (
 	maxMounts     = 64
 	maxEnv        = 1000
 	maxPorts      = 100
-	// MaxHostPorts bounds the ports of the node that one pod holds.
-	MaxHostPorts    = 256
+	// maxHostPorts bounds the ports of the node that one pod holds.
+	maxHostPorts    = 256
 	maxRestartRules = 20
 	maxExitCodes    = 255
 	maxHeaders      = 64
@@ -442,7 +442,7 @@ func (c *checker) port(at string, p *Port, names map[string]bool) {
 // hostPorts checks the pod's ports of its node together.
 func (c *checker) hostPorts(at string, s *PodSpec) {
 	held := map[HostPort]bool{}
-	check := func(path string, k *Container) {
+	s.each(at, func(path string, k *Container) {
 		for i, p := range k.Ports {
 			path := fmt.Sprintf("%s.ports[%d]", path, i)
 			if p.HostPort == 0 {
@@ -457,15 +457,9 @@ func (c *checker) hostPorts(at string, s *PodSpec) {
 				c.add(path+".containerPort", Invalid, p.Number, "must match `hostPort` when `hostNetwork` is true")
 			}
 		}
-	}
-	for i := range s.InitContainers {
-		check(fmt.Sprintf("%s.initContainers[%d]", at, i), &s.InitContainers[i])
-	}
-	for i := range s.Containers {
-		check(fmt.Sprintf("%s.containers[%d]", at, i), &s.Containers[i])
-	}
-	if len(held) > MaxHostPorts {
-		c.add(at+".containers", TooLong, len(held), fmt.Sprintf("at most %d ports of the node for one pod", MaxHostPorts))
+	})
+	if len(held) > maxHostPorts {
+		c.add(at+".containers", TooLong, len(held), fmt.Sprintf("at most %d ports of the node for one pod", maxHostPorts))
 	}
 }
 
