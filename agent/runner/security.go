@@ -51,7 +51,7 @@ func (r *Runner) secure(p *spec.Pod, sc *spec.Container, cfg *container.Containe
 	cfg.AddCapabilities, cfg.DropCapabilities = cs.AddCapabilities, cs.DropCapabilities
 	cfg.ReadOnlyRoot = cs.ReadOnlyRootFilesystem
 	cfg.NoNewPrivileges = cs.AllowPrivilegeEscalation != nil && !*cs.AllowPrivilegeEscalation
-	cfg.SeccompDefault = cmp.Or(cs.Seccomp, ps.Seccomp) == "RuntimeDefault"
+	cfg.SeccompDefault = cmp.Or(cs.Seccomp, ps.Seccomp) == spec.SeccompRuntimeDefault
 	if r.cfg.Isolation == isolationNone && cfg.ReadOnlyRoot {
 		return errors.New("readOnlyRootFilesystem needs mount namespaces, which this node has not")
 	}

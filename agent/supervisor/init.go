@@ -13,6 +13,7 @@ import (
 	"sync"
 	"syscall"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -173,7 +174,7 @@ func (p *initProcess) prepare() error {
 		if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 			return os.NewSyscallError("become subreaper", err)
 		}
-		return p.boundCapabilities()
+		return p.restrict()
 	}
 	if h := p.conf.hostname; h != "" && p.conf.isolation == IsolationUser { // else the pod's supervisor has set it
 		if err := unix.Sethostname([]byte(h)); err != nil {
@@ -183,10 +184,46 @@ func (p *initProcess) prepare() error {
 	if err := mounts(&p.conf); err != nil {
 		return err
 	}
+	return p.restrict()
+}
+
+// restrict takes from the container's processes what they must not have, once nothing is left to do with it.
+func (p *initProcess) restrict() error {
+	if err := p.filterCalls(); err != nil {
+		return err
+	}
 	if p.conf.isolation == IsolationUser {
 		return dropCapabilities()
 	}
 	return p.boundCapabilities()
+}
+
+// filterCalls puts the container's filter on every thread, for whichever forks, a command has it from there. The init needs no
+// call that a container's processes would not be allowed.
+func (p *initProcess) filterCalls() error {
+	program := p.conf.Seccomp
+	if len(program) == 0 {
+		return nil
+	}
+	const size = int(unsafe.Sizeof(unix.SockFilter{}))
+	if len(program)%size != 0 || len(program)/size > unix.BPF_MAXINSNS {
+		return errors.New("seccomp: not a filter")
+	}
+	instructions := make([]unix.SockFilter, len(program)/size)
+	copy(unsafe.Slice((*byte)(unsafe.Pointer(&instructions[0])), len(program)), program)
+	prog := unix.SockFprog{Len: uint16(len(instructions)), Filter: &instructions[0]}
+	thread, _, e := syscall.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_TSYNC,
+		uintptr(unsafe.Pointer(&prog)))
+	runtime.KeepAlive(instructions)
+	switch {
+	case e == syscall.EACCES:
+		return errors.New("seccomp: without allowPrivilegeEscalation: false only an agent with mount namespaces may set a filter")
+	case e != 0:
+		return os.NewSyscallError("set seccomp filter", e)
+	case thread != 0:
+		return errors.New("set seccomp filter: thread " + strconv.Itoa(int(thread)) + " would not take it")
+	}
+	return nil
 }
 
 // boundCapabilities takes from every thread's bounding set, which what it starts inherits, what the container must not have.

@@ -1,6 +1,7 @@
 package supervisor
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"io"
@@ -238,6 +239,8 @@ type StartConfig struct {
 	// DropCapabilities are the capabilities that nothing in the container can have, AmbientCapabilities those that its processes
 	// have though they are not user 0's; one a bit, 1 << number. Both are empty unless the supervisor is root's.
 	DropCapabilities, AmbientCapabilities uint64
+	// Seccomp is the filter of system calls that the container gets, an array of the kernel's struct sock_filter; empty for none.
+	Seccomp []byte
 	// Cgroups are the files cgroup.procs of the container's control group, one a hierarchy; OOMCount is the file of it that
 	// has the line "oom_kill N", empty where there is none.
 	Cgroups  []string
@@ -278,6 +281,7 @@ func (c *StartConfig) encode(w *body) {
 	w.str(14, c.OOMCount)
 	w.int(15, int64(c.DropCapabilities))
 	w.int(16, int64(c.AmbientCapabilities))
+	w.bytes(17, c.Seccomp)
 }
 
 func (c *StartConfig) decode(b []byte) error {
@@ -334,6 +338,8 @@ func (c *StartConfig) decode(b []byte) error {
 			c.DropCapabilities = uint64(f.int())
 		case 16:
 			c.AmbientCapabilities = uint64(f.int())
+		case 17:
+			c.Seccomp = bytes.Clone(f.val)
 		}
 	}
 	return f.err

@@ -24,7 +24,7 @@ spec:
   readinessGates: [{conditionType: example.com/gate}]
   hostNetwork: true
   hostIPC: true
-  securityContext: {runAsUser: 7, runAsGroup: 8, runAsNonRoot: true, supplementalGroups: [9], fsGroup: 10}
+  securityContext: {runAsUser: 7, runAsGroup: 8, runAsNonRoot: true, supplementalGroups: [9], fsGroup: 10, seccompProfile: {type: RuntimeDefault}}
   volumes:
   - {name: disk, emptyDir: {}}
   - {name: memory, emptyDir: {medium: Memory, sizeLimit: 1Mi}}

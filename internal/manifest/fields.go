@@ -33,8 +33,8 @@ const (
 	podConverted = "restartPolicy terminationGracePeriodSeconds nodeSelector readinessGates.conditionType hostname " +
 		"volumes.name volumes.hostPath.path volumes.hostPath.type volumes.emptyDir.medium volumes.emptyDir.sizeLimit " +
 		"hostNetwork hostIPC securityContext.runAsUser securityContext.runAsGroup securityContext.runAsNonRoot " +
-		"securityContext.supplementalGroups securityContext.fsGroup"
-	podPending  = "shareProcessNamespace hostPID securityContext.seccompProfile.type"
+		"securityContext.supplementalGroups securityContext.fsGroup securityContext.seccompProfile.type"
+	podPending  = "shareProcessNamespace hostPID"
 	podHarmless = "automountServiceAccountToken dnsPolicy enableServiceLinks imagePullSecrets preemptionPolicy priorityClassName " +
 		"schedulerName serviceAccount serviceAccountName"
 
@@ -45,8 +45,7 @@ const (
 		"volumeMounts.name volumeMounts.mountPath volumeMounts.readOnly volumeMounts.subPath " +
 		"securityContext.runAsUser securityContext.runAsGroup securityContext.runAsNonRoot " +
 		"securityContext.readOnlyRootFilesystem securityContext.allowPrivilegeEscalation " +
-		"securityContext.capabilities.add securityContext.capabilities.drop"
-	containerPending  = "securityContext.seccompProfile.type"
+		"securityContext.capabilities.add securityContext.capabilities.drop securityContext.seccompProfile.type"
 	containerHarmless = "imagePullPolicy terminationMessagePath terminationMessagePolicy"
 
 	probeConverted = "initialDelaySeconds periodSeconds timeoutSeconds successThreshold failureThreshold terminationGracePeriodSeconds " +
@@ -84,7 +83,6 @@ func (f fieldUses) podSpec(at string) {
 	for _, c := range []string{at + ".containers", at + ".initContainers"} {
 		f.set(c, containerConverted, converted)
 		f.set(c, containerHarmless, harmless)
-		f.set(c, containerPending, pending)
 		for _, k := range spec.ProbeKinds {
 			f.set(c+"."+k.String()+"Probe", probeConverted, converted)
 		}

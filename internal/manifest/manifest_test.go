@@ -113,12 +113,14 @@ spec:
   restartPolicy: OnFailure
   terminationGracePeriodSeconds: 0
   nodeSelector: {disk: ssd}
+  securityContext: {seccompProfile: {type: RuntimeDefault}}
   readinessGates: [{conditionType: example.org/warm}]
   volumes: [{name: data, hostPath: {path: /srv, type: Directory}}]
   containers:
   - name: c
     image: nginx
     command: [serve]
+    securityContext: {seccompProfile: {type: Unconfined}}
     args: ["-v"]
     workingDir: /tmp
     env:
@@ -148,6 +150,7 @@ spec:
 		Meta: spec.Meta{Name: "web", Namespace: "shop", Labels: map[string]string{"app": "web"}, Annotations: map[string]string{"muster.dev/failover": "stay"}},
 		Spec: spec.PodSpec{
 			Hostname: "front", RestartPolicy: spec.RestartOnFailure, NodeSelector: map[string]string{"disk": "ssd"},
+			Security:       spec.PodSecurity{Seccomp: "RuntimeDefault"},
 			ReadinessGates: []string{"example.org/warm"},
 			Volumes:        []spec.Volume{{Name: "data", HostPath: "/srv", HostPathType: "Directory"}},
 			Containers: []spec.Container{{
@@ -157,6 +160,7 @@ spec:
 				Resources: spec.Resources{Requests: spec.ResourceList{MilliCPU: 250, MemoryBytes: 64 << 20},
 					Limits: spec.ResourceList{MilliCPU: 1000, MemoryBytes: 1e9}},
 				Mounts:        []spec.Mount{{Volume: "data", Path: "/srv"}},
+				Security:      spec.ContainerSecurity{Seccomp: "Unconfined"},
 				RestartPolicy: spec.RestartNever,
 				RestartRules:  []spec.RestartRule{{Action: "Restart", In: true, ExitCodes: []int32{1, 2}}},
 				Liveness: &spec.Probe{

@@ -52,6 +52,13 @@ func (d *decoder) deployment(k *appsv1.Deployment) *spec.Deployment {
 	return out
 }
 
+func seccompType(p *corev1.SeccompProfile) string {
+	if p == nil {
+		return ""
+	}
+	return string(p.Type)
+}
+
 func (d *decoder) podSpec(at string, k *corev1.PodSpec) spec.PodSpec {
 	out := spec.PodSpec{
 		RestartPolicy: spec.RestartPolicy(k.RestartPolicy), TerminationGrace: spec.UnsetGrace,
@@ -60,7 +67,7 @@ func (d *decoder) podSpec(at string, k *corev1.PodSpec) spec.PodSpec {
 	if s := k.SecurityContext; s != nil {
 		out.Security = spec.PodSecurity{
 			RunAsUser: s.RunAsUser, RunAsGroup: s.RunAsGroup, RunAsNonRoot: s.RunAsNonRoot != nil && *s.RunAsNonRoot,
-			SupplementalGroups: s.SupplementalGroups, FSGroup: s.FSGroup,
+			SupplementalGroups: s.SupplementalGroups, FSGroup: s.FSGroup, Seccomp: seccompType(s.SeccompProfile),
 		}
 	}
 	if g := k.TerminationGracePeriodSeconds; g != nil {
@@ -143,7 +150,7 @@ func (d *decoder) container(at string, k *corev1.Container) spec.Container {
 		out.Security = spec.ContainerSecurity{
 			RunAsUser: s.RunAsUser, RunAsGroup: s.RunAsGroup, RunAsNonRoot: s.RunAsNonRoot,
 			ReadOnlyRootFilesystem:   s.ReadOnlyRootFilesystem != nil && *s.ReadOnlyRootFilesystem,
-			AllowPrivilegeEscalation: s.AllowPrivilegeEscalation,
+			AllowPrivilegeEscalation: s.AllowPrivilegeEscalation, Seccomp: seccompType(s.SeccompProfile),
 		}
 		if cs := s.Capabilities; cs != nil {
 			out.Security.AddCapabilities, out.Security.DropCapabilities = capabilityNames(cs.Add), capabilityNames(cs.Drop)

@@ -60,3 +60,14 @@ func (c *checker) capabilities(at string, names []string) {
 		}
 	}
 }
+
+// Names are the capabilities as a container names them, without CAP_.
+func (s CapabilitySet) Names() []string {
+	var names []string
+	for i, n := range capabilityNames {
+		if s&(1<<i) != 0 {
+			names = append(names, n)
+		}
+	}
+	return names
+}

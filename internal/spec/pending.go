@@ -11,12 +11,8 @@ func (c *checker) pending(at string, s *PodSpec) {
 	}
 	refuse(at+".shareProcessNamespace", s.ShareProcessNamespace)
 	refuse(at+".hostPID", s.HostPID)
-	refuse(at+".securityContext.seccompProfile", s.Security.Seccomp != "")
 	for i := range s.Volumes {
 		e := s.Volumes[i].EmptyDir
 		refuse(fmt.Sprintf("%s.volumes[%d].emptyDir.sizeLimit", at, i), e != nil && e.SizeLimit > 0 && !e.Memory)
 	}
-	s.each(at, func(path string, k *Container) {
-		refuse(path+".securityContext.seccompProfile", k.Security.Seccomp != "")
-	})
 }

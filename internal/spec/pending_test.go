@@ -7,14 +7,9 @@ import (
 
 func TestWhatNoRuntimeKeepsIsRefusedByName(t *testing.T) {
 	for want, set := range map[string]func(*PodSpec){
-		"spec.shareProcessNamespace":          func(s *PodSpec) { s.ShareProcessNamespace = true },
-		"spec.hostPID":                        func(s *PodSpec) { s.HostPID = true },
-		"spec.securityContext.seccompProfile": func(s *PodSpec) { s.Security.Seccomp = "RuntimeDefault" },
-		"spec.volumes[0].emptyDir.sizeLimit":  func(s *PodSpec) { s.Volumes = []Volume{{Name: "v", EmptyDir: &EmptyDir{SizeLimit: 1}}} },
-		"spec.initContainers[0].securityContext.seccompProfile": func(s *PodSpec) {
-			s.InitContainers = []Container{{Name: "i", Command: []string{"x"}, Security: ContainerSecurity{Seccomp: "RuntimeDefault"}}}
-		},
-		"spec.containers[0].securityContext.seccompProfile": func(s *PodSpec) { s.Containers[0].Security.Seccomp = "RuntimeDefault" },
+		"spec.shareProcessNamespace":         func(s *PodSpec) { s.ShareProcessNamespace = true },
+		"spec.hostPID":                       func(s *PodSpec) { s.HostPID = true },
+		"spec.volumes[0].emptyDir.sizeLimit": func(s *PodSpec) { s.Volumes = []Volume{{Name: "v", EmptyDir: &EmptyDir{SizeLimit: 1}}} },
 	} {
 		p := &Pod{Meta: Meta{Name: "p"}, Spec: PodSpec{Containers: []Container{{Name: "c", Command: []string{"x"}}}}}
 		set(&p.Spec)

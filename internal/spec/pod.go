@@ -56,7 +56,7 @@ type PodSecurity struct {
 	SupplementalGroups []int64
 	// FSGroup owns the pod's emptyDir volumes, and is a supplemental group.
 	FSGroup *int64
-	// Seccomp is RuntimeDefault or Unconfined; empty means Unconfined.
+	// Seccomp is SeccompRuntimeDefault or SeccompUnconfined; empty means the latter.
 	Seccomp string
 }
 
@@ -72,7 +72,7 @@ type ContainerSecurity struct {
 	ReadOnlyRootFilesystem bool
 	// AllowPrivilegeEscalation false sets no_new_privs; nil means true.
 	AllowPrivilegeEscalation *bool
-	// Seccomp is RuntimeDefault or Unconfined; empty means the pod's.
+	// Seccomp is SeccompRuntimeDefault or SeccompUnconfined; empty means the pod's.
 	Seccomp string
 }
 

@@ -13,6 +13,7 @@ func (c *checker) podSecurity(at string, s *PodSecurity) {
 	c.id(at+".runAsUser", s.RunAsUser)
 	c.id(at+".runAsGroup", s.RunAsGroup)
 	c.id(at+".fsGroup", s.FSGroup)
+	c.seccomp(at+".seccompProfile", s.Seccomp)
 	c.atMost(at+".supplementalGroups", len(s.SupplementalGroups), maxGroups)
 	for i := range s.SupplementalGroups {
 		c.id(fmt.Sprintf("%s.supplementalGroups[%d]", at, i), &s.SupplementalGroups[i])
@@ -25,6 +26,20 @@ func (c *checker) containerSecurity(at string, s *ContainerSecurity) {
 	c.id(at+".runAsGroup", s.RunAsGroup)
 	c.capabilities(at+".capabilities.add", s.AddCapabilities)
 	c.capabilities(at+".capabilities.drop", s.DropCapabilities)
+	c.seccomp(at+".seccompProfile", s.Seccomp)
+}
+
+// Types of a seccomp profile.
+const (
+	SeccompRuntimeDefault = "RuntimeDefault"
+	SeccompUnconfined     = "Unconfined"
+)
+
+// seccomp checks the type of a filter of system calls; files of a node (Localhost) are none.
+func (c *checker) seccomp(at, name string) {
+	if name != "" && name != SeccompRuntimeDefault && name != SeccompUnconfined {
+		c.add(at+".type", NotSupported, name, `supported values: "`+SeccompRuntimeDefault+`", "`+SeccompUnconfined+`"`)
+	}
 }
 
 // id checks the number of a user or a group.

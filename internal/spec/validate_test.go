@@ -269,6 +269,13 @@ func TestPodsAreRefusedFieldByField(t *testing.T) {
 			"spec.securityContext.supplementalGroups[1]: Invalid value: -5: must be between 0 and 2147483647, inclusive",
 			c + "securityContext.runAsUser: Invalid value: 2147483648: must be between 0 and 2147483647, inclusive",
 		}},
+		{"filters of system calls", func(p *spec.Pod) {
+			p.Spec.Security.Seccomp = "Localhost"
+			p.Spec.Containers[0].Security.Seccomp = "runtime/default"
+		}, []string{
+			`spec.securityContext.seccompProfile.type: Unsupported value: "Localhost": supported values: "RuntimeDefault", "Unconfined"`,
+			c + `securityContext.seccompProfile.type: Unsupported value: "runtime/default": supported values: "RuntimeDefault", "Unconfined"`,
+		}},
 		{"host path upwards", hostPath(spec.Volume{Name: "v", HostPath: "/srv/../etc"}, spec.Mount{Volume: "v", Path: "/etc"}), []string{`spec.volumes[0].hostPath.path: Invalid value: "/srv/../etc": must not contain '..'`}},
 		{"relative host path", hostPath(spec.Volume{Name: "v", HostPath: "srv", HostPathType: "Tape"}, spec.Mount{Volume: "v", Path: "srv"}), []string{
 			`spec.volumes[0].hostPath.path: Invalid value: "srv": must be an absolute path`,

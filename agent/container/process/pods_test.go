@@ -348,13 +348,45 @@ func TestWhatThisRuntimeCannotDoIsRefusedByName(t *testing.T) {
 			t.Errorf("%s: %v", want, err)
 		}
 	}
-	for want, cfg := range map[string]container.ContainerConfig{
-		"seccomp": {SeccompDefault: true},
+}
+
+func TestTheDefaultFilterHoldsForAContainerAndWhatIsAskedIntoIt(t *testing.T) {
+	b := newBench(t)
+	const show = "grep ^Seccomp: /proc/self/status; unshare --user true 2>/dev/null || echo refused"
+	for i, x := range []struct {
+		name string
+		set  func(*container.ContainerConfig)
+	}{
+		{"as the agent's user", func(*container.ContainerConfig) {}},
+		{"as another user with groups", func(c *container.ContainerConfig) { c.UID, c.GID, c.Groups = 1234, 1234, []int{7} }},
+		{"without new privileges", func(c *container.ContainerConfig) { c.NoNewPrivileges = true }},
+		{"without capabilities", func(c *container.ContainerConfig) { c.DropCapabilities = []string{"ALL"} }},
 	} {
-		cfg.Name, cfg.Argv, cfg.UID, cfg.GID = "main", []string{"true"}, -1, -1
-		if _, err := b.StartContainer(b.ctx, b.ref, cfg); !errors.Is(err, container.ErrUnsupported) || !strings.Contains(err.Error(), want) {
-			t.Errorf("%s: %v", want, err)
+		if os.Geteuid() != 0 && i == 1 {
+			continue // an ordinary user's containers run as that user
 		}
+		got := b.in(b.ref, "c"+strconv.Itoa(i), show, func(c *container.ContainerConfig) {
+			c.SeccompDefault = true
+			x.set(c)
+		})
+		if got != "Seccomp:\t2\nrefused\n" {
+			t.Errorf("%s: %q", x.name, got)
+		}
+	}
+	c, err := b.StartContainer(b.ctx, b.ref, container.ContainerConfig{
+		Name: "long", Argv: []string{"/bin/sleep", "100"}, UID: -1, GID: -1, SeccompDefault: true,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 5 { // from whichever thread
+		res, err := b.Exec(b.ctx, c.ID, container.ExecConfig{Argv: []string{"/bin/sh", "-c", show}, Env: []string{"PATH=/usr/bin:/bin"}, Timeout: 10 * time.Second, OutputLimit: 1 << 10})
+		if err != nil || string(res.Stdout) != "Seccomp:\t2\nrefused\n" {
+			t.Errorf("exec: %v, %q", err, res.Stdout)
+		}
+	}
+	if got := b.in(b.ref, "free", "grep ^Seccomp: /proc/self/status"); got != "Seccomp:\t0\n" {
+		t.Errorf("a container that asks for none: %q", got)
 	}
 }
 

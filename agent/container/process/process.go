@@ -25,6 +25,7 @@ import (
 
 	"github.com/musterhq/muster/agent/cgroup"
 	"github.com/musterhq/muster/agent/container"
+	"github.com/musterhq/muster/agent/seccomp"
 	"github.com/musterhq/muster/agent/supervisor"
 	"github.com/musterhq/muster/internal/spec"
 )
@@ -914,7 +915,10 @@ func (r *Runtime) start(ctx context.Context, ref container.PodRef, c container.C
 		return container.Container{}, err
 	}
 	if c.SeccompDefault {
-		return container.Container{}, fmt.Errorf("seccomp: %w", container.ErrUnsupported)
+		var err error
+		if cfg.Seccomp, err = seccomp.RuntimeDefault(r.may(&c)); err != nil {
+			return container.Container{}, err
+		}
 	}
 	if err := r.containerGroup(p, &c, &cfg); err != nil {
 		return container.Container{}, err
@@ -929,19 +933,31 @@ func (r *Runtime) start(ctx context.Context, ref container.PodRef, c container.C
 
 // capabilities says which ones the container lacks, and which it has though it is not user 0.
 func (r *Runtime) capabilities(c *container.ContainerConfig, cfg *supervisor.StartConfig) error {
-	root := os.Geteuid() == 0 && r.isolation != supervisor.IsolationUser
-	if !root {
+	if !r.givesCapabilities() {
 		if len(c.AddCapabilities) > 0 {
 			return fmt.Errorf("capabilities.add: this agent is not root: %w", container.ErrUnsupported)
 		}
 		return nil // there are none to drop
 	}
-	may := spec.EffectiveCapabilities(c.AddCapabilities, c.DropCapabilities)
+	may := r.may(c)
 	cfg.DropCapabilities = ^uint64(may)
 	if c.UID > 0 {
 		cfg.AmbientCapabilities = uint64(may & spec.EffectiveCapabilities(c.AddCapabilities, []string{"ALL"}))
 	}
 	return nil
+}
+
+// givesCapabilities says whether containers can have any: those of a user namespace are let go of.
+func (r *Runtime) givesCapabilities() bool {
+	return os.Geteuid() == 0 && r.isolation != supervisor.IsolationUser
+}
+
+// may is what the container's processes can have at most.
+func (r *Runtime) may(c *container.ContainerConfig) spec.CapabilitySet {
+	if !r.givesCapabilities() {
+		return 0
+	}
+	return spec.EffectiveCapabilities(c.AddCapabilities, c.DropCapabilities)
 }
 
 func randomID() string {
