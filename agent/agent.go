@@ -354,6 +354,7 @@ func (a *Agent) facts(address, mode string, info container.Info, keeper *guard.C
 	if unix.Uname(&uts) == nil {
 		kernel = unix.ByteSliceToString(uts.Release[:])
 	}
+	mayMount := runner.MayMount(a.cfg.HostPathAllow)
 	allocatable := spec.ResourceList{MilliCPU: int64(cpus()) * 1000, MemoryBytes: memoryBytes()}
 	return func() spec.NodeFacts {
 		keep := keeper.Info()
@@ -362,6 +363,7 @@ func (a *Agent) facts(address, mode string, info container.Info, keeper *guard.C
 			Labels: nodeLabels(a.cfg.Node, a.cfg.Labels), Allocatable: allocatable, MaxPods: container.MaxPods, Runtimes: []string{"process"},
 			Isolation: info.Isolation, Images: a.cfg.Images, BootID: supervisor.BootID(), Instance: instance,
 			Version: version.Version, OS: "linux", Arch: arch, Kernel: kernel, Network: mode,
+			PrivilegedPods: a.cfg.AllowPrivilegedPods, HostPathAllow: mayMount,
 		}
 		if mode == spec.NetworkHostGW {
 			f.MaxPods = network.MaxPods

@@ -128,13 +128,19 @@ func resolve(path string) string {
 }
 
 func (r *Runner) below(path string) bool {
-	return slices.ContainsFunc(r.cfg.HostPathAllow, func(dir string) bool {
-		for _, d := range []string{filepath.Clean(dir), resolve(dir)} {
-			rel, err := filepath.Rel(d, path)
-			if err == nil && rel != ".." && !strings.HasPrefix(rel, "../") {
-				return true
-			}
-		}
-		return false
+	return slices.ContainsFunc(MayMount(r.cfg.HostPathAllow), func(dir string) bool {
+		rel, err := filepath.Rel(dir, path)
+		return err == nil && rel != ".." && !strings.HasPrefix(rel, "../")
 	})
+}
+
+// MayMount are the directories that pods may mount, each as it was given and where its symbolic links lead now.
+func MayMount(allow []string) (all []string) {
+	for _, dir := range allow {
+		all = append(all, filepath.Clean(dir))
+		if real := resolve(dir); real != all[len(all)-1] {
+			all = append(all, real)
+		}
+	}
+	return all
 }

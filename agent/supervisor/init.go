@@ -22,7 +22,7 @@ import (
 const (
 	ctlGo       = 'G' // start the container: whoever sends it has seen the init's PDEATHSIG set
 	ctlConn     = 'C' // serve execs on the connection that comes along
-	ctlKill     = 'K' // kill every process of the container, without namespaces
+	ctlKill     = 'K' // kill every process of the container, which has no PID namespace of its own
 	ctlStarted  = 'S'
 	ctlRefused  = 'R' // 1: why the container cannot start
 	ctlExited   = 'X' // 1: exit code, 2: signal
@@ -36,6 +36,7 @@ const (
 type initConfig struct {
 	StartConfig
 	isolation     Isolation
+	pids          pidNamespace
 	hostname      string
 	workDir, temp string
 	// slack is the timer slack in ns that containers get: the init itself lives with more of it.
@@ -50,6 +51,7 @@ func (c *initConfig) encode() []byte {
 	w.str(4, c.workDir)
 	w.str(5, c.temp)
 	w.int(6, int64(c.slack))
+	w.int(7, int64(c.pids))
 	return w.b
 }
 
@@ -71,6 +73,8 @@ func (c *initConfig) decode(b []byte) error {
 			c.temp = f.str()
 		case 6:
 			c.slack = int(f.int())
+		case 7:
+			c.pids = pidNamespace(f.int())
 		}
 	}
 	return f.err
@@ -162,6 +166,11 @@ func (p *initProcess) prepare() error {
 			return os.NewSyscallError("set no_new_privs", e)
 		}
 	}
+	if p.conf.pids != pidsOfContainer {
+		if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+			return os.NewSyscallError("become subreaper", err)
+		}
+	}
 	if p.conf.isolation == IsolationNone {
 		if p.conf.ReadOnlyRoot {
 			return errors.New("read-only root: needs a mount namespace")
@@ -170,9 +179,6 @@ func (p *initProcess) prepare() error {
 			if m.Source != m.Target || m.SubPath != "" {
 				return errors.New("mount " + m.Target + ": needs a mount namespace")
 			}
-		}
-		if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
-			return os.NewSyscallError("become subreaper", err)
 		}
 		return p.restrict()
 	}
@@ -258,7 +264,7 @@ func dropCapabilities() error {
 func (p *initProcess) startMain() error {
 	c := &p.conf
 	sys := &syscall.SysProcAttr{Setsid: true}
-	if c.isolation == IsolationNone {
+	if c.pids != pidsOfContainer {
 		sys.Pdeathsig = syscall.SIGKILL
 	}
 	pid, err := p.fork(c.Argv, c.Env, [3]uintptr{0, 1, 2}, sys)
@@ -360,7 +366,7 @@ func (p *initProcess) reap() int {
 		if pid != p.main || err != nil {
 			continue
 		}
-		if p.conf.isolation == IsolationNone {
+		if p.conf.pids != pidsOfContainer {
 			p.killAll()
 		}
 		s := statusOf(ws, &ru)
@@ -393,7 +399,7 @@ func (p *initProcess) control() {
 	for {
 		kind, fd, err := p.receive()
 		if err != nil {
-			if p.conf.isolation == IsolationNone {
+			if p.conf.pids != pidsOfContainer {
 				unix.Kill(p.main, unix.SIGKILL)
 				p.killAll()
 			}

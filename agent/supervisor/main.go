@@ -21,6 +21,7 @@ func init() {
 //
 //	pod DATA POD_DIR            supervise one pod; says "ok" or what is wrong on descriptor 3 and closes it
 //	init DATA POD_UID NAME      the init of one container instance; only the supervisor calls it
+//	hold                        be PID 1 of a pod's PID namespace; only the supervisor calls it
 //	isolation                   print full, user or none
 //
 // DATA is there to be seen in the command line. It is called on the main goroutine, which must have been locked to its
@@ -32,6 +33,8 @@ func Main(self, args []string) int {
 		return runPod(self, args[1], args[2])
 	case len(args) == 4 && args[0] == "init":
 		return runInit()
+	case len(args) == 1 && args[0] == "hold":
+		return hold()
 	case len(args) == 1 && args[0] == "isolation":
 		os.Stdout.WriteString(string(detectIsolation(self)) + "\n")
 		return 0

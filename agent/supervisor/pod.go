@@ -45,6 +45,7 @@ type pod struct {
 	mu       sync.Mutex
 	newest   map[string]*instance
 	inits    map[int]*instance
+	holder   holder
 	watchers map[chan struct{}]bool
 	removing bool
 	fenced   bool
@@ -140,10 +141,7 @@ func newPod(self []string, data, dir string) (*pod, *net.UnixListener, error) {
 		if p.fence, err = startFence(p); err != nil {
 			return nil, nil, err
 		}
-		fenceKind = FenceKernel
-		if rec.Isolation == IsolationNone {
-			fenceKind = FenceBestEffort
-		}
+		fenceKind = rec.fenceKind()
 	}
 	if err := enterNamespaces(&rec); err != nil {
 		return nil, nil, err
@@ -189,7 +187,9 @@ func (p *pod) reap() {
 			break
 		}
 		p.mu.Lock()
-		if in := p.inits[pid]; in != nil {
+		if pid == p.holder.pid {
+			p.holder.close()
+		} else if in := p.inits[pid]; in != nil {
 			delete(p.inits, pid)
 			in.pid = 0
 			if !in.told {
@@ -200,23 +200,28 @@ func (p *pod) reap() {
 		}
 		p.mu.Unlock()
 	}
-	if orphans && p.rec.Isolation == IsolationNone {
+	if orphans && p.rec.pids() != pidsOfContainer {
 		killUntilNone(killTimeout, p.orphans)
 	}
 }
 
-// orphans are the processes below the supervisor that no living init answers for.
+// orphans are the processes below the supervisor, or its pod's holder, that no living init answers for.
 func (p *pod) orphans() []int {
 	all := stats()
 	self := os.Getpid()
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	// A process whose parent is in another namespace has parent 0, as the pod's holder while there is none.
+	above := map[int]bool{self: true}
+	if p.holder.pid > 0 {
+		above[p.holder.pid] = true
+	}
 	in := map[int]bool{}
 	var out []int
 	for grown := true; grown; {
 		grown = false
 		for _, s := range all {
-			if !in[s.PID] && !s.Dead() && p.inits[s.PID] == nil && (s.PPID == self || in[s.PPID]) {
+			if !in[s.PID] && !s.Dead() && p.inits[s.PID] == nil && !above[s.PID] && (above[s.PPID] || in[s.PPID]) {
 				in[s.PID], grown = true, true
 				out = append(out, s.PID)
 			}
@@ -324,10 +329,7 @@ func (p *pod) state() State {
 	defer p.mu.Unlock()
 	st := State{Fenced: p.fenced}
 	if p.fence != nil {
-		st.Fence = FenceKernel
-		if p.rec.Isolation == IsolationNone {
-			st.Fence = FenceBestEffort
-		}
+		st.Fence = p.rec.fenceKind()
 	}
 	for _, in := range p.newest {
 		rec := in.rec
@@ -471,7 +473,7 @@ func (in *instance) launch(cfg StartConfig) error {
 	}
 	cfg.Env = mergeEnv(cfg.Env, p.marks())
 	conf := initConfig{
-		slack: p.slack, StartConfig: cfg, isolation: p.rec.Isolation, hostname: p.rec.Hostname,
+		slack: p.slack, StartConfig: cfg, isolation: p.rec.Isolation, pids: p.rec.pids(), hostname: p.rec.Hostname,
 		workDir: filepath.Join(abs, WorkDir), temp: filepath.Join(abs, dir, tmpDir),
 	}
 
@@ -565,11 +567,13 @@ func (in *instance) fork(conffd, ctlfd int, out [2]int) error {
 		Env:   append(slices.Clip(RuntimeEnv), p.marks()...),
 		Sys:   &syscall.SysProcAttr{Setsid: true},
 	}
-	if p.rec.Isolation != IsolationNone {
-		// Without namespaces the init lives on for the moment that it needs to kill what it has started.
+	pids := p.rec.pids()
+	if pids == pidsOfContainer {
+		// In the node's namespace the init lives on for the moment that it needs to kill what it has started; in the pod's it
+		// dies with the holder.
 		attr.Sys.Pdeathsig = syscall.SIGKILL
 	}
-	p.rec.Isolation.namespaces(attr.Sys)
+	p.rec.Isolation.namespaces(attr.Sys, pids == pidsOfContainer)
 	// Go's own monitor thread sleeps 20 µs at a time while anything goes on; an init with coarse timers spends half as
 	// much on an exec. The container gets the slack that this process was given.
 	unix.Prctl(unix.PR_SET_TIMERSLACK, uintptr(initSlack), 0, 0, 0)
@@ -579,7 +583,12 @@ func (in *instance) fork(conffd, ctlfd int, out [2]int) error {
 	if p.fenced || p.removing {
 		return refusal(CodeFenced, "lease expired")
 	}
-	pid, err := syscall.ForkExec(selfExe, argv, attr)
+	var pid int
+	if pids == pidsOfPod {
+		pid, err = p.holder.fork(p.self, func() (int, error) { return syscall.ForkExec(selfExe, argv, attr) })
+	} else {
+		pid, err = syscall.ForkExec(selfExe, argv, attr)
+	}
 	if err != nil {
 		return errors.New("start init: " + err.Error())
 	}
@@ -708,7 +717,7 @@ func (in *instance) term() {
 // kill ends every process of the instance.
 func (in *instance) kill() {
 	p := in.pod
-	if p.rec.Isolation == IsolationNone {
+	if p.rec.pids() != pidsOfContainer {
 		if in.ctl != nil {
 			in.ctl.Write([]byte{ctlKill})
 		}
@@ -807,6 +816,7 @@ func (p *pod) remove() {
 		})
 	}
 	wg.Wait()
+	p.endHolder()
 }
 
 // attach hands the connection to the instance's init, which serves execs on it.

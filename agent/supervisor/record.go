@@ -48,8 +48,41 @@ type PodRecord struct {
 	// OwnNetwork gives the pod a network namespace, and HostIPC leaves it the node's IPC namespace. Both mean nothing where
 	// Isolation is not full.
 	OwnNetwork, HostIPC bool
+	// HostPID leaves containers the node's PID namespace, SharePID puts them all into one; the latter wants Isolation to be
+	// full, or none, where it is so anyway.
+	HostPID, SharePID bool
 	// Memory are the pod's directories in memory.
 	Memory []MemoryDir
+}
+
+// pidNamespace is whose PID namespace a container's processes are in.
+type pidNamespace int
+
+const (
+	pidsOfContainer pidNamespace = iota // whatever a container starts dies with its init
+	pidsOfPod                           // and with the pod's holder, which is PID 1 there
+	pidsOfNode                          // and is found through its parents
+)
+
+func (p *PodRecord) pids() pidNamespace {
+	switch {
+	case p.Isolation == IsolationNone || p.HostPID:
+		return pidsOfNode
+	case p.SharePID:
+		return pidsOfPod
+	}
+	return pidsOfContainer
+}
+
+// Contained tells whether the kernel ends whatever the pod has started when its supervisor ends. Otherwise what its
+// containers have detached has to be looked for.
+func (p *PodRecord) Contained() bool { return p.pids() != pidsOfNode }
+
+func (p *PodRecord) fenceKind() string {
+	if p.Contained() {
+		return FenceKernel
+	}
+	return FenceBestEffort
 }
 
 // MemoryDir is a directory in memory that all containers of a pod see.
@@ -220,6 +253,8 @@ func (p *PodRecord) Write(dir string) error {
 	l.str("workdir", p.WorkDir)
 	l.bool("ownnetwork", p.OwnNetwork)
 	l.bool("hostipc", p.HostIPC)
+	l.bool("hostpid", p.HostPID)
+	l.bool("sharepid", p.SharePID)
 	for i, m := range p.Memory {
 		l.str("memory"+strconv.Itoa(i), m.Path+":"+strconv.FormatInt(m.Size, 10)+":"+strconv.Itoa(m.GID))
 	}
@@ -236,6 +271,7 @@ func ReadPodRecord(dir string) (PodRecord, error) {
 		UID: r["uid"], Epoch: r.int("epoch"), Namespace: r["namespace"], Name: r["name"], Hostname: r["hostname"], IP: r["ip"],
 		FenceSlot: int(r.int("slot")), Grace: time.Duration(r.int("grace")), Created: r.time("created"), Isolation: Isolation(r["isolation"]), WorkDir: r["workdir"],
 		OwnNetwork: r.int("ownnetwork") != 0, HostIPC: r.int("hostipc") != 0,
+		HostPID: r.int("hostpid") != 0, SharePID: r.int("sharepid") != 0,
 	}
 	for i := 0; ; i++ {
 		path, rest, ok := strings.Cut(r["memory"+strconv.Itoa(i)], ":")

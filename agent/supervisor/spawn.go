@@ -27,14 +27,17 @@ const (
 // selfExe is this very binary, whatever has become of its path.
 const selfExe = "/proc/self/exe"
 
-// namespaces makes a process PID 1 of its own world, as far as the isolation goes.
-func (i Isolation) namespaces(attr *syscall.SysProcAttr) {
+// namespaces gives a process its own world, as far as the isolation goes; with ownPID it is PID 1 there.
+func (i Isolation) namespaces(attr *syscall.SysProcAttr, ownPID bool) {
+	if ownPID && i != IsolationNone {
+		attr.Cloneflags = unix.CLONE_NEWPID
+	}
 	switch i {
 	case IsolationFull:
-		attr.Cloneflags = unix.CLONE_NEWPID | unix.CLONE_NEWNS
+		attr.Cloneflags |= unix.CLONE_NEWNS
 	case IsolationUser:
 		uid, gid := os.Geteuid(), os.Getegid()
-		attr.Cloneflags = unix.CLONE_NEWUSER | unix.CLONE_NEWPID | unix.CLONE_NEWNS | unix.CLONE_NEWUTS
+		attr.Cloneflags |= unix.CLONE_NEWUSER | unix.CLONE_NEWNS | unix.CLONE_NEWUTS
 		attr.UidMappings = []syscall.SysProcIDMap{{ContainerID: uid, HostID: uid, Size: 1}}
 		attr.GidMappings = []syscall.SysProcIDMap{{ContainerID: gid, HostID: gid, Size: 1}}
 		// Kept over exec for the mounts; init lets go of it before the container starts.
@@ -50,7 +53,7 @@ func detectIsolation(self []string) Isolation {
 	}
 	for _, i := range try {
 		attr := &syscall.ProcAttr{Files: []uintptr{0, 1, 2}, Sys: &syscall.SysProcAttr{}}
-		i.namespaces(attr.Sys)
+		i.namespaces(attr.Sys, true)
 		pid, err := syscall.ForkExec(selfExe, append(slices.Clip(self), "noop"), attr)
 		if err != nil {
 			continue

@@ -37,7 +37,7 @@ func (l *Leader) placeNodes(v *store.View, t *terms) []placement.Node {
 		}
 		node := placement.Node{
 			Name: n.Name, Labels: n.Meta().Labels, Ready: n.Verdict() == spec.VerdictReady,
-			Cordoned: n.User != nil && n.User.Unschedulable, RunsImages: n.Facts.Images == "ignore", LacksMounts: n.Facts.Isolation == "none",
+			Cordoned: n.User != nil && n.User.Unschedulable, Lacks: lacks(n.Facts), AnyHostPath: n.Facts.PrivilegedPods, HostPaths: n.Facts.HostPathAllow,
 			LacksNetwork: n.InNetwork() && n.Network == nil, SharesNetwork: !n.InNetwork(),
 			Allocatable: n.Facts.Allocatable, MaxPods: int(n.Facts.MaxPods), Bound: bound[n.Name],
 		}
@@ -50,6 +50,19 @@ func (l *Leader) placeNodes(v *store.View, t *terms) []placement.Node {
 		out = append(out, node)
 	}
 	return out
+}
+
+// lacks is what pods may need and do not get on a node.
+func lacks(f *spec.NodeFacts) (lacks placement.Need) {
+	for need, has := range map[placement.Need]bool{
+		placement.Images: f.Images == "ignore", placement.Mounts: f.Isolation != "none", placement.Root: f.Isolation == "full",
+		placement.Privilege: f.PrivilegedPods,
+	} {
+		if !has {
+			lacks |= need
+		}
+	}
+	return lacks
 }
 
 // candidate is a pod that needs a place, with what its new binding is conditioned on.

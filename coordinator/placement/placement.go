@@ -7,10 +7,26 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
+	"math/bits"
 	"slices"
 	"strings"
 
 	"github.com/musterhq/muster/internal/spec"
+)
+
+// Need is a set of what only some nodes give.
+type Need uint8
+
+// What only some nodes give.
+const (
+	// Images: pods that name an image run there.
+	Images Need = 1 << iota
+	// Mounts: the kernel gives containers mount namespaces.
+	Mounts
+	// Root: the agent is root, and so keeps pods apart by namespaces of their own.
+	Root
+	// Privilege: pods may have user 0 or the node's namespaces.
+	Privilege
 )
 
 // Node is a node as placement sees it.
@@ -21,10 +37,11 @@ type Node struct {
 	Ready, Cordoned bool
 	// LastChoice is a node that takes pods only when no other fits: one that was lost too often of late, or was kept out.
 	LastChoice bool
-	// RunsImages is whether pods that name an image run here.
-	RunsImages bool
-	// LacksMounts is a node whose kernel gives containers no mount namespaces.
-	LacksMounts bool
+	// Lacks is what pods may need and do not get here.
+	Lacks Need
+	// AnyHostPath is a node on which pods may mount any path of it; else those at and below HostPaths.
+	AnyHostPath bool
+	HostPaths   []string
 	// LacksNetwork is a node of the flat network that has not been given its part of it.
 	LacksNetwork bool
 	// SharesNetwork is a node whose pods have no network of their own, so that no port of it can be made to lead to theirs.
@@ -51,10 +68,9 @@ type Pod struct {
 	Requests spec.ResourceList
 	Owner    string
 	Selector map[string]string
-	// NamesImage is whether any container names an image.
-	NamesImage bool
-	// NeedsMounts is whether a container's files are not where the host has them.
-	NeedsMounts bool
+	Needs    Need
+	// HostPaths are the paths of the node that it mounts.
+	HostPaths []string
 	// HostNetwork is whether it has the node's network.
 	HostNetwork bool
 	// HostPorts are the node's ports that it holds.
@@ -65,8 +81,15 @@ type Pod struct {
 
 // PodOf is what placement needs to know of a pod.
 func PodOf(p *spec.Pod) Pod {
-	out := Pod{Name: p.Key(), Requests: p.Spec.Requests(), Selector: p.Spec.NodeSelector, NamesImage: p.Spec.NamesImage(), HostNetwork: p.Spec.HostNetwork, NeedsMounts: p.Spec.NeedsMounts(),
-		HostPorts: p.Spec.HostPorts()}
+	s := &p.Spec
+	out := Pod{Name: p.Key(), Requests: s.Requests(), Selector: s.NodeSelector, HostNetwork: s.HostNetwork, HostPorts: s.HostPorts(), HostPaths: s.HostPaths()}
+	for need, has := range map[Need]bool{
+		Images: s.NamesImage(), Mounts: s.NeedsMounts(), Root: s.NeedsRoot() != "", Privilege: s.Privilege() != "",
+	} {
+		if has {
+			out.Needs |= need
+		}
+	}
 	if p.Owner != nil {
 		out.Owner = p.Owner.UID
 	}
@@ -137,6 +160,9 @@ const (
 	noNetwork
 	noImages
 	noMounts
+	notRoot
+	noPrivilege
+	noHostPath
 	noHostPorts
 	notSelected
 	full
@@ -148,8 +174,13 @@ const (
 
 var texts = [reasons]string{
 	notReady: "not ready", cordoned: "cordoned", leftBy: "left by this pod", noNetwork: "without a pod CIDR yet", noImages: "runs no images (--images=refuse)",
-	noMounts: "without mount namespaces", noHostPorts: "without a pod network, so without host ports", portTaken: "host port taken", notSelected: "without the labels of nodeSelector", full: "full of pods", noCPU: "insufficient cpu", noMemory: "insufficient memory",
+	noMounts: "without mount namespaces", notRoot: "whose agent is not root", noPrivilege: "without --allow-privileged-pods",
+	noHostPath: "without --host-path-allow for what is mounted", noHostPorts: "without a pod network, so without host ports",
+	portTaken: "host port taken", notSelected: "without the labels of nodeSelector", full: "full of pods", noCPU: "insufficient cpu", noMemory: "insufficient memory",
 }
+
+// missing are the reasons for a need that a node lacks, in the order of the needs.
+var missing = [...]reason{noImages, noMounts, notRoot, noPrivilege}
 
 // refuses says why a pod does not fit; what has been refused for anything but leftBy is refused for good. A pod that asks
 // for nothing of a resource fits where it is overcommitted.
@@ -163,10 +194,10 @@ func (n *node) refuses(p *Pod) reason {
 		return leftBy
 	case n.LacksNetwork && !p.HostNetwork:
 		return noNetwork
-	case p.NamesImage && !n.RunsImages:
-		return noImages
-	case p.NeedsMounts && n.LacksMounts:
-		return noMounts
+	case p.Needs&n.Lacks != 0:
+		return missing[bits.TrailingZeros8(uint8(p.Needs&n.Lacks))]
+	case !n.AnyHostPath && slices.ContainsFunc(p.HostPaths, n.shuts):
+		return noHostPath
 	case len(p.HostPorts) > 0 && n.SharesNetwork && !p.HostNetwork:
 		return noHostPorts
 	case !selected(n.Labels, p.Selector):
@@ -190,6 +221,13 @@ func selected(labels, selector map[string]string) bool {
 		}
 	}
 	return true
+}
+
+// shuts tells whether pods may not mount a path of the node, as far as names go: the node itself follows links.
+func (n *node) shuts(mounted string) bool {
+	return !slices.ContainsFunc(n.HostPaths, func(dir string) bool {
+		return mounted == dir || dir == "/" || strings.HasPrefix(mounted, dir+"/")
+	})
 }
 
 // rank is how good a place a node is; the least is the best: nobody's last choice first, then the fewest pods of the same
@@ -249,11 +287,11 @@ const stale = 64
 type shape struct {
 	owner       string
 	requests    spec.ResourceList
-	namesImage  bool
+	needs       Need
 	hostNetwork bool
-	needsMounts bool
 	selector    string
 	hostPorts   string
+	hostPaths   string
 }
 
 // search is where the search for pods of one shape stands. A rank that was noted is never better than now: so what
@@ -295,7 +333,7 @@ func (f *fleet) rank() {
 }
 
 func (p *Pod) shape() shape {
-	s := shape{owner: p.Owner, requests: p.Requests, namesImage: p.NamesImage, hostNetwork: p.HostNetwork, needsMounts: p.NeedsMounts}
+	s := shape{owner: p.Owner, requests: p.Requests, needs: p.Needs, hostNetwork: p.HostNetwork, hostPaths: strings.Join(p.HostPaths, "\x00")}
 	for _, k := range slices.Sorted(maps.Keys(p.Selector)) {
 		s.selector += k + "\x00" + p.Selector[k] + "\x00"
 	}

@@ -52,7 +52,7 @@ func TestAPodGoesWhereItFitsBestOrIsToldWhyNowhere(t *testing.T) {
 			why: "0/4 nodes fit: 1 not ready, 2 cordoned, 1 full of pods",
 		},
 		"an image where images are refused": {
-			nodes: []Node{ready("a")}, pod: func(p *Pod) { p.NamesImage = true },
+			nodes: []Node{with(ready("a"), func(n *Node) { n.Lacks = Images })}, pod: func(p *Pod) { p.Needs = Images },
 			why: "0/1 nodes fit: 1 runs no images (--images=refuse)",
 		},
 		"a node that has not been given its pods' network": {
@@ -62,8 +62,31 @@ func TestAPodGoesWhereItFitsBestOrIsToldWhyNowhere(t *testing.T) {
 			nodes: []Node{with(ready("a"), func(n *Node) { n.LacksNetwork = true })}, pod: func(p *Pod) { p.HostNetwork = true }, node: "a",
 		},
 		"mounts of its own where the kernel gives none": {
-			nodes: []Node{with(ready("a"), func(n *Node) { n.LacksMounts = true })}, pod: func(p *Pod) { p.NeedsMounts = true },
+			nodes: []Node{with(ready("a"), func(n *Node) { n.Lacks = Mounts })}, pod: func(p *Pod) { p.Needs = Mounts },
 			why: "0/1 nodes fit: 1 without mount namespaces",
+		},
+		"what only root gives": {
+			nodes: []Node{with(ready("a"), func(n *Node) { n.Lacks = Root | Privilege })}, pod: func(p *Pod) { p.Needs = Root | Privilege },
+			why: "0/1 nodes fit: 1 whose agent is not root",
+		},
+		"privileges": {
+			nodes: []Node{with(ready("a"), func(n *Node) { n.Lacks = Privilege }), ready("b")}, pod: func(p *Pod) { p.Needs = Privilege }, node: "b",
+		},
+		"privileges that no node gives": {
+			nodes: []Node{with(ready("a"), func(n *Node) { n.Lacks = Privilege })}, pod: func(p *Pod) { p.Needs = Privilege | Mounts },
+			why: "0/1 nodes fit: 1 without --allow-privileged-pods",
+		},
+		"a path of the node at and below what may be mounted": {
+			nodes: []Node{with(ready("a"), func(n *Node) { n.HostPaths = []string{"/srv", "/data"} })},
+			pod:   func(p *Pod) { p.HostPaths = []string{"/data", "/srv/a"} }, node: "a",
+		},
+		"a path of the node beside what may be mounted": {
+			nodes: []Node{with(ready("a"), func(n *Node) { n.HostPaths = []string{"/srv"} })}, pod: func(p *Pod) { p.HostPaths = []string{"/srv/a", "/srv2"} },
+			why: "0/1 nodes fit: 1 without --host-path-allow for what is mounted",
+		},
+		"any path of the node": {
+			nodes: []Node{ready("a"), with(ready("b"), func(n *Node) { n.AnyHostPath = true }), with(ready("c"), func(n *Node) { n.HostPaths = []string{"/"} })},
+			pod:   func(p *Pod) { p.HostPaths = []string{"/etc"} }, node: "b",
 		},
 		"a host port that is held": {
 			nodes: []Node{with(ready("a"), func(n *Node) { n.Bound = []Bound{{HostPorts: []spec.HostPort{{Protocol: "TCP", Number: 80}}}} }), ready("b")},
@@ -80,8 +103,8 @@ func TestAPodGoesWhereItFitsBestOrIsToldWhyNowhere(t *testing.T) {
 			pod:   func(p *Pod) { p.HostPorts = []spec.HostPort{{Protocol: "TCP", Number: 80}} }, why: "0/1 nodes fit: 1 without a pod network, so without host ports",
 		},
 		"an image where images are ignored": {
-			nodes: []Node{ready("a"), with(ready("b"), func(n *Node) { n.RunsImages = true })},
-			pod:   func(p *Pod) { p.NamesImage = true }, node: "b",
+			nodes: []Node{with(ready("a"), func(n *Node) { n.Lacks = Images }), ready("b")},
+			pod:   func(p *Pod) { p.Needs = Images }, node: "b",
 		},
 		"node selector": {
 			nodes: []Node{ready("a"), with(ready("b"), func(n *Node) { n.Labels = map[string]string{"disk": "ssd"} })},
@@ -93,7 +116,7 @@ func TestAPodGoesWhereItFitsBestOrIsToldWhyNowhere(t *testing.T) {
 			why:   "0/2 nodes fit: 2 without the labels of nodeSelector",
 		},
 		"what lasts is told before what may pass": {
-			nodes: []Node{with(ready("a"), func(n *Node) { n.MaxPods = 0 })}, pod: func(p *Pod) { p.NamesImage = true },
+			nodes: []Node{with(ready("a"), func(n *Node) { n.MaxPods, n.Lacks = 0, Images })}, pod: func(p *Pod) { p.Needs = Images },
 			why: "0/1 nodes fit: 1 runs no images (--images=refuse)",
 		},
 		"only the node it leaves": {
@@ -230,14 +253,15 @@ func TestANodeThatOnePodMustLeaveIsOpenToTheNext(t *testing.T) {
 func TestPodOfTakesWhatPlacementNeeds(t *testing.T) {
 	got := PodOf(&spec.Pod{
 		Meta: spec.Meta{Namespace: "n", Name: "p", Owner: &spec.OwnerRef{UID: "o"}},
-		Spec: spec.PodSpec{HostNetwork: true, NodeSelector: map[string]string{"a": "b"}, Containers: []spec.Container{
+		Spec: spec.PodSpec{HostNetwork: true, ShareProcessNamespace: true, Volumes: []spec.Volume{{Name: "v", HostPath: "/srv/"}}, NodeSelector: map[string]string{"a": "b"}, Containers: []spec.Container{
 			{Resources: spec.Resources{Requests: spec.ResourceList{MilliCPU: 1, MemoryBytes: 2}}},
 			{Resources: spec.Resources{Requests: spec.ResourceList{MilliCPU: 3, MemoryBytes: 4}}, Image: "x"},
 		}},
 	})
 	want := Pod{
 		Name: spec.ObjectName{Namespace: "n", Name: "p"}, Requests: spec.ResourceList{MilliCPU: 4, MemoryBytes: 6},
-		Owner: "o", Selector: map[string]string{"a": "b"}, NamesImage: true, HostNetwork: true,
+		Owner: "o", Selector: map[string]string{"a": "b"}, HostNetwork: true,
+		Needs: Images | Root | Privilege, HostPaths: []string{"/srv"},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
@@ -277,13 +301,15 @@ func draw(t *rapid.T) ([]Node, []Pod) {
 	}
 	labels := rapid.SampledFrom([]map[string]string{nil, nil, {"disk": "ssd"}, {"disk": "ssd", "zone": "a"}})
 	owners := rapid.SampledFrom([]string{"", "a", "b"})
+	needs := rapid.SampledFrom([]Need{0, 0, Images, Mounts, Root | Privilege})
+	paths := rapid.SampledFrom([][]string{nil, nil, nil, {"/srv"}})
 	few := rapid.SampledFrom([]spec.ResourceList{{}, {MilliCPU: 20, MemoryBytes: 20}, {MilliCPU: 45, MemoryBytes: 5}})
 	nodes := make([]Node, rapid.IntRange(0, 8).Draw(t, "nodes"))
 	for i := range nodes {
 		nodes[i] = Node{
 			Name: fmt.Sprint("n", i), Ready: rapid.IntRange(0, 5).Draw(t, "ready") > 0, Cordoned: rapid.IntRange(0, 5).Draw(t, "cordoned") == 0,
 			MaxPods: rapid.IntRange(0, 30).Draw(t, "max pods"), LastChoice: rapid.IntRange(0, 3).Draw(t, "last") == 0,
-			RunsImages: rapid.Bool().Draw(t, "images"), LacksNetwork: rapid.IntRange(0, 4).Draw(t, "lacks network") == 0, LacksMounts: rapid.IntRange(0, 4).Draw(t, "lacks mounts") == 0, Labels: labels.Draw(t, "labels"), Allocatable: amounts(1000),
+			LacksNetwork: rapid.IntRange(0, 4).Draw(t, "lacks network") == 0, Lacks: Need(rapid.Uint8Max(15).Draw(t, "lacks")) & Need(rapid.Uint8Max(15).Draw(t, "and")), HostPaths: paths.Draw(t, "host paths"), Labels: labels.Draw(t, "labels"), Allocatable: amounts(1000),
 		}
 		for range rapid.IntRange(0, 3).Draw(t, "bound") {
 			nodes[i].Bound = append(nodes[i].Bound, Bound{Owner: owners.Draw(t, "owner"), Requests: amounts(300)})
@@ -291,7 +317,7 @@ func draw(t *rapid.T) ([]Node, []Pod) {
 	}
 	kinds := make([]Pod, rapid.IntRange(1, 6).Draw(t, "kinds"))
 	for i := range kinds {
-		kinds[i] = Pod{Owner: owners.Draw(t, "owner"), Selector: labels.Draw(t, "selector"), NamesImage: rapid.IntRange(0, 3).Draw(t, "image") == 0, Requests: few.Draw(t, "requests"), HostNetwork: rapid.IntRange(0, 3).Draw(t, "host network") == 0, NeedsMounts: rapid.IntRange(0, 3).Draw(t, "mounts") == 0}
+		kinds[i] = Pod{Owner: owners.Draw(t, "owner"), Selector: labels.Draw(t, "selector"), Needs: needs.Draw(t, "needs"), HostPaths: paths.Draw(t, "mounted"), Requests: few.Draw(t, "requests"), HostNetwork: rapid.IntRange(0, 3).Draw(t, "host network") == 0}
 	}
 	pods := make([]Pod, rapid.IntRange(0, 150).Draw(t, "pods"))
 	for i := range pods {
@@ -339,7 +365,7 @@ func TestPlacementNeverOvercommitsAndDoesNotDependOnTheOrderOfNodes(t *testing.T
 				continue
 			}
 			n := byName[r.Node]
-			if !n.Ready || n.Cordoned || r.Node == p.Not || p.NamesImage && !n.RunsImages || p.NeedsMounts && n.LacksMounts || !selected(n.Labels, p.Selector) {
+			if !n.Ready || n.Cordoned || r.Node == p.Not || p.Needs&n.Lacks != 0 || len(p.HostPaths) > len(n.HostPaths) || !selected(n.Labels, p.Selector) {
 				t.Fatalf("pod %+v on node %+v", p, n)
 			}
 			n.Bound = append(n.Bound, Bound{Requests: p.Requests, Owner: p.Owner})

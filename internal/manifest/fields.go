@@ -19,8 +19,6 @@ const (
 	harmless
 	// parts are structs that are looked into, field by field.
 	parts
-	// pending fields are in internal/spec, but the runtime does not keep them yet: they are refused by name.
-	pending
 )
 
 // fieldUses says what becomes of fields, by their paths without indices and keys.
@@ -32,9 +30,8 @@ const (
 
 	podConverted = "restartPolicy terminationGracePeriodSeconds nodeSelector readinessGates.conditionType hostname " +
 		"volumes.name volumes.hostPath.path volumes.hostPath.type volumes.emptyDir.medium volumes.emptyDir.sizeLimit " +
-		"hostNetwork hostIPC securityContext.runAsUser securityContext.runAsGroup securityContext.runAsNonRoot " +
+		"hostNetwork hostPID hostIPC shareProcessNamespace securityContext.runAsUser securityContext.runAsGroup securityContext.runAsNonRoot " +
 		"securityContext.supplementalGroups securityContext.fsGroup securityContext.seccompProfile.type"
-	podPending  = "shareProcessNamespace hostPID"
 	podHarmless = "automountServiceAccountToken dnsPolicy enableServiceLinks imagePullSecrets preemptionPolicy priorityClassName " +
 		"schedulerName serviceAccount serviceAccountName"
 
@@ -79,7 +76,6 @@ var listFields = fieldUses{"apiVersion": converted, "kind": converted, "items": 
 func (f fieldUses) podSpec(at string) {
 	f.set(at, podConverted, converted)
 	f.set(at, podHarmless, harmless)
-	f.set(at, podPending, pending)
 	for _, c := range []string{at + ".containers", at + ".initContainers"} {
 		f.set(c, containerConverted, converted)
 		f.set(c, containerHarmless, harmless)

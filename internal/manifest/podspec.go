@@ -62,7 +62,8 @@ func seccompType(p *corev1.SeccompProfile) string {
 func (d *decoder) podSpec(at string, k *corev1.PodSpec) spec.PodSpec {
 	out := spec.PodSpec{
 		RestartPolicy: spec.RestartPolicy(k.RestartPolicy), TerminationGrace: spec.UnsetGrace,
-		NodeSelector: k.NodeSelector, Hostname: k.Hostname, HostNetwork: k.HostNetwork, HostIPC: k.HostIPC,
+		NodeSelector: k.NodeSelector, Hostname: k.Hostname, HostNetwork: k.HostNetwork, HostPID: k.HostPID, HostIPC: k.HostIPC,
+		ShareProcessNamespace: k.ShareProcessNamespace != nil && *k.ShareProcessNamespace,
 	}
 	if s := k.SecurityContext; s != nil {
 		out.Security = spec.PodSecurity{

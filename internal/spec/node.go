@@ -29,6 +29,10 @@ type NodeFacts struct {
 	Isolation string
 	// Images is refuse or ignore: whether pods that name an image run here.
 	Images string
+	// PrivilegedPods is whether pods may ask for what PodSpec.Privilege names, and mount any path of the node.
+	PrivilegedPods bool
+	// HostPathAllow are the paths that pods may mount, with what is below them, where PrivilegedPods is not.
+	HostPathAllow []string
 	// PodNet is the 127.77.NODE.0 network of the node; empty where pods use the node's address.
 	PodNet string
 	// Network is host-gw where pods have addresses in the cluster's flat network; none or empty where they don't.

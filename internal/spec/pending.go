@@ -9,8 +9,6 @@ func (c *checker) pending(at string, s *PodSpec) {
 			c.add(path, NotBuilt, nil, "")
 		}
 	}
-	refuse(at+".shareProcessNamespace", s.ShareProcessNamespace)
-	refuse(at+".hostPID", s.HostPID)
 	for i := range s.Volumes {
 		e := s.Volumes[i].EmptyDir
 		refuse(fmt.Sprintf("%s.volumes[%d].emptyDir.sizeLimit", at, i), e != nil && e.SizeLimit > 0 && !e.Memory)

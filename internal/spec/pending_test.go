@@ -7,8 +7,6 @@ import (
 
 func TestWhatNoRuntimeKeepsIsRefusedByName(t *testing.T) {
 	for want, set := range map[string]func(*PodSpec){
-		"spec.shareProcessNamespace":         func(s *PodSpec) { s.ShareProcessNamespace = true },
-		"spec.hostPID":                       func(s *PodSpec) { s.HostPID = true },
 		"spec.volumes[0].emptyDir.sizeLimit": func(s *PodSpec) { s.Volumes = []Volume{{Name: "v", EmptyDir: &EmptyDir{SizeLimit: 1}}} },
 	} {
 		p := &Pod{Meta: Meta{Name: "p"}, Spec: PodSpec{Containers: []Container{{Name: "c", Command: []string{"x"}}}}}

@@ -310,6 +310,32 @@ func (s *PodSpec) NeedsMounts() bool {
 	return false
 }
 
+// NeedsRoot says, by its path, the first thing that only an agent that runs as root gives. Empty if there is none.
+func (s *PodSpec) NeedsRoot() string {
+	switch {
+	case s.ShareProcessNamespace:
+		return "spec.shareProcessNamespace"
+	case s.HostIPC:
+		return "spec.hostIPC"
+	}
+	for i, v := range s.Volumes {
+		if v.EmptyDir != nil && v.EmptyDir.Memory {
+			return fmt.Sprintf("spec.volumes[%d].emptyDir.medium: Memory", i)
+		}
+	}
+	return ""
+}
+
+// HostPaths are the paths of the node that the pod mounts.
+func (s *PodSpec) HostPaths() (all []string) {
+	for _, v := range s.Volumes {
+		if v.HostPath != "" {
+			all = append(all, path.Clean(v.HostPath))
+		}
+	}
+	return all
+}
+
 // NamesImage tells whether any container names an image.
 func (s *PodSpec) NamesImage() bool {
 	return slices.ContainsFunc(s.AllContainers(), func(c *Container) bool { return c.Image != "" })

@@ -125,6 +125,10 @@ func ValidatePod(p *Pod, opts Options) []Finding {
 	c.meta("metadata", &p.Meta, true)
 	c.failover("metadata.annotations", p.Annotations)
 	c.podSpec("spec", &p.Spec)
+	if p.Spec.HostPID && p.FailoverClass() == Fenced {
+		c.findings = append(c.findings, Finding{Path: "spec.hostPID", Warning: true, Message: "the fence is best-effort: at the end of the node's " +
+			"lease the kernel kills the containers' main processes, and what they have detached is found and killed soon after"})
+	}
 	return c.findings
 }
 
@@ -259,6 +263,9 @@ func (c *checker) podSpec(at string, s *PodSpec) {
 	}
 	if s.TerminationGrace < 0 {
 		c.add(at+".terminationGracePeriodSeconds", Invalid, int64(s.TerminationGrace/time.Second), "must be greater than or equal to 0")
+	}
+	if s.ShareProcessNamespace && s.HostPID {
+		c.add(at+".shareProcessNamespace", Invalid, true, "must not be set together with hostPID")
 	}
 	c.labels(at+".nodeSelector", s.NodeSelector)
 	if s.Hostname != "" {

@@ -28,6 +28,7 @@ func NodeFactsToProto(f *spec.NodeFacts) *musterv1.NodeFacts {
 		Labels: f.Labels, Allocatable: resourcesToProto(f.Allocatable), MaxPods: f.MaxPods, Runtimes: f.Runtimes,
 		Isolation: f.Isolation, Images: f.Images, PodNet: f.PodNet, BootId: f.BootID, Instance: f.Instance,
 		Version: f.Version, Os: f.OS, Arch: f.Arch, Kernel: f.Kernel, Network: f.Network,
+		PrivilegedPods: f.PrivilegedPods, HostPathAllow: f.HostPathAllow,
 	}
 }
 
@@ -39,6 +40,7 @@ func NodeFactsFromProto(pb *musterv1.NodeFacts) (*spec.NodeFacts, error) {
 		MaxPods: pb.GetMaxPods(), Runtimes: pb.GetRuntimes(), Isolation: pb.GetIsolation(), Images: pb.GetImages(),
 		PodNet: pb.GetPodNet(), BootID: pb.GetBootId(), Instance: pb.GetInstance(), Version: pb.GetVersion(),
 		OS: pb.GetOs(), Arch: pb.GetArch(), Kernel: pb.GetKernel(), Network: pb.GetNetwork(),
+		PrivilegedPods: pb.GetPrivilegedPods(), HostPathAllow: pb.GetHostPathAllow(),
 	}, nil
 }
 

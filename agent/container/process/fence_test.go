@@ -54,7 +54,7 @@ func (b *bench) ensure() (container.Pod, error) {
 			b.t.Errorf("remove pod: %v", err)
 		}
 	})
-	return b.EnsurePod(b.ctx, container.PodConfig{PodRef: b.ref, Namespace: "default", Name: "single", FenceSlot: 3, Grace: time.Second})
+	return b.EnsurePod(b.ctx, b.shaped(container.PodConfig{PodRef: b.ref, Namespace: "default", Name: "single", FenceSlot: 3, Grace: time.Second}))
 }
 
 // writers is a container that has a writer of its own and one twice forked in its own session, each noting every 5 ms
@@ -83,7 +83,19 @@ func (b *bench) writers() (container.Container, func() time.Time) {
 
 func TestKernelFencesAStoppedSupervisor(t *testing.T) {
 	t.Parallel()
+	t.Run("Isolated", func(t *testing.T) { testStoppedSupervisor(t, nil) })
+	t.Run("SharedPIDs", func(t *testing.T) {
+		if os.Geteuid() != 0 {
+			t.Skip("a shared PID namespace is root's to make")
+		}
+		testStoppedSupervisor(t, sharePID)
+	})
+}
+
+func testStoppedSupervisor(t *testing.T, shape func(*container.PodConfig)) {
+	t.Parallel()
 	b, g := fenced(t, 2500*time.Millisecond)
+	b.shape = shape
 	if info, _ := b.Info(b.ctx); info.Fence != "kernel" {
 		t.Skip("the kernel refuses namespaces")
 	}

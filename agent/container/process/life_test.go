@@ -26,6 +26,8 @@ type bench struct {
 	ctx context.Context
 	ref container.PodRef
 	dir string
+	// shape is what the bench's pods are beyond the usual; nil for nothing.
+	shape func(*container.PodConfig)
 }
 
 var sequence atomic.Int64
@@ -36,20 +38,33 @@ func newRef() container.PodRef {
 
 func newBench(t testing.TB, change ...func(*process.Config)) *bench {
 	t.Helper()
+	return newBenchOf(t, nil, change...)
+}
+
+// newBenchOf makes a bench whose pods have that shape.
+func newBenchOf(t testing.TB, shape func(*container.PodConfig), change ...func(*process.Config)) *bench {
+	t.Helper()
 	dir := t.TempDir()
 	if err := os.Chmod(filepath.Dir(dir), 0o755); err != nil { // containers run as other users, too
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	t.Cleanup(cancel)
-	b := &bench{Runtime: start(t, dir, change...), t: t, ctx: ctx, ref: newRef(), dir: dir}
+	b := &bench{Runtime: start(t, dir, change...), t: t, ctx: ctx, ref: newRef(), dir: dir, shape: shape}
 	b.pod(b.ref)
 	return b
 }
 
+func (b *bench) shaped(cfg container.PodConfig) container.PodConfig {
+	if b.shape != nil {
+		b.shape(&cfg)
+	}
+	return cfg
+}
+
 func (b *bench) pod(ref container.PodRef) {
 	b.t.Helper()
-	if _, err := b.EnsurePod(b.ctx, container.PodConfig{PodRef: ref, Namespace: "default", Name: "web", Hostname: "web-host"}); err != nil {
+	if _, err := b.EnsurePod(b.ctx, b.shaped(container.PodConfig{PodRef: ref, Namespace: "default", Name: "web", Hostname: "web-host"})); err != nil {
 		b.t.Fatal(err)
 	}
 	b.t.Cleanup(func() { // by whichever runtime is the last one
@@ -175,13 +190,22 @@ func unique() string {
 // daemonise is a script that leaves a sleep behind, twice forked and in a session of its own.
 func daemonise(seconds string) string { return "setsid sh -c 'sleep " + seconds + " & exit 0'; " }
 
-var modes = map[string]func(*process.Config){"Isolated": func(*process.Config) {}, "Plain": plain}
+func sharePID(c *container.PodConfig) { c.SharePID = true }
+func hostPID(c *container.PodConfig)  { c.HostPID = true }
 
+// eachMode runs a test wherever processes are kept together in another way.
 func eachMode(t *testing.T, test func(t *testing.T, b *bench)) {
-	for name, mode := range modes {
-		t.Run(name, func(t *testing.T) {
+	for _, mode := range []struct {
+		name   string
+		shape  func(*container.PodConfig)
+		change []func(*process.Config)
+	}{{"Isolated", nil, nil}, {"SharedPIDs", sharePID, nil}, {"NodesPIDs", hostPID, nil}, {"Plain", nil, []func(*process.Config){plain}}} {
+		t.Run(mode.name, func(t *testing.T) {
 			t.Parallel()
-			test(t, newBench(t, mode))
+			if mode.name == "SharedPIDs" && os.Geteuid() != 0 {
+				t.Skip("a shared PID namespace is root's to make")
+			}
+			test(t, newBenchOf(t, mode.shape, mode.change...))
 		})
 	}
 }

@@ -9,12 +9,14 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/musterhq/muster/agent/cgroup"
 	"github.com/musterhq/muster/agent/container"
 	"github.com/musterhq/muster/agent/container/process"
+	"github.com/musterhq/muster/agent/supervisor"
 )
 
 // podOf makes another pod on the bench's runtime.
@@ -339,14 +341,82 @@ func TestWhatThisRuntimeCannotDoIsRefusedByName(t *testing.T) {
 	b := newBench(t)
 	for want, cfg := range map[string]container.PodConfig{
 		"a network namespace of the pod's own": {OwnNetwork: true},
-		"the node's PID namespace":             {HostPID: true},
-		"a shared PID namespace":               {SharePID: true},
 		"with a size limit on disk":            {Volumes: []container.PodVolume{{Name: "v", SizeLimit: 1, GID: -1}}},
 	} {
 		cfg.PodRef = newRef()
 		if _, err := b.EnsurePod(b.ctx, cfg); !errors.Is(err, container.ErrUnsupported) || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", want, err)
 		}
+	}
+}
+
+func TestContainersOfASharedPIDNamespaceSeeEachOtherAndNobodyElse(t *testing.T) {
+	t.Parallel()
+	if os.Geteuid() != 0 {
+		t.Skip("a shared PID namespace is root's to make")
+	}
+	b := newBenchOf(t, sharePID)
+	sleep := unique()
+	c := b.sh("echo $$; exec sleep "+sleep, func(c *container.ContainerConfig) { c.Name = "main" })
+	b.until("its pid", func() bool { return b.log(c.ID) != "" && running("sleep", sleep) == 1 })
+	pid := strings.TrimSpace(b.log(c.ID))
+	const show = "tr '\\0' ' ' < /proc/"
+	got := b.in(b.ref, "beside", show+pid+"/cmdline; echo; "+show+"1/cmdline; echo; ls /proc | grep -c '^[0-9]'; "+
+		"grep -q hold /proc/1/cmdline && { kill 1; kill -9 1; kill -TERM "+pid+"; }")
+	lines := strings.Split(got, "\n")
+	if n, _ := strconv.Atoi(lines[2]); lines[0] != "sleep "+sleep+" " || !strings.HasSuffix(lines[1], " hold ") || n < 4 || n > 12 {
+		t.Errorf("the container beside it sees %q", got)
+	}
+	b.until("the end of what it has signalled", func() bool { return !b.find(c.ID).Running })
+	if got := b.find(c.ID); got.Signal != int32(syscall.SIGTERM) {
+		t.Errorf("%+v", got)
+	}
+	if b.sh("sleep 3600"); b.thePod().Dead {
+		t.Error("the pod has died of signals to PID 1")
+	}
+}
+
+func TestAPodWhosePIDNamespaceIsKilledGetsAnother(t *testing.T) {
+	t.Parallel()
+	if os.Geteuid() != 0 {
+		t.Skip("a shared PID namespace is root's to make")
+	}
+	b := newBenchOf(t, sharePID)
+	sleep := unique()
+	c := b.sh(daemonise(sleep) + "sleep " + sleep)
+	b.until("both sleeps", func() bool { return running("sleep", sleep) == 2 })
+	files, err := filepath.Glob("/proc/[0-9]*/stat")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(f)))
+		line, _ := os.ReadFile(filepath.Join(filepath.Dir(f), "cmdline"))
+		if st, err := supervisor.ReadStat(pid); err == nil && st.PPID == b.supervisor().PID && strings.HasSuffix(string(line), "\x00hold\x00") {
+			if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	b.until("the container's end", func() bool { return !b.find(c.ID).Running })
+	if n := running("sleep", sleep); n != 0 {
+		t.Errorf("%d processes outlive their namespace", n)
+	}
+	if got := b.in(b.ref, "again", "tr '\\0' ' ' < /proc/1/cmdline"); !strings.HasSuffix(strings.TrimSpace(got), " hold") {
+		t.Errorf("the next container: %q", got)
+	}
+}
+
+func TestAContainerWithTheNodesPIDsSeesTheNode(t *testing.T) {
+	t.Parallel()
+	b := newBenchOf(t, hostPID)
+	got := b.in(b.ref, "look", "readlink /proc/self/ns/pid; cat /proc/"+strconv.Itoa(os.Getpid())+"/comm")
+	own, err := os.Readlink("/proc/self/ns/pid")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.HasPrefix(got, own+"\n") || !strings.HasSuffix(got, "test\n") {
+		t.Errorf("%q, want %s and this program's name", got, own)
 	}
 }
 

@@ -311,7 +311,7 @@ func (r *Runtime) create(ctx context.Context, p *pod, cfg container.PodConfig) e
 	p.rec = supervisor.PodRecord{
 		UID: cfg.UID, Epoch: cfg.Epoch, Namespace: cfg.Namespace, Name: cfg.Name, Hostname: cfg.Hostname, IP: cfg.IP,
 		FenceSlot: cfg.FenceSlot, Grace: cfg.Grace, Created: time.Now(), Isolation: r.isolation, WorkDir: r.Dirs(cfg.PodRef).Pod,
-		OwnNetwork: cfg.OwnNetwork, HostIPC: cfg.HostIPC,
+		OwnNetwork: cfg.OwnNetwork, HostIPC: cfg.HostIPC, HostPID: cfg.HostPID, SharePID: cfg.SharePID,
 	}
 	if err := r.supported(&cfg); err != nil {
 		return err
@@ -361,8 +361,7 @@ func (r *Runtime) supported(cfg *container.PodConfig) error {
 		what string
 	}{
 		{cfg.OwnNetwork && (!full || r.cfg.Network == nil), "a network namespace of the pod's own"},
-		{cfg.HostPID, "the node's PID namespace"},
-		{cfg.SharePID, "a shared PID namespace"},
+		{cfg.SharePID && !full, "a shared PID namespace"},
 		{cfg.HostIPC && !full, "the choice of an IPC namespace"},
 	} {
 		if x.bad {
@@ -696,7 +695,7 @@ func (r *Runtime) remove(ctx context.Context, p *pod) error {
 			err = p.client.Remove(ask)
 			cancel()
 		}
-		clean = err == nil && p.rec.Isolation != supervisor.IsolationNone
+		clean = err == nil && p.rec.Contained()
 		if err != nil {
 			if ctx.Err() != nil {
 				return ctx.Err()

@@ -288,7 +288,11 @@ type NodeFacts struct {
 	// The kernel's release.
 	Kernel string `protobuf:"bytes,17,opt,name=kernel,proto3" json:"kernel,omitempty"`
 	// "host-gw": its pods have addresses in the cluster's flat network. "none", or empty: they don't.
-	Network       string `protobuf:"bytes,18,opt,name=network,proto3" json:"network,omitempty"`
+	Network string `protobuf:"bytes,18,opt,name=network,proto3" json:"network,omitempty"`
+	// Whether pods may have user 0, the node's namespaces and more than the usual capabilities, and mount any path.
+	PrivilegedPods bool `protobuf:"varint,19,opt,name=privileged_pods,json=privilegedPods,proto3" json:"privileged_pods,omitempty"`
+	// The paths of the node that pods may mount otherwise, with what is below them. At most 256.
+	HostPathAllow []string `protobuf:"bytes,20,rep,name=host_path_allow,json=hostPathAllow,proto3" json:"host_path_allow,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -447,6 +451,20 @@ func (x *NodeFacts) GetNetwork() string {
 		return x.Network
 	}
 	return ""
+}
+
+func (x *NodeFacts) GetPrivilegedPods() bool {
+	if x != nil {
+		return x.PrivilegedPods
+	}
+	return false
+}
+
+func (x *NodeFacts) GetHostPathAllow() []string {
+	if x != nil {
+		return x.HostPathAllow
+	}
+	return nil
 }
 
 // NodeStatus is what the leader writes of a node.
@@ -1195,7 +1213,7 @@ const file_muster_v1_node_proto_rawDesc = "" +
 	"\n" +
 	"session_up\x18\x06 \x01(\bR\tsessionUp\x12\x12\n" +
 	"\x04pods\x18\a \x01(\x05R\x04pods\x12\x19\n" +
-	"\bpod_cidr\x18\b \x01(\tR\apodCidr\"\xef\x04\n" +
+	"\bpod_cidr\x18\b \x01(\tR\apodCidr\"\xc0\x05\n" +
 	"\tNodeFacts\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12#\n" +
 	"\rguard_address\x18\x02 \x01(\tR\fguardAddress\x12%\n" +
@@ -1215,7 +1233,9 @@ const file_muster_v1_node_proto_rawDesc = "" +
 	"\x02os\x18\x0f \x01(\tR\x02os\x12\x12\n" +
 	"\x04arch\x18\x10 \x01(\tR\x04arch\x12\x16\n" +
 	"\x06kernel\x18\x11 \x01(\tR\x06kernel\x12\x18\n" +
-	"\anetwork\x18\x12 \x01(\tR\anetwork\x1a9\n" +
+	"\anetwork\x18\x12 \x01(\tR\anetwork\x12'\n" +
+	"\x0fprivileged_pods\x18\x13 \x01(\bR\x0eprivilegedPods\x12&\n" +
+	"\x0fhost_path_allow\x18\x14 \x03(\tR\rhostPathAllow\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xc4\x01\n" +
