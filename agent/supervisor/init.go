@@ -3,6 +3,7 @@ package supervisor
 import (
 	"errors"
 	"io"
+	"math/bits"
 	"net"
 	"os"
 	"os/signal"
@@ -88,6 +89,8 @@ type initProcess struct {
 	ctl     *net.UnixConn
 	forward chan os.Signal
 	main    int
+	// drops are the capabilities that the container must not have and the init could give.
+	drops uint64
 
 	mu      sync.Mutex
 	execs   int
@@ -157,14 +160,13 @@ func (p *initProcess) prepare() error {
 	if err := p.conf.decode(b); err != nil {
 		return err
 	}
+	for n := range 64 {
+		if p.conf.DropCapabilities&(1<<n) != 0 && bounded(n) {
+			p.drops |= 1 << n
+		}
+	}
 	if err := os.Chdir("/"); err != nil {
 		return err
-	}
-	if p.conf.NoNewPrivileges {
-		// Of every thread: whichever forks, a command has it from there.
-		if _, _, e := syscall.AllThreadsSyscall6(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0, 0); e != 0 {
-			return os.NewSyscallError("set no_new_privs", e)
-		}
 	}
 	if p.conf.pids != pidsOfContainer {
 		if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
@@ -180,7 +182,7 @@ func (p *initProcess) prepare() error {
 				return errors.New("mount " + m.Target + ": needs a mount namespace")
 			}
 		}
-		return p.restrict()
+		return p.filterCalls()
 	}
 	if h := p.conf.hostname; h != "" && p.conf.isolation == IsolationUser { // else the pod's supervisor has set it
 		if err := unix.Sethostname([]byte(h)); err != nil {
@@ -190,18 +192,7 @@ func (p *initProcess) prepare() error {
 	if err := mounts(&p.conf); err != nil {
 		return err
 	}
-	return p.restrict()
-}
-
-// restrict takes from the container's processes what they must not have, once nothing is left to do with it.
-func (p *initProcess) restrict() error {
-	if err := p.filterCalls(); err != nil {
-		return err
-	}
-	if p.conf.isolation == IsolationUser {
-		return dropCapabilities()
-	}
-	return p.boundCapabilities()
+	return p.filterCalls()
 }
 
 // filterCalls puts the container's filter on every thread, for whichever forks, a command has it from there. The init needs no
@@ -210,6 +201,9 @@ func (p *initProcess) filterCalls() error {
 	program := p.conf.Seccomp
 	if len(program) == 0 {
 		return nil
+	}
+	if err := p.confine(); err != nil {
+		return err
 	}
 	const size = int(unsafe.Sizeof(unix.SockFilter{}))
 	if len(program)%size != 0 || len(program)/size > unix.BPF_MAXINSNS {
@@ -232,32 +226,38 @@ func (p *initProcess) filterCalls() error {
 	return nil
 }
 
-// boundCapabilities takes from every thread's bounding set, which what it starts inherits, what the container must not have.
-// The init itself keeps what it has.
-func (p *initProcess) boundCapabilities() error {
-	for n := range uintptr(64) {
-		if p.conf.DropCapabilities&(1<<n) == 0 {
+// confine takes from the calling thread, and so from what it forks, what the container's processes must not have. It is
+// the thread that forks that must call it: a program that is linked with C has no way to reach all of them.
+func (p *initProcess) confine() error {
+	c := &p.conf
+	if c.NoNewPrivileges {
+		if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+			return os.NewSyscallError("set no_new_privs", err)
+		}
+	}
+	if c.isolation == IsolationUser { // what was kept over exec for the mounts
+		return os.NewSyscallError("drop ambient capabilities", unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0))
+	}
+	// From the highest down: a thread that lacks the lowest has lost them all.
+	lowest := bits.TrailingZeros64(p.drops)
+	if p.drops == 0 || !bounded(lowest) {
+		return nil
+	}
+	for n := 63; n >= lowest; n-- {
+		if p.drops&(1<<n) == 0 {
 			continue
 		}
-		switch has, err := unix.PrctlRetInt(unix.PR_CAPBSET_READ, n, 0, 0, 0); {
-		case err != nil:
-			return nil // the kernel has no more
-		case has == 0:
-			continue
-		}
-		if _, _, e := syscall.AllThreadsSyscall6(unix.SYS_PRCTL, unix.PR_CAPBSET_DROP, n, 0, 0, 0, 0); e != 0 {
-			return os.NewSyscallError("drop capability "+strconv.Itoa(int(n)), e)
+		if err := unix.Prctl(unix.PR_CAPBSET_DROP, uintptr(n), 0, 0, 0); err != nil {
+			return os.NewSyscallError("drop capability "+strconv.Itoa(n), err)
 		}
 	}
 	return nil
 }
 
-// dropCapabilities lets go, on every thread, of what was kept over exec for the mounts.
-func dropCapabilities() error {
-	if _, _, e := syscall.AllThreadsSyscall6(unix.SYS_PRCTL, unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0, 0); e != 0 {
-		return os.NewSyscallError("drop ambient capabilities", e)
-	}
-	return nil
+// bounded tells whether a capability is in the calling thread's bounding set, which what it starts inherits.
+func bounded(n int) bool {
+	has, err := unix.PrctlRetInt(unix.PR_CAPBSET_READ, uintptr(n), 0, 0, 0)
+	return err == nil && has == 1
 }
 
 // startMain starts the container's main process from this goroutine's thread, which never ends.
@@ -309,6 +309,9 @@ func (p *initProcess) fork(argv, env []string, files [3]uintptr, sys *syscall.Sy
 	// The slack is the thread's, and a child has that of the thread that forked it.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
+	if err := p.confine(); err != nil {
+		return 0, err
+	}
 	unix.Prctl(unix.PR_SET_TIMERSLACK, uintptr(c.slack), 0, 0, 0)
 	pid, err := syscall.ForkExec(path, argv, &syscall.ProcAttr{Dir: dir, Env: env, Files: files[:], Sys: sys})
 	if err != nil {

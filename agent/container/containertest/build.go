@@ -48,6 +48,23 @@ func BuildSupervisor(t testing.TB) string {
 	return b.path
 }
 
+// BuildSupervisorWithC returns the path of a tiny binary that is linked with C, as "go install" builds where there is a
+// compiler. It is the test's own. The test is skipped where there is none, unless CI is set.
+func BuildSupervisorWithC(t testing.TB) string {
+	t.Helper()
+	if _, err := exec.LookPath("cc"); err != nil && os.Getenv("CI") == "" {
+		t.Skip("there is no C compiler")
+	}
+	dir := t.TempDir()
+	path := filepath.Join(dir, "muster-supervisor")
+	cmd := exec.Command("go", "build", "-trimpath", "-o", path, "github.com/musterhq/muster/cmd/muster-supervisor")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=1")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("build muster-supervisor with C: %v\n%s", err, out)
+	}
+	return path
+}
+
 // RemoveSupervisor removes what BuildSupervisor has built, if it has. For TestMain, after m.Run.
 func RemoveSupervisor() {
 	if supervisorBinary.dir != "" {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/musterhq/muster/agent/cgroup"
 	"github.com/musterhq/muster/agent/container"
+	"github.com/musterhq/muster/agent/container/containertest"
 	"github.com/musterhq/muster/agent/container/process"
 	"github.com/musterhq/muster/agent/supervisor"
 )
@@ -280,7 +281,19 @@ func TestContainersRunWithTheirGroupsAndWithoutNewPrivileges(t *testing.T) {
 }
 
 func TestContainersHaveTheCapabilitiesTheyAreGiven(t *testing.T) {
-	b := newBench(t)
+	testCapabilities(t, newBench(t))
+}
+
+func TestContainersOfAProgramThatIsLinkedWithCHaveTheCapabilitiesTheyAreGiven(t *testing.T) {
+	if os.Getenv(ordinary) != "" {
+		t.Skip("whoever has no home builds nothing")
+	}
+	argv := []string{containertest.BuildSupervisorWithC(t)}
+	testCapabilities(t, newBench(t, func(c *process.Config) { c.SupervisorArgv = argv }))
+}
+
+func testCapabilities(t *testing.T, b *bench) {
+	t.Helper()
 	const show = "grep -E '^Cap(Bnd|Eff|Amb)' /proc/self/status | cut -f2"
 	if os.Geteuid() != 0 {
 		if got := b.in(b.ref, "a", show, func(c *container.ContainerConfig) { c.DropCapabilities = []string{"ALL"} }); strings.Fields(got)[0] != "0000000000000000" {
