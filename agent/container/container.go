@@ -59,6 +59,9 @@ type Runtime interface {
 	// Logs writes what a container wrote to w, oldest first, in the order it was written, decoded from the CRI format:
 	// each line with its newline. With Follow it goes on until ctx ends or the instance is gone.
 	Logs(ctx context.Context, id ContainerID, opts LogOptions, w io.Writer) error
+	// VolumeUsage is how many bytes of disk one of the pod's own volumes takes; counting ends once it is more than most.
+	// ErrNotFound without the pod or the volume, ErrUnsupported for one in memory.
+	VolumeUsage(ctx context.Context, pod PodRef, volume string, most int64) (int64, error)
 	// Close lets go of everything without stopping any pod.
 	Close() error
 }
@@ -113,7 +116,7 @@ type PodVolume struct {
 	Name string
 	// Memory keeps it in memory.
 	Memory bool
-	// SizeLimit is in bytes; 0 means none.
+	// SizeLimit is in bytes; 0 means none. In memory the kernel holds it; on disk whoever asks VolumeUsage does.
 	SizeLimit int64
 	// GID owns it; -1 for the agent's own group.
 	GID int

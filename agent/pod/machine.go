@@ -29,6 +29,8 @@ type Machine struct {
 	// fenced: the lease ended the pod, which waits for an assignment; fenceOf is the sandbox that this was read from.
 	fenced  bool
 	fenceOf time.Time
+	// evicted is why the node has ended the pod for good.
+	evicted string
 	// rebuild: the sandbox is to go before anything else starts.
 	rebuild bool
 	// unassigned: a fenced pod that is known from the disk only makes no new sandbox.
@@ -116,7 +118,7 @@ func New(p *spec.Pod, m *Memory, first map[string]int32, assigned bool) *Machine
 	if m == nil {
 		return mc
 	}
-	mc.status, mc.stopped, mc.fenced, mc.fenceOf = m.Status, m.Stopped, m.Fenced, m.FenceOf
+	mc.status, mc.stopped, mc.fenced, mc.fenceOf, mc.evicted = m.Status, m.Stopped, m.Fenced, m.FenceOf, m.Evicted
 	for name, c := range mc.containers {
 		if cm, ok := m.Containers[name]; ok {
 			c.ContainerMemory = cm
@@ -130,7 +132,7 @@ func New(p *spec.Pod, m *Memory, first map[string]int32, assigned bool) *Machine
 
 // Memory is what to keep for New.
 func (m *Machine) Memory() Memory {
-	mem := Memory{Status: m.status, Stopped: m.stopped, Fenced: m.fenced, FenceOf: m.fenceOf, Containers: map[string]ContainerMemory{}}
+	mem := Memory{Status: m.status, Stopped: m.stopped, Fenced: m.fenced, FenceOf: m.fenceOf, Evicted: m.evicted, Containers: map[string]ContainerMemory{}}
 	for name, c := range m.containers {
 		cm := c.ContainerMemory
 		if cm.Instance != nil {
@@ -148,6 +150,16 @@ func (m *Machine) AssignedAnew() {
 	if m.fenced {
 		m.fenced, m.rebuild = false, true
 	}
+}
+
+// Evict ends the pod for good, because it takes of the node what it must not: once its containers have ended it is Failed, and
+// that is why. A pod that is over, or has been evicted already, stays as it is.
+func (m *Machine) Evict(why string) {
+	if m.evicted != "" || m.stopped || m.status.Phase.Final() {
+		return
+	}
+	m.evicted, m.news = cut(why), true
+	m.event(spec.EventWarning, ReasonEvicted, m.evicted, "")
 }
 
 // Idle tells whether no action is under way.
@@ -268,6 +280,8 @@ func (m *Machine) Decide(now time.Time, w Wanted, s Seen) Plan {
 		case w.stopping():
 			m.planStop(now, &w, &s, &plan)
 		case m.status.Phase.Final():
+		case m.evicted != "":
+			m.planEviction(now, &w, &plan)
 		default:
 			m.planRun(now, &w, &s, &plan)
 		}
@@ -446,6 +460,15 @@ func (m *Machine) planRun(now time.Time, w *Wanted, s *Seen, plan *Plan) {
 			c.Backoff.begin(wall(now), c.end(now), c.next())
 		}
 		m.act(plan, Action{Kind: StartContainer, Container: sc.Name, Attempt: c.next()})
+	}
+}
+
+// planEviction stops whatever runs.
+func (m *Machine) planEviction(now time.Time, w *Wanted, plan *Plan) {
+	for _, sc := range w.Pod.Spec.AllContainers() {
+		if c := m.containers[sc.Name]; c != nil && c.running() {
+			m.stop(now, w, sc, c, MinGrace, "Stopping container "+sc.Name, plan)
+		}
 	}
 }
 

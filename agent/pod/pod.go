@@ -60,6 +60,8 @@ const (
 	ReasonSupervisorDied = "SupervisorDied"
 	// ReasonStartError is an instance whose command could not be executed; its exit code is 128.
 	ReasonStartError = "StartError"
+	// ReasonEvicted is a pod that its node has ended.
+	ReasonEvicted = "Evicted"
 	// ReasonUnknown is an instance of which nothing is left, for instance after the machine was rebooted.
 	ReasonUnknown = "ContainerStatusUnknown"
 )
@@ -192,10 +194,12 @@ type Plan struct {
 
 // Memory is what must not be forgotten when the agent restarts. It can be stored as JSON.
 type Memory struct {
-	Status     spec.PodStatus
-	Stopped    bool
-	Fenced     bool
-	FenceOf    time.Time
+	Status  spec.PodStatus
+	Stopped bool
+	Fenced  bool
+	FenceOf time.Time
+	// Evicted is why the pod was ended by its node; empty if it was not.
+	Evicted    string `json:",omitempty"`
 	Containers map[string]ContainerMemory
 }
 

@@ -801,3 +801,49 @@ func TestDrainThatIsCalledOffGoesOn(t *testing.T) {
 		t.Errorf("stopped %v, status %+v", w.plan.Stopped, w.status("web"))
 	}
 }
+
+func TestEvictedPodFailsForGoodOnceItsContainersHaveEnded(t *testing.T) {
+	const why = `Usage of EmptyDir volume "v" exceeds the limit "1Mi".`
+	w := newWorld(t, onePod(withContainer("side"), withProbes(spec.Liveness)))
+	w.step()
+	for range 2 { // it waits to be started again
+		w.exit("side", 1)
+		w.after(time.Second)
+	}
+	w.hold[pod.StopContainer] = true
+	w.m.Evict(why)
+	w.m.Evict("another reason")
+	plan := w.step()
+	if plan.Status.Phase != spec.PhaseRunning || len(w.held) != 1 || w.held[0].Grace != pod.MinGrace {
+		t.Fatalf("phase %s, held %+v", plan.Status.Phase, w.held)
+	}
+	wantEvent(t, w, "Warning Evicted  "+why)
+	w.restart() // what is under way is forgotten, the eviction is not
+	w.hold = map[pod.ActionKind]bool{}
+	starts := len(w.starts)
+	plan = w.after(20 * time.Minute)
+	if st := plan.Status; st.Phase != spec.PhaseFailed || st.Reason != "Evicted" || st.Message != why || len(plan.Probes) != 0 {
+		t.Errorf("status %+v, probes %v", st, plan.Probes)
+	}
+	if len(w.starts) != starts {
+		t.Error("a container was started after the eviction")
+	}
+	w.w.Pod.DeleteTime = w.now
+	if plan = w.after(time.Minute); !plan.Stopped || plan.Status.Phase != spec.PhaseFailed {
+		t.Errorf("deleted: %+v", plan)
+	}
+}
+
+func TestEvictionWaitsForAStartInFlight(t *testing.T) {
+	w := newWorld(t, onePod())
+	w.hold[pod.StartContainer] = true
+	w.step()
+	w.m.Evict("why")
+	if plan := w.step(); plan.Status.Phase != spec.PhasePending {
+		t.Fatalf("%s while a container is being started", plan.Status.Phase)
+	}
+	w.finish(w.held[0])
+	if plan := w.after(time.Second); plan.Status.Phase != spec.PhaseFailed || w.instance("web").Running {
+		t.Errorf("%+v", plan.Status)
+	}
+}

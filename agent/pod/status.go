@@ -28,6 +28,9 @@ func (m *Machine) describe(now time.Time, w *Wanted, s *Seen) spec.PodStatus {
 		}
 	}
 	st.Phase = m.phase(w, s)
+	if m.evicted != "" && st.Phase == spec.PhaseFailed {
+		st.Reason, st.Message = ReasonEvicted, m.evicted
+	}
 	m.conditions(now, w, s, &st)
 	return st
 }
@@ -105,11 +108,15 @@ func (m *Machine) phase(w *Wanted, s *Seen) spec.Phase {
 		}
 		return m.status.Phase
 	}
-	over, running := m.over(w), false
+	over, running := m.over(w), m.pending(StartContainer, "")
 	for _, c := range m.containers {
 		running = running || c.running()
 	}
 	switch {
+	case m.evicted != "" && !running:
+		return spec.PhaseFailed
+	case m.evicted != "":
+		return cmp.Or(m.status.Phase, spec.PhasePending)
 	case over && running:
 		return cmp.Or(m.status.Phase, spec.PhasePending)
 	case m.initFailed(w):

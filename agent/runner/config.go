@@ -40,6 +40,9 @@ const (
 	writers = 8
 	// resend is how long a status may go without an acknowledgement before it is said again.
 	resend = 10 * time.Second
+	// measureEvery is how often volumes with a size limit are measured; it is longer where measuring takes long, so that no
+	// more than a twentieth of the time goes to it.
+	measureEvery = 10 * time.Second
 	// maxHeld bounds the pods that are held, finished and stopping ones included. More are refused.
 	maxHeld = 2 * container.MaxPods
 )

@@ -125,6 +125,7 @@ func (r *Runner) Run(ctx context.Context) error {
 	r.ctx = ctx
 	r.mu.Unlock()
 	r.wg.Go(func() { r.list(ctx) })
+	r.wg.Go(func() { r.measure(ctx) })
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for ctx.Err() == nil {
@@ -407,7 +408,11 @@ func (r *Runner) probesLocked(h *held, plan *pod.Plan) {
 func (r *Runner) record(h *held, e pod.Event) {
 	ref := spec.ObjectRef{Kind: "Pod", Namespace: h.pod.Namespace, Name: h.pod.Name, UID: h.ref.UID}
 	if e.Container != "" {
-		ref.FieldPath = "spec.containers{" + e.Container + "}"
+		list := "containers"
+		if slices.ContainsFunc(h.pod.Spec.InitContainers, func(c spec.Container) bool { return c.Name == e.Container }) {
+			list = "initContainers"
+		}
+		ref.FieldPath = "spec." + list + "{" + e.Container + "}"
 	}
 	r.deps.Events.Record(ref, e.Type, e.Reason, e.Message)
 }

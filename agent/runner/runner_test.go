@@ -10,6 +10,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -615,4 +616,39 @@ func stamps(t *testing.T, dir string) map[string]uint64 {
 		all[e.Name()] = inode(info)
 	}
 	return all
+}
+
+func TestAPodWhoseVolumeOutgrowsItsLimitIsEvicted(t *testing.T) {
+	on(t, func(t *testing.T, b *bench) {
+		var used atomic.Int64
+		b.fake.Volumes = func(_ container.PodRef, name string) int64 {
+			if name == "small" {
+				return used.Load()
+			}
+			return 1 << 40
+		}
+		p := pod("a")
+		p.Spec.Volumes = []spec.Volume{
+			{Name: "small", EmptyDir: &spec.EmptyDir{SizeLimit: 3 << 20}}, {Name: "any", EmptyDir: &spec.EmptyDir{}},
+			{Name: "memory", EmptyDir: &spec.EmptyDir{SizeLimit: 1, Memory: true}}, {Name: "host", HostPath: "/"},
+		}
+		b.full(1, fast(p, 1), fast(pod("b"), 2))
+		used.Store(3 << 20)
+		b.settle(time.Minute)
+		if s := b.must("a", 1); s.Status.Phase != spec.PhaseRunning {
+			t.Fatalf("%+v at its limit", s.Status)
+		}
+		used.Add(1)
+		b.settle(30 * time.Second)
+		s := b.must("a", 1)
+		if s.Status.Phase != spec.PhaseFailed || s.Status.Reason != "Evicted" || s.Status.Message != `Usage of EmptyDir volume "small" exceeds the limit "3Mi".` {
+			t.Errorf("%+v", s.Status)
+		}
+		if running := b.running(); len(running) != 1 {
+			t.Errorf("running %v, want only the other pod's", running)
+		}
+		if strings.Contains(b.log.String(), "volume not measured") {
+			t.Error(b.log.String())
+		}
+	})
 }

@@ -1,13 +1,16 @@
 package runner
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/musterhq/muster/agent/container"
 	"github.com/musterhq/muster/internal/spec"
@@ -29,6 +32,79 @@ func volumes(p *spec.Pod) (all []container.PodVolume) {
 		all = append(all, container.PodVolume{Name: v.Name, Memory: v.EmptyDir.Memory, SizeLimit: v.EmptyDir.SizeLimit, GID: gid})
 	}
 	return all
+}
+
+// measure evicts pods whose volumes on disk have outgrown their limits.
+func (r *Runner) measure(ctx context.Context) {
+	wait := time.NewTimer(measureEvery)
+	defer wait.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-wait.C:
+		}
+		begun := time.Now()
+		for _, v := range r.limitedVolumes() {
+			used, err := r.deps.Runtime.VolumeUsage(ctx, v.ref, v.name, v.limit)
+			if err != nil {
+				if ctx.Err() == nil && !errors.Is(err, container.ErrNotFound) {
+					r.deps.Log.Warn("volume not measured", "pod_uid", v.ref.UID, "err", err)
+				}
+				continue
+			}
+			if used > v.limit {
+				r.evict(v.ref, fmt.Sprintf("Usage of EmptyDir volume %q exceeds the limit %q.", v.name, bytesText(v.limit)))
+			}
+		}
+		wait.Reset(max(measureEvery, 20*time.Since(begun)))
+	}
+}
+
+// bytesText writes an amount with the largest unit that it is a whole number of.
+func bytesText(n int64) string {
+	units := [...]string{"", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"}
+	unit := 0
+	for ; n != 0 && n%1024 == 0; unit++ {
+		n /= 1024
+	}
+	return strconv.FormatInt(n, 10) + units[unit]
+}
+
+// limitedVolume is a volume on disk with a limit.
+type limitedVolume struct {
+	ref   container.PodRef
+	name  string
+	limit int64
+}
+
+func (r *Runner) limitedVolumes() (all []limitedVolume) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for ref, h := range r.pods {
+		if h.pod == nil || h.stopped || !h.seen.Exists || h.status.Phase.Final() {
+			continue
+		}
+		for _, v := range h.pod.Spec.Volumes {
+			if e := v.EmptyDir; e != nil && !e.Memory && e.SizeLimit > 0 {
+				all = append(all, limitedVolume{ref, v.Name, e.SizeLimit})
+			}
+		}
+	}
+	return all
+}
+
+func (r *Runner) evict(ref container.PodRef, why string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	h := r.pods[ref]
+	if h == nil || h.machine == nil {
+		return
+	}
+	r.deps.Log.Warn("pod evicted", "pod", h.pod.Key().String(), "epoch", ref.Epoch, "why", why)
+	h.machine.Evict(why)
+	r.saveLocked(h)
+	r.stepLocked(h)
 }
 
 // mount finds what a container's mount means here, and checks or makes a hostPath as its type says.

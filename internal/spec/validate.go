@@ -255,7 +255,6 @@ func (c *checker) selector(at string, s *Selector) {
 }
 
 func (c *checker) podSpec(at string, s *PodSpec) {
-	c.pending(at, s)
 	switch s.RestartPolicy {
 	case RestartAlways, RestartOnFailure, RestartNever:
 	default:

@@ -40,6 +40,8 @@ type Fake struct {
 	Behave func(pod container.PodRef, c container.ContainerConfig) Behaviour
 	// OnExec answers Exec in a running container; nil answers exit code 0. It may block, and must then honour ctx.
 	OnExec func(ctx context.Context, id container.ContainerID, cmd container.ExecConfig) (container.ExecResult, error)
+	// Volumes is how many bytes a pod's volume takes on disk; nil means that all are empty.
+	Volumes func(pod container.PodRef, volume string) int64
 	// Facts is what Info returns; NewFake fills it.
 	Facts container.Info
 
@@ -55,7 +57,8 @@ type Fake struct {
 
 type fakePod struct {
 	container.Pod
-	newest map[string]*fakeContainer
+	volumes []container.PodVolume
+	newest  map[string]*fakeContainer
 }
 
 type fakeContainer struct {
@@ -186,7 +189,7 @@ func (f *Fake) EnsurePod(_ context.Context, cfg container.PodConfig) (container.
 		return container.Pod{}, fmt.Errorf("epoch %d of it still exists", p.Epoch)
 	}
 	if p == nil {
-		p = &fakePod{newest: map[string]*fakeContainer{}, Pod: container.Pod{
+		p = &fakePod{newest: map[string]*fakeContainer{}, volumes: cfg.Volumes, Pod: container.Pod{
 			PodRef: cfg.PodRef, Namespace: cfg.Namespace, Name: cfg.Name, IP: cfg.IP, FenceSlot: cfg.FenceSlot, CreatedAt: time.Now(),
 		}}
 		if cfg.FenceSlot > 0 {
@@ -368,6 +371,26 @@ func (f *Fake) List(context.Context) (container.List, error) {
 	}
 	slices.SortFunc(l.Pods, func(a, b container.Pod) int { return cmp.Compare(a.UID, b.UID) })
 	return l, nil
+}
+
+// VolumeUsage implements container.Runtime.
+func (f *Fake) VolumeUsage(_ context.Context, ref container.PodRef, volume string, most int64) (int64, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	p := f.pods[ref.UID]
+	at := -1
+	if p != nil && p.PodRef == ref {
+		at = slices.IndexFunc(p.volumes, func(v container.PodVolume) bool { return v.Name == volume })
+	}
+	switch {
+	case at < 0:
+		return 0, fmt.Errorf("volume %s of pod %s: %w", volume, ref.UID, container.ErrNotFound)
+	case p.volumes[at].Memory:
+		return 0, fmt.Errorf("volume %s in memory: %w", volume, container.ErrUnsupported)
+	case f.Volumes == nil:
+		return 0, nil
+	}
+	return min(f.Volumes(ref, volume), most+1), nil
 }
 
 // Logs implements container.Runtime.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -14,16 +15,21 @@ import (
 
 // programs are spelt for the fake by their first word.
 var programs = containertest.Programs{
-	Forever: []string{"forever"}, Stubborn: []string{"stubborn"}, Exit3: []string{"exit3"}, Missing: []string{"missing"},
+	Forever: []string{"forever"}, Stubborn: []string{"stubborn"}, Fill: []string{"fill"}, Exit3: []string{"exit3"}, Missing: []string{"missing"},
 	Lines: []string{"lines"}, ExecOut: []string{"out"}, ExecFlood: []string{"flood"}, ExecHang: []string{"hang"},
 }
 
 func newFake(*testing.T) (container.Runtime, containertest.Programs) {
 	f := containertest.NewFake()
+	var filled atomic.Int64
+	f.Volumes = func(container.PodRef, string) int64 { return filled.Load() }
 	f.Behave = func(_ container.PodRef, c container.ContainerConfig) containertest.Behaviour {
 		switch c.Argv[0] {
 		case "stubborn":
 			return containertest.Behaviour{TermTakes: -1, Output: []string{"ready"}}
+		case "fill":
+			filled.Store(100_000)
+			return containertest.Behaviour{RunFor: -1}
 		case "exit3":
 			return containertest.Behaviour{RunFor: -1, ExitCode: 3}
 		case "missing":

@@ -15,6 +15,8 @@ import (
 type Programs struct {
 	// Forever runs until SIGTERM and ends by it. Stubborn ignores SIGTERM once it has written the line "ready".
 	Forever, Stubborn []string
+	// Fill puts between 64 KiB and 1 MiB into the directory /volume and ends with 0.
+	Fill []string
 	// Exit3 ends at once with 3, Missing does not exist.
 	Exit3, Missing []string
 	// Lines writes "one", "two", "three" to stdout and ends with 0.
@@ -29,6 +31,7 @@ type Programs struct {
 var Shell = Programs{
 	Forever:   []string{"/bin/sh", "-c", "sleep 3600 & wait"},
 	Stubborn:  []string{"/bin/sh", "-c", "trap '' TERM; echo ready; while :; do sleep 1; done"},
+	Fill:      []string{"/bin/sh", "-c", "mkdir -p /volume/a/b && head -c 100000 /dev/zero > /volume/a/b/c && ln /volume/a/b/c /volume/d"},
 	Exit3:     []string{"/bin/sh", "-c", "exit 3"},
 	Missing:   []string{"/nonexistent/program"},
 	Lines:     []string{"/bin/sh", "-c", "echo one; echo two; echo three"},
@@ -64,6 +67,7 @@ func Run(t *testing.T, newRuntime func(t *testing.T) (container.Runtime, Program
 		{"LogsAreInOrderAndTailed", logs},
 		{"FollowedLogsEndWithTheInstance", logsFollowed},
 		{"ChangesHintAtAnEnd", changes},
+		{"VolumesAreMeasured", volumes},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			r, p := newRuntime(t)
@@ -491,5 +495,53 @@ func changes(t *testing.T, s *suite) {
 	case <-s.Changes():
 	case <-s.ctx.Done():
 		t.Error("no hint")
+	}
+}
+
+// volumes: where volumes are given at all.
+func volumes(t *testing.T, s *suite) {
+	info, err := s.Info(s.ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := podCfg
+	cfg.Volumes = []container.PodVolume{{Name: "v", SizeLimit: 1 << 20, GID: -1}}
+	_, err = s.EnsurePod(s.ctx, cfg)
+	if info.Isolation == "none" {
+		if !errors.Is(err, container.ErrUnsupported) {
+			t.Errorf("a volume without mount namespaces: %v", err)
+		}
+		return
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	const most = 1 << 30
+	before, err := s.VolumeUsage(s.ctx, ref, "v", most)
+	if err != nil || before > 16<<10 {
+		t.Fatalf("an empty volume takes %d, %v", before, err)
+	}
+	c := config("fill", 0, s.Fill)
+	c.Mounts = []container.Mount{{Volume: "v", Target: "/volume"}}
+	started, err := s.StartContainer(s.ctx, ref, c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if end := s.end(t, started.ID); end.ExitCode != 0 {
+		t.Fatalf("it ended with %d", end.ExitCode)
+	}
+	if after, err := s.VolumeUsage(s.ctx, ref, "v", most); err != nil || after-before < 64<<10 || after-before > 200<<10 {
+		t.Errorf("the full volume takes %d, %v; one file of 100,000 bytes under two names is in it", after, err)
+	}
+	if some, err := s.VolumeUsage(s.ctx, ref, "v", 1); err != nil || some < 2 {
+		t.Errorf("more than one byte: %d, %v", some, err)
+	}
+	for _, x := range []struct {
+		ref    container.PodRef
+		volume string
+	}{{ref, "other"}, {container.PodRef{UID: "other", Epoch: 1}, "v"}, {container.PodRef{UID: ref.UID, Epoch: ref.Epoch + 1}, "v"}, {ref, "../volumes/v"}} {
+		if _, err := s.VolumeUsage(s.ctx, x.ref, x.volume, most); !errors.Is(err, container.ErrNotFound) {
+			t.Errorf("volume %s of %v: %v", x.volume, x.ref, err)
+		}
 	}
 }

@@ -354,7 +354,6 @@ func TestWhatThisRuntimeCannotDoIsRefusedByName(t *testing.T) {
 	b := newBench(t)
 	for want, cfg := range map[string]container.PodConfig{
 		"a network namespace of the pod's own": {OwnNetwork: true},
-		"with a size limit on disk":            {Volumes: []container.PodVolume{{Name: "v", SizeLimit: 1, GID: -1}}},
 	} {
 		cfg.PodRef = newRef()
 		if _, err := b.EnsurePod(b.ctx, cfg); !errors.Is(err, container.ErrUnsupported) || !strings.Contains(err.Error(), want) {

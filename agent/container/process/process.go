@@ -376,8 +376,6 @@ func (r *Runtime) supported(cfg *container.PodConfig) error {
 			return fmt.Errorf("volume %s of the pod's own: %w with isolation none", v.Name, container.ErrUnsupported)
 		case v.Memory && !full:
 			return fmt.Errorf("volume %s in memory: %w with isolation %s", v.Name, container.ErrUnsupported, r.isolation)
-		case !v.Memory && v.SizeLimit > 0:
-			return fmt.Errorf("volume %s with a size limit on disk: %w", v.Name, container.ErrUnsupported)
 		}
 	}
 	return nil
