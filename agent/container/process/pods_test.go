@@ -123,6 +123,29 @@ func TestContainersOfAPodShareItsNamespacesAndOthersDoNot(t *testing.T) {
 	}
 }
 
+func TestWhatAPodWritesIntoItsFilesOfEtcIsItsOwn(t *testing.T) {
+	b := newBench(t)
+	if info, err := b.Info(b.ctx); err != nil || info.Isolation == "none" {
+		t.Skip("there are no mount namespaces")
+	}
+	before, err := os.ReadFile("/etc/resolv.conf")
+	if err != nil {
+		t.Skip("this machine asks nobody for names")
+	}
+	if got := b.in(b.ref, "a", "cat /etc/resolv.conf"); got != string(before) {
+		t.Errorf("it has %q, the machine %q", got, before)
+	}
+	b.in(b.ref, "b", "for f in hosts hostname resolv.conf; do echo '# mine' >> /etc/$f; done")
+	if got := b.in(b.ref, "c", "grep -c mine /etc/hosts /etc/hostname /etc/resolv.conf"); strings.Count(got, ":1") != 3 {
+		t.Errorf("another container of the pod sees %q", got)
+	}
+	for _, name := range []string{"hosts", "hostname", "resolv.conf"} {
+		if text, err := os.ReadFile("/etc/" + name); err == nil && strings.Contains(string(text), "# mine") {
+			t.Errorf("the machine's /etc/%s was written", name)
+		}
+	}
+}
+
 func TestLocalhostIsThePodsAndSoIsAPort(t *testing.T) {
 	w := &wires{pods: map[container.PodRef]string{}}
 	b := newBench(t, func(c *process.Config) { c.Network = w })
