@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -119,7 +120,7 @@ func (s *server) begin(listen string) (*net.UnixListener, error) {
 		return nil, err
 	}
 	s.me = supervisor.SupervisorRecord{PID: st.PID, StartTime: st.StartTime, BootID: supervisor.BootID(), Version: supervisor.Version}
-	if s.page, err = takePage(s.supervisors()); err != nil {
+	if s.page, err = takePage(supervisors()); err != nil {
 		return nil, err
 	}
 	if s.mem, err = supervisor.MapPage(s.page); err != nil {
@@ -136,34 +137,73 @@ func (s *server) begin(listen string) (*net.UnixListener, error) {
 	return l, s.me.Write(guardFile)
 }
 
-// pods lists the pods of the data directory with their supervisors, dead ones included.
-func (s *server) pods() (pods []supervisor.PodRecord, sups []supervisor.SupervisorRecord) {
-	entries, err := os.ReadDir("pods")
+// pod is a pod of the data directory with its supervisor, which may be dead.
+type pod struct {
+	supervisor.PodRecord
+	sup supervisor.SupervisorRecord
+}
+
+// inventory is what was last read of the data directory.
+type inventory struct {
+	pods []pod
+	// changed is when the directory had last changed by then; zero if it has to be read again in any case.
+	changed time.Time
+}
+
+// settled is how long a directory has to be unchanged for the time of its last change to tell whether there was another one.
+const settled = time.Second
+
+// look reads the directory unless nothing in it has changed: a pod that comes, goes, or is made anew changes it.
+func (i *inventory) look() []pod {
+	now := time.Now()
+	fi, err := os.Stat(podsDir)
 	if err != nil {
-		return nil, nil
+		*i = inventory{}
+		return nil
 	}
+	if fi.ModTime().Equal(i.changed) {
+		return i.pods
+	}
+	pods, whole := readPods()
+	*i = inventory{pods: pods}
+	if whole && now.Sub(fi.ModTime()) > settled {
+		i.changed = fi.ModTime()
+	}
+	return pods
+}
+
+const podsDir = "pods"
+
+// readPods lists the pods; whole is false when one is only being made.
+func readPods() (pods []pod, whole bool) {
+	entries, err := os.ReadDir(podsDir)
+	if err != nil {
+		return nil, false
+	}
+	whole = true
 	for _, e := range entries {
-		dir := filepath.Join("pods", e.Name())
+		dir := filepath.Join(podsDir, e.Name())
 		sup, err := supervisor.ReadSupervisorRecord(dir)
 		if err != nil {
+			whole = false
 			continue
 		}
 		rec, err := supervisor.ReadPodRecord(dir)
 		if err != nil {
+			whole = false
 			continue
 		}
-		pods, sups = append(pods, rec), append(sups, sup)
+		pods = append(pods, pod{rec, sup})
 	}
-	return pods, sups
+	return pods, whole
 }
 
 // supervisors lists the living ones.
-func (s *server) supervisors() []supervisor.SupervisorRecord {
-	_, sups := s.pods()
-	alive := sups[:0]
-	for _, sup := range sups {
-		if sup.Alive() {
-			alive = append(alive, sup)
+func supervisors() (alive []supervisor.SupervisorRecord) {
+	pods, _ := readPods()
+	for i := range pods {
+		if pods[i].sup.Alive() {
+			alive = append(alive, pods[i].sup)
 		}
 	}
 	return alive
@@ -172,6 +212,7 @@ func (s *server) supervisors() []supervisor.SupervisorRecord {
 // watch looks at the node until nobody needs a guard any more.
 func (s *server) watch(stop <-chan os.Signal) int {
 	needed := time.Now()
+	var known inventory
 	tick := time.NewTicker(min(round, s.linger))
 	defer tick.Stop()
 	for {
@@ -180,19 +221,16 @@ func (s *server) watch(stop <-chan os.Signal) int {
 			return 0
 		case <-tick.C:
 		}
-		pods, sups := s.pods()
-		alive := false
-		for i := range sups {
-			living := sups[i].Alive()
-			alive = alive || living
-			if sups[i].Fence == supervisor.FenceBestEffort {
-				s.enforce(pods[i], sups[i], living)
+		pods := known.look()
+		for i := range pods {
+			if pods[i].sup.Fence == supervisor.FenceBestEffort {
+				s.enforce(&pods[i])
 			}
 		}
 		s.mu.Lock()
 		agent := s.agent
 		s.mu.Unlock()
-		if alive || agent.Alive() {
+		if agent.Alive() || slices.ContainsFunc(pods, func(p pod) bool { return p.sup.Alive() }) {
 			needed = time.Now()
 		} else if time.Since(needed) > s.linger {
 			return 0
@@ -201,12 +239,12 @@ func (s *server) watch(stop <-chan os.Signal) int {
 }
 
 // enforce does for a pod without namespaces what the kernel does for others.
-func (s *server) enforce(pod supervisor.PodRecord, sup supervisor.SupervisorRecord, living bool) {
-	if living && !s.mem.Expired(pod.FenceSlot, pod.Epoch) {
+func (s *server) enforce(p *pod) {
+	if p.sup.Alive() && !s.mem.Expired(p.FenceSlot, p.Epoch) {
 		return
 	}
-	sup.Kill()
-	supervisor.KillPod(pod, round)
+	p.sup.Kill()
+	supervisor.KillPod(p.PodRecord, round)
 }
 
 // relisten moves the port to addr, unless it is there already.
@@ -269,7 +307,7 @@ func (s *server) line() string {
 	s.mu.Lock()
 	agent := s.agent
 	s.mu.Unlock()
-	a := fence.GuardAnswer{BootID: supervisor.BootID(), Agent: fence.AgentDead, Supervisors: len(s.supervisors())}
+	a := fence.GuardAnswer{BootID: supervisor.BootID(), Agent: fence.AgentDead, Supervisors: len(supervisors())}
 	switch {
 	case !agent.Alive():
 	case agent.Stopped():
