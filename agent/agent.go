@@ -73,6 +73,8 @@ type Config struct {
 	HostPathAllow       []string
 	// PodPIDs bounds the processes and threads of a pod; 0 means no bound.
 	PodPIDs int64
+	// TimerSlack is the timer slack that pods have; 0: as this process has it.
+	TimerSlack time.Duration
 	// Program is this program's path: it runs supervisors where no tiny binary is embedded.
 	Program string
 	// OpenMetrics serves metrics and health to everybody.
@@ -207,7 +209,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		return err
 	}
 	made := process.Config{
-		DataDir: dir.Path(), SupervisorArgv: argv, Note: note, Version: version.Version, Fence: keeper, Cgroups: groups, Log: log,
+		DataDir: dir.Path(), SupervisorArgv: argv, Note: note, Version: version.Version, Fence: keeper, Cgroups: groups, TimerSlack: cfg.TimerSlack, Log: log,
 	}
 	if flat != nil {
 		made.Network = flat
@@ -255,7 +257,7 @@ func (a *Agent) Run(ctx context.Context) error {
 			parts.session.Observe(id, at)
 		},
 		Believe:   func(s spec.ProbeState) { parts.session.Believe(s) },
-		Forgotten: memory.Forget, Metrics: metrics, Log: log,
+		Forgotten: func(id spec.ProbeID) { memory.Forget(id); metrics.Forget(id) }, Metrics: metrics, Log: log,
 	})
 	parts.runner, err = runner.New(runner.Config{
 		StateDir: filepath.Join(dir.Path(), "state", "pods"), Node: cfg.Node, HostIP: address, Path: os.Getenv("PATH"),

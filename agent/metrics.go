@@ -2,6 +2,8 @@ package agent
 
 import (
 	"context"
+	"slices"
+	"sync"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -16,6 +18,13 @@ type metrics struct {
 	total    metric.Int64Counter
 	duration metric.Float64Histogram
 	lag      metric.Float64Histogram
+	// labels are those of each probe that there is, made once: *probeLabels by spec.ProbeID.
+	labels sync.Map
+}
+
+type probeLabels struct {
+	runs     [spec.ResultFailure + 1]metric.MeasurementOption // by result
+	duration metric.MeasurementOption
 }
 
 func newMetrics(t *telemetry.Metrics) (*metrics, error) {
@@ -41,16 +50,32 @@ var resultLabels = map[spec.Result]string{spec.ResultSuccess: "successful", spec
 // Run counts a run, with the kubelet's labels (13).
 func (m *metrics) Run(pod spec.ObjectName, id spec.ProbeID, r spec.Result, took time.Duration) {
 	ctx := context.Background()
-	m.total.Add(ctx, 1, metric.WithAttributes(
-		attribute.String("probe_type", id.Kind.Title()), attribute.String("result", resultLabels[r]),
-		attribute.String("container", id.Container), attribute.String("pod", pod.Name),
-		attribute.String("namespace", pod.Namespace), attribute.String("pod_uid", id.PodUID)))
+	l, ok := m.labels.Load(id)
+	if !ok {
+		l, _ = m.labels.LoadOrStore(id, labelsOf(pod, id))
+	}
+	labels := l.(*probeLabels)
+	m.total.Add(ctx, 1, labels.runs[r])
 	if r == spec.ResultSuccess {
-		m.duration.Record(ctx, took.Seconds(), metric.WithAttributes(
-			attribute.String("probe_type", id.Kind.Title()), attribute.String("container", id.Container),
-			attribute.String("pod", pod.Name), attribute.String("namespace", pod.Namespace)))
+		m.duration.Record(ctx, took.Seconds(), labels.duration)
 	}
 }
+
+func labelsOf(pod spec.ObjectName, id spec.ProbeID) *probeLabels {
+	common := []attribute.KeyValue{
+		attribute.String("probe_type", id.Kind.Title()), attribute.String("container", id.Container),
+		attribute.String("pod", pod.Name), attribute.String("namespace", pod.Namespace),
+	}
+	l := &probeLabels{duration: metric.WithAttributeSet(attribute.NewSet(common...))}
+	for r, text := range resultLabels {
+		l.runs[r] = metric.WithAttributeSet(attribute.NewSet(append(slices.Clip(common),
+			attribute.String("result", text), attribute.String("pod_uid", id.PodUID))...))
+	}
+	return l
+}
+
+// Forget lets go of the labels of a probe that has gone.
+func (m *metrics) Forget(id spec.ProbeID) { m.labels.Delete(id) }
 
 // Lag takes how late an attempt began.
 func (m *metrics) Lag(d time.Duration) { m.lag.Record(context.Background(), d.Seconds()) }

@@ -104,6 +104,8 @@ type Prober struct {
 	cfg   Config
 	wake  chan struct{}
 	slots chan struct{}
+	// runs hands runs to workers that have made one before: their stacks have grown already.
+	runs chan func()
 
 	mu    sync.Mutex
 	rows  map[spec.ProbeID]*row
@@ -112,7 +114,7 @@ type Prober struct {
 
 // New builds a prober; nothing is asked before Run.
 func New(cfg Config) *Prober {
-	return &Prober{cfg: cfg, wake: make(chan struct{}, 1), slots: make(chan struct{}, InFlight), rows: map[spec.ProbeID]*row{}}
+	return &Prober{cfg: cfg, wake: make(chan struct{}, 1), slots: make(chan struct{}, InFlight), runs: make(chan func()), rows: map[spec.ProbeID]*row{}}
 }
 
 // phaseOf spreads probes over their period, the same at every start.
@@ -282,11 +284,28 @@ func (p *Prober) begin(ctx context.Context, under *sync.WaitGroup, w *row) bool 
 	w.running, w.queued = true, false
 	q := probe.Question{Probe: w.Probe, Address: w.Address, Ports: w.Ports, Instance: w.Instance}
 	lag := now.Sub(w.due)
-	under.Go(func() {
+	run := func() {
 		p.run(ctx, w, &q, now, lag)
 		<-p.slots
-	})
+	}
+	select {
+	case p.runs <- run:
+	default:
+		under.Go(func() { p.work(ctx, run) })
+	}
 	return true
+}
+
+// work makes runs, one after the other, until ctx ends. There are never more workers than InFlight.
+func (p *Prober) work(ctx context.Context, run func()) {
+	for {
+		run()
+		select {
+		case run = <-p.runs:
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // run makes the attempts of one run, and folds the last one in.

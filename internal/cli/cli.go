@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -26,11 +27,22 @@ type World struct {
 	// Getenv and Environ are those of package os outside tests.
 	Getenv  func(string) string
 	Environ func() []string
+	// Exec puts this program, started anew with that environment, in this process's place. It returns only when that fails;
+	// nil where there is nothing to put in place, as in tests.
+	Exec func(env []string) error
 }
 
 // Process is the world of this process.
 func Process() World {
-	return World{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Getenv: os.Getenv, Environ: os.Environ}
+	return World{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Getenv: os.Getenv, Environ: os.Environ, Exec: exec}
+}
+
+func exec(env []string) error {
+	program, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	return syscall.Exec(program, os.Args, env)
 }
 
 // The exit statuses.

@@ -237,11 +237,12 @@ func agentCommand(w World) *cobra.Command {
 		if err != nil {
 			return err
 		}
+		slack := calm(w)
 		a, err := agent.New(agent.Config{
 			DataDir: s.dataDir, Node: s.node, Join: s.join, Token: s.token,
 			GossipListen: s.gossipListen, HTTPListen: s.httpListen, GuardListen: s.guardListen, Advertise: s.advertise,
 			Images: s.images, Network: s.network, Labels: labels, RunAs: s.runAs, AllowPrivilegedPods: s.allowPrivilegedPods, HostPathAllow: s.hostPathAllow,
-			PodPIDs: s.podPIDs,
+			PodPIDs: s.podPIDs, TimerSlack: slack,
 			Program: program, OpenMetrics: s.metricsAuth == "none", Log: log,
 		})
 		if err != nil {

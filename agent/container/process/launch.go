@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -43,7 +44,7 @@ func (r *Runtime) launch(ctx context.Context, p *pod) error {
 	cmd.Stderr = errs
 	cmd.ExtraFiles = []*os.File{write}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	err = cmd.Start()
+	err = r.withSlack(cmd.Start)
 	write.Close()
 	if err != nil {
 		return fmt.Errorf("start supervisor: %w", err)
@@ -82,6 +83,24 @@ func (r *Runtime) launch(ctx context.Context, p *pod) error {
 		return fmt.Errorf("%w: %s", container.ErrFenced, text)
 	}
 	return errors.New("supervisor: " + text)
+}
+
+// withSlack calls f on a thread with the timer slack that pods are to have: who is started from it inherits it.
+func (r *Runtime) withSlack(f func() error) error {
+	if r.cfg.TimerSlack == 0 {
+		return f()
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	own, err := unix.PrctlRetInt(unix.PR_GET_TIMERSLACK, 0, 0, 0, 0)
+	if err != nil {
+		return os.NewSyscallError("get timer slack", err)
+	}
+	if err := unix.Prctl(unix.PR_SET_TIMERSLACK, uintptr(r.cfg.TimerSlack), 0, 0, 0); err != nil {
+		return os.NewSyscallError("set timer slack", err)
+	}
+	defer unix.Prctl(unix.PR_SET_TIMERSLACK, uintptr(own), 0, 0, 0)
+	return f()
 }
 
 // isolation asks the tiny binary what the kernel allows.

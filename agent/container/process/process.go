@@ -62,6 +62,8 @@ type Config struct {
 	Cgroups *cgroup.Manager
 	// Fence tells of slots of the fence page whether their time is over; nil means that fenced pods are refused.
 	Fence Fence
+	// TimerSlack is that of supervisors and containers; 0: as this process has it.
+	TimerSlack time.Duration
 	// Log is where changes go.
 	Log *slog.Logger
 }
