@@ -74,6 +74,9 @@ func (p *initProcess) serve(fd int) {
 	}
 }
 
+// quick is how long a command's output is left in its pipes: most have ended by then, and are waited for once only.
+const quick = 20 * time.Millisecond
+
 // exec runs one command and returns as soon as it has ended, whoever still holds its pipes. It waits in one system call
 // for the command's end, its output, and the end of the connection.
 func (p *initProcess) exec(req *ExecRequest, conn int) (ExecReply, error) {
@@ -106,13 +109,17 @@ func (p *initProcess) exec(req *ExecRequest, conn int) (ExecReply, error) {
 		{Fd: int32(pidfd), Events: unix.POLLIN}, {Fd: int32(conn), Events: unix.POLLRDHUP},
 		{Fd: int32(out.r), Events: unix.POLLIN}, {Fd: int32(errs.r), Events: unix.POLLIN},
 	}
-	for wait[0].Revents == 0 {
+	for polled := 2; wait[0].Revents == 0; polled = len(wait) {
 		var limit *unix.Timespec
-		if req.Timeout > 0 {
-			ts := unix.NsecToTimespec(int64(max(req.Timeout-time.Since(start), 0)))
+		left := req.Timeout - time.Since(start)
+		if polled == 2 && (req.Timeout == 0 || left > quick) {
+			left = quick
+		}
+		if req.Timeout > 0 || polled == 2 {
+			ts := unix.NsecToTimespec(int64(max(left, 0)))
 			limit = &ts
 		}
-		n, err := unix.Ppoll(wait[:], limit, nil)
+		n, err := unix.Ppoll(wait[:polled], limit, nil)
 		if err != nil && err != unix.EINTR {
 			p.killExec(pid, marker)
 			return ExecReply{}, os.NewSyscallError("ppoll", err)

@@ -139,6 +139,7 @@ func runInit() int {
 	if kind, _, err := p.receive(); err != nil || kind != ctlGo {
 		return 1
 	}
+	ignoreChildren()
 	if err := p.startMain(); err != nil {
 		p.send(ctlRefused, func(w *body) { w.str(1, err.Error()) })
 		return 1
@@ -379,6 +380,14 @@ func (p *initProcess) reap() int {
 		})
 		return 0 // and with PID 1 goes its whole namespace
 	}
+}
+
+// ignoreChildren leaves SIGCHLD to the kernel, which does nothing with it: who waits for a child needs no signal, and the main
+// thread would be woken by it for each exec.
+func ignoreChildren() {
+	var byDefault [4]uintptr // a struct sigaction: handler, flags, restorer, mask
+	// A handler that stays costs time, nothing else.
+	_, _, _ = syscall.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(unix.SIGCHLD), uintptr(unsafe.Pointer(&byDefault)), 0, 8, 0, 0)
 }
 
 // passSignals hands what this process is sent to the container's main process, which is not reaped before this

@@ -25,8 +25,8 @@ const (
 	startLimit = 10 * time.Second
 	// drainLimit is how long after a container's end its output is waited for.
 	drainLimit = 200 * time.Millisecond
-	// initSlack is an init's own timer slack.
-	initSlack = time.Millisecond
+	// initSlack is an init's own timer slack. Threads that start a command get back the container's.
+	initSlack = 10 * time.Millisecond
 )
 
 // pod is a supervisor's state.
