@@ -178,3 +178,62 @@ func TestAnExecProbeCostsLittleMoreThanItsCommand(t *testing.T) {
 		t.Errorf("an attempt costs %v more than its command", each-alone)
 	}
 }
+
+// private is what these processes have of memory that they share with nobody, in bytes.
+func private(t *testing.T, pids []int) (sum int64) {
+	t.Helper()
+	for _, pid := range pids {
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(string(b)) {
+			words := strings.Fields(line)
+			if strings.HasPrefix(line, "Private_") && len(words) == 3 {
+				kib, err := strconv.ParseInt(words[1], 10, 64)
+				if err != nil {
+					t.Fatal(err)
+				}
+				sum += kib << 10
+			}
+		}
+	}
+	return sum
+}
+
+func TestAPodStartsAndLivesCheaply(t *testing.T) {
+	const pods = 100
+	if rounds(t) < 20 {
+		t.Skip("a benchmark: make soak runs it")
+	}
+	var opts []Option
+	if os.Geteuid() == 0 {
+		opts = append(opts, OnHosts(t, 1)) // with a pod network
+	}
+	c := Start(t, 1, opts...)
+	own := func(role string) []int {
+		return c.find(func(argv []string) bool { return len(argv) > 1 && argv[1] == role && mentions(argv, c.dataDir("node-1")) })
+	}
+	agent := own("agent")
+	time.Sleep(5 * time.Second)
+	idle := cpu(t, agent)
+	time.Sleep(10 * time.Second)
+	before, memory := cpu(t, agent), private(t, agent)
+	idle = (before - idle) / 10
+	begun := time.Now()
+	c.Apply(strings.Replace(sleepers("many", pods), `readinessProbe: {exec: {command: ["true"]}, periodSeconds: 1}`, "", 1))
+	c.Eventually(2*time.Minute, "the pods run", func() bool { return c.running("app=many", pods) })
+	supervisors, inits := own("pod"), own("init")
+	if len(supervisors) != pods || len(inits) != pods {
+		t.Fatalf("%d supervisors and %d inits of %d pods", len(supervisors), len(inits), pods)
+	}
+	agents := cpu(t, agent) - before - time.Duration(float64(idle)*time.Since(begun).Seconds())
+	each := (agents + cpu(t, supervisors) + cpu(t, inits)) / pods
+	time.Sleep(20 * time.Second) // until what came with the start has been let go of
+	kept := (private(t, supervisors) + private(t, inits) + private(t, agent) - memory) / pods
+	t.Logf("a pod's start: %v of CPU (%v the agent, %v its supervisor, %v its init); its private memory: %d KiB (%d its supervisor, %d its init)",
+		each, agents/pods, cpu(t, supervisors)/pods, cpu(t, inits)/pods, kept>>10, private(t, supervisors)/pods>>10, private(t, inits)/pods>>10)
+	if each > 50*time.Millisecond || kept > 4<<20 {
+		t.Errorf("%v and %d bytes a pod, want at most about 10ms and 4 MiB", each, kept)
+	}
+}
