@@ -29,6 +29,10 @@ type Behaviour struct {
 	// TermCode is its exit code after SIGTERM; 0 stands for 143 unless TermClean.
 	TermCode  int32
 	TermClean bool
+	// Does is what it does at once, before it ends with the code that is returned; nil: RunFor says when it ends.
+	Does func(*Inside) int32
+	// Takes is how much memory it takes, in bytes: one that is over its limit ends at once, where limits are held.
+	Takes int64
 	// Output is what it has written to stdout, line by line, as soon as it runs.
 	Output []string
 }
@@ -40,7 +44,7 @@ type Fake struct {
 	Behave func(pod container.PodRef, c container.ContainerConfig) Behaviour
 	// OnExec answers Exec in a running container; nil answers exit code 0. It may block, and must then honour ctx.
 	OnExec func(ctx context.Context, id container.ContainerID, cmd container.ExecConfig) (container.ExecResult, error)
-	// Volumes is how many bytes a pod's volume takes on disk; nil means that all are empty.
+	// Volumes is how many bytes a pod's volume takes on disk; nil means what its containers have written.
 	Volumes func(pod container.PodRef, volume string) int64
 	// Facts is what Info returns; NewFake fills it.
 	Facts container.Info
@@ -51,14 +55,16 @@ type Fake struct {
 	ids     map[container.ContainerID]*fakeContainer
 	fail    map[string][]error
 	calls   []string
+	host    map[string]string
 	silent  bool
 	seq     int
 }
 
 type fakePod struct {
 	container.Pod
-	volumes []container.PodVolume
-	newest  map[string]*fakeContainer
+	cfg    container.PodConfig
+	files  map[string]map[string]string // by volume and path
+	newest map[string]*fakeContainer
 }
 
 type fakeContainer struct {
@@ -83,7 +89,7 @@ func NewFake() *Fake {
 	return &Fake{
 		Facts:   container.Info{Name: "fake", Version: "1", Isolation: "full", Fence: "kernel"},
 		changes: make(chan struct{}, 1), pods: map[string]*fakePod{}, ids: map[container.ContainerID]*fakeContainer{},
-		fail: map[string][]error{},
+		fail: map[string][]error{}, host: map[string]string{},
 	}
 }
 
@@ -189,7 +195,14 @@ func (f *Fake) EnsurePod(_ context.Context, cfg container.PodConfig) (container.
 		return container.Pod{}, fmt.Errorf("epoch %d of it still exists", p.Epoch)
 	}
 	if p == nil {
-		p = &fakePod{newest: map[string]*fakeContainer{}, volumes: cfg.Volumes, Pod: container.Pod{
+		if err := supported(f.Facts.Isolation, &cfg); err != nil {
+			return container.Pod{}, err
+		}
+		files := map[string]map[string]string{}
+		for _, v := range cfg.Volumes {
+			files[v.Name] = map[string]string{}
+		}
+		p = &fakePod{newest: map[string]*fakeContainer{}, cfg: cfg, files: files, Pod: container.Pod{
 			PodRef: cfg.PodRef, Namespace: cfg.Namespace, Name: cfg.Name, IP: cfg.IP, FenceSlot: cfg.FenceSlot, CreatedAt: time.Now(),
 		}}
 		if cfg.FenceSlot > 0 {
@@ -244,6 +257,11 @@ func (f *Fake) StartContainer(ctx context.Context, ref container.PodRef, cfg con
 	if old := p.newest[cfg.Name]; old != nil && old.Running {
 		return container.Container{}, fmt.Errorf("container %s runs already", cfg.Name)
 	}
+	for _, m := range cfg.Mounts {
+		if m.Volume != "" && p.files[m.Volume] == nil {
+			return container.Container{}, fmt.Errorf("mount %s: the pod has no volume %q", m.Target, m.Volume)
+		}
+	}
 	f.seq++
 	id := container.ContainerID(fmt.Sprintf("process://%s/%s/%d-%08x", ref.UID, cfg.Name, cfg.Attempt, f.seq))
 	c := &fakeContainer{
@@ -256,13 +274,36 @@ func (f *Fake) StartContainer(ctx context.Context, ref container.PodRef, cfg con
 	p.newest[cfg.Name], f.ids[id] = c, c
 	f.hintLocked()
 	running := c.Container
+	limit := cfg.Limits.MemoryBytes
 	switch {
+	case f.Facts.Limits && limit > 0 && does.Takes > limit:
+		f.endLocked(c, 137, 9, "OOMKilled")
+	case does.Does != nil:
+		in := p.inside(f, &cfg)
+		code := does.Does(in)
+		for _, line := range in.said {
+			c.log = append(c.log, fakeLine{time.Now(), line})
+		}
+		f.endLocked(c, code, 0, "")
 	case does.RunFor > 0:
 		f.laterLocked(c, does.RunFor, does.ExitCode, 0)
 	case does.RunFor < 0:
 		f.endLocked(c, does.ExitCode, 0, "")
 	}
 	return running, nil
+}
+
+func (p *fakePod) inside(f *Fake, cfg *container.ContainerConfig) *Inside {
+	in := &Inside{Hostname: p.cfg.Hostname, UID: max(cfg.UID, 0), Processes: 1, mounts: cfg.Mounts, pod: p, host: f.host}
+	if p.cfg.SharePID {
+		in.Processes = 0
+		for _, c := range p.newest {
+			if c.Running {
+				in.Processes++
+			}
+		}
+	}
+	return in
 }
 
 func (f *Fake) laterLocked(c *fakeContainer, after time.Duration, code, signal int32) {
@@ -380,17 +421,21 @@ func (f *Fake) VolumeUsage(_ context.Context, ref container.PodRef, volume strin
 	p := f.pods[ref.UID]
 	at := -1
 	if p != nil && p.PodRef == ref {
-		at = slices.IndexFunc(p.volumes, func(v container.PodVolume) bool { return v.Name == volume })
+		at = slices.IndexFunc(p.cfg.Volumes, func(v container.PodVolume) bool { return v.Name == volume })
 	}
 	switch {
 	case at < 0:
 		return 0, fmt.Errorf("volume %s of pod %s: %w", volume, ref.UID, container.ErrNotFound)
-	case p.volumes[at].Memory:
+	case p.cfg.Volumes[at].Memory:
 		return 0, fmt.Errorf("volume %s in memory: %w", volume, container.ErrUnsupported)
-	case f.Volumes == nil:
-		return 0, nil
+	case f.Volumes != nil:
+		return min(f.Volumes(ref, volume), most+1), nil
 	}
-	return min(f.Volumes(ref, volume), most+1), nil
+	var used int64
+	for _, text := range p.files[volume] {
+		used += int64(len(text))
+	}
+	return min(used, most+1), nil
 }
 
 // Logs implements container.Runtime.

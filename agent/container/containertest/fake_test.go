@@ -3,8 +3,8 @@ package containertest_test
 import (
 	"context"
 	"errors"
+	"strconv"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -16,20 +16,38 @@ import (
 // programs are spelt for the fake by their first word.
 var programs = containertest.Programs{
 	Forever: []string{"forever"}, Stubborn: []string{"stubborn"}, Fill: []string{"fill"}, Exit3: []string{"exit3"}, Missing: []string{"missing"},
+	Write: []string{"write"}, Read: []string{"read"}, Hostname: []string{"hostname"}, WhoAmI: []string{"whoami"}, Processes: []string{"processes"},
+	Hog:   []string{"hog"},
 	Lines: []string{"lines"}, ExecOut: []string{"out"}, ExecFlood: []string{"flood"}, ExecHang: []string{"hang"},
 }
 
 func newFake(*testing.T) (container.Runtime, containertest.Programs) {
 	f := containertest.NewFake()
-	var filled atomic.Int64
-	f.Volumes = func(container.PodRef, string) int64 { return filled.Load() }
+	f.Facts.Limits = true
 	f.Behave = func(_ container.PodRef, c container.ContainerConfig) containertest.Behaviour {
 		switch c.Argv[0] {
 		case "stubborn":
 			return containertest.Behaviour{TermTakes: -1, Output: []string{"ready"}}
 		case "fill":
-			filled.Store(100_000)
-			return containertest.Behaviour{RunFor: -1}
+			return acts(func(in *containertest.Inside) bool { return in.Write("/volume/a", strings.Repeat("x", 100_000)) })
+		case "write":
+			return acts(func(in *containertest.Inside) bool { return in.Write("/volume/file", "kept") })
+		case "read":
+			return acts(func(in *containertest.Inside) bool {
+				text, ok := in.Read("/volume/file")
+				if ok {
+					in.Print(text)
+				}
+				return ok
+			})
+		case "hostname":
+			return acts(func(in *containertest.Inside) bool { in.Print(in.Hostname); return true })
+		case "whoami":
+			return acts(func(in *containertest.Inside) bool { in.Print(strconv.Itoa(in.UID)); return true })
+		case "processes":
+			return acts(func(in *containertest.Inside) bool { in.Print(strconv.Itoa(in.Processes)); return true })
+		case "hog":
+			return containertest.Behaviour{Takes: 110 << 20, RunFor: -1}
 		case "exit3":
 			return containertest.Behaviour{RunFor: -1, ExitCode: 3}
 		case "missing":
@@ -65,7 +83,29 @@ func newFake(*testing.T) (container.Runtime, containertest.Programs) {
 	return f, programs
 }
 
+// acts ends with 0 where f is done.
+func acts(f func(*containertest.Inside) bool) containertest.Behaviour {
+	return containertest.Behaviour{Does: func(in *containertest.Inside) int32 {
+		if f(in) {
+			return 0
+		}
+		return 1
+	}}
+}
+
 func TestFakeConforms(t *testing.T) { containertest.Run(t, newFake) }
+
+func TestFakeOfEachIsolationConforms(t *testing.T) {
+	for _, isolation := range []string{"user", "none"} {
+		t.Run(isolation, func(t *testing.T) {
+			containertest.Run(t, func(t *testing.T) (container.Runtime, containertest.Programs) {
+				r, p := newFake(t)
+				r.(*containertest.Fake).Facts.Isolation = isolation
+				return r, p
+			})
+		})
+	}
+}
 
 func TestFakeContainersLiveInFakeTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

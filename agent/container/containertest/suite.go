@@ -17,6 +17,12 @@ type Programs struct {
 	Forever, Stubborn []string
 	// Fill puts between 64 KiB and 1 MiB into the directory /volume and ends with 0.
 	Fill []string
+	// Write puts the line "kept" into /volume/file, and Read shows that file; each ends with another code than 0 if it can not.
+	Write, Read []string
+	// Hostname, WhoAmI and Processes write the host's name, the number of the user, and of the processes they see, each a line.
+	Hostname, WhoAmI, Processes []string
+	// Hog takes more than 100 MiB of memory, if it may, and ends with 0.
+	Hog []string
 	// Exit3 ends at once with 3, Missing does not exist.
 	Exit3, Missing []string
 	// Lines writes "one", "two", "three" to stdout and ends with 0.
@@ -32,6 +38,12 @@ var Shell = Programs{
 	Forever:   []string{"/bin/sh", "-c", "sleep 3600 & wait"},
 	Stubborn:  []string{"/bin/sh", "-c", "trap '' TERM; echo ready; while :; do sleep 1; done"},
 	Fill:      []string{"/bin/sh", "-c", "mkdir -p /volume/a/b && head -c 100000 /dev/zero > /volume/a/b/c && ln /volume/a/b/c /volume/d"},
+	Write:     []string{"/bin/sh", "-c", "echo kept > /volume/file"},
+	Read:      []string{"/bin/sh", "-c", "exec cat /volume/file 2>/dev/null"},
+	Hostname:  []string{"hostname"},
+	WhoAmI:    []string{"id", "-u"},
+	Processes: []string{"/bin/sh", "-c", "ls /proc | grep -c '^[0-9]'"},
+	Hog:       []string{"perl", "-e", "$x = 'x' x 120_000_000"},
 	Exit3:     []string{"/bin/sh", "-c", "exit 3"},
 	Missing:   []string{"/nonexistent/program"},
 	Lines:     []string{"/bin/sh", "-c", "echo one; echo two; echo three"},
@@ -68,6 +80,16 @@ func Run(t *testing.T, newRuntime func(t *testing.T) (container.Runtime, Program
 		{"FollowedLogsEndWithTheInstance", logsFollowed},
 		{"ChangesHintAtAnEnd", changes},
 		{"VolumesAreMeasured", volumes},
+		{"ContainersHaveThePodsHostName", hostName},
+		{"VolumesAreThePodsAndGoWithIt", volumesAreShared},
+		{"ReadOnlyMountsAreNotWritten", readOnlyMounts},
+		{"SubPathIsAPartOfAVolume", subPaths},
+		{"MountsOfTheHostOutliveThePod", hostMounts},
+		{"VolumeThatThePodHasNotIsRefused", unknownVolume},
+		{"WhatOnlyRootHasIsRefusedByName", rootsOwn},
+		{"SharedPIDNamespaceShowsThePodsProcesses", sharedPIDs},
+		{"ContainersRunAsTheirUser", users},
+		{"MoreMemoryThanTheLimitKills", memoryLimit},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			r, p := newRuntime(t)
@@ -516,7 +538,7 @@ func volumes(t *testing.T, s *suite) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const most = 1 << 30
+	const most = int64(1) << 30
 	before, err := s.VolumeUsage(s.ctx, ref, "v", most)
 	if err != nil || before > 16<<10 {
 		t.Fatalf("an empty volume takes %d, %v", before, err)

@@ -50,6 +50,14 @@ func TestProcessConforms(t *testing.T) {
 	})
 }
 
+func TestProcessInControlGroupsConforms(t *testing.T) {
+	t.Parallel()
+	groups := cgroups(t)
+	containertest.Run(t, func(t *testing.T) (container.Runtime, containertest.Programs) {
+		return start(t, t.TempDir(), func(c *process.Config) { c.Cgroups = groups(c.DataDir) }), containertest.Shell
+	})
+}
+
 func TestPlainProcessesConform(t *testing.T) {
 	t.Parallel()
 	containertest.Run(t, func(t *testing.T) (container.Runtime, containertest.Programs) {
