@@ -25,8 +25,6 @@ const (
 	startLimit = 10 * time.Second
 	// drainLimit is how long after a container's end its output is waited for.
 	drainLimit = 200 * time.Millisecond
-	// initSlack is an init's own timer slack. Threads that start a command get back the container's.
-	initSlack = 10 * time.Millisecond
 )
 
 // pod is a supervisor's state.
@@ -39,7 +37,7 @@ type pod struct {
 	// forks are run on the main goroutine's thread, which never ends: an init dies with the thread that started it.
 	forks chan func()
 	read  readBuffer
-	slack int // the timer slack that this process was started with, in ns
+	slack int // the timer slack of containers, in ns
 	conns chan struct{}
 
 	mu       sync.Mutex
@@ -128,8 +126,10 @@ func newPod(self []string, data, dir string) (*pod, *net.UnixListener, error) {
 		self: self, data: data, dir: dir, rec: rec, forks: make(chan func()), conns: make(chan struct{}, maxConns),
 		newest: map[string]*instance{}, inits: map[int]*instance{}, watchers: map[chan struct{}]bool{},
 	}
-	if p.slack, err = unix.PrctlRetInt(unix.PR_GET_TIMERSLACK, 0, 0, 0, 0); err != nil {
-		return nil, nil, os.NewSyscallError("get timer slack", err)
+	if p.slack, err = strconv.Atoi(os.Getenv(EnvSlack)); err != nil {
+		if p.slack, err = unix.PrctlRetInt(unix.PR_GET_TIMERSLACK, 0, 0, 0, 0); err != nil {
+			return nil, nil, os.NewSyscallError("get timer slack", err)
+		}
 	}
 	os.Remove(SocketFile)
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: SocketFile, Net: "unix"})
@@ -576,7 +576,7 @@ func (in *instance) fork(conffd, ctlfd int, out [2]int) error {
 	p.rec.Isolation.namespaces(attr.Sys, pids == pidsOfContainer)
 	// Go's own monitor thread sleeps 20 µs at a time while anything goes on; an init with coarse timers spends half as
 	// much on an exec. The container gets the slack that this process was given.
-	unix.Prctl(unix.PR_SET_TIMERSLACK, uintptr(initSlack), 0, 0, 0)
+	unix.Prctl(unix.PR_SET_TIMERSLACK, uintptr(Slack), 0, 0, 0)
 	argv := append(slices.Clip(p.self), "init", p.data, p.rec.UID, in.rec.Name)
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -602,8 +602,16 @@ func (p *pod) marks() []string {
 	return []string{EnvPodUID + "=" + p.rec.UID, EnvPodDir + "=" + p.rec.WorkDir}
 }
 
-// RuntimeEnv is the environment of the tiny binary: one thread of Go code, and a small heap.
-var RuntimeEnv = []string{"GOMAXPROCS=1", "GOGC=25"}
+// Slack is the timer slack that supervisors and inits are started with: no timer of theirs has to be kept better, but those of the
+// kernel that fence, which know no slack. Threads that start a command take on the container's. EnvSlack tells a supervisor which
+// that is, in ns; without it, it is the one that it was started with.
+const (
+	Slack    = 10 * time.Millisecond
+	EnvSlack = "MUSTER_TIMER_SLACK"
+)
+
+// RuntimeEnv is the environment of the tiny binary: one thread of Go code, whatever control groups say, and a small heap.
+var RuntimeEnv = []string{"GOMAXPROCS=1", "GOGC=25", "GODEBUG=containermaxprocs=0,updatemaxprocs=0"}
 
 // watch follows an instance to its end.
 func (in *instance) watch() {

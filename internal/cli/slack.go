@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/musterhq/muster/agent/supervisor"
 )
 
 const (
@@ -12,8 +14,8 @@ const (
 	// Go's own monitor thread sleeps 20 µs at a time while anything goes on; with the usual slack of 50 µs that is a quarter
 	// of what an agent uses.
 	agentSlack = time.Millisecond
-	// envSlack tells the agent which slack it was started with: its pods have that.
-	envSlack = "MUSTER_TIMER_SLACK"
+	// envSlack tells the agent which slack it was started with, in ns: its pods have that.
+	envSlack = supervisor.EnvSlack
 )
 
 // calm gives every thread of this process a coarse timer slack, and returns the one that the process was started with.

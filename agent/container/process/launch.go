@@ -2,6 +2,7 @@ package process
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -12,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -44,7 +46,7 @@ func (r *Runtime) launch(ctx context.Context, p *pod) error {
 	cmd.Stderr = errs
 	cmd.ExtraFiles = []*os.File{write}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	err = r.withSlack(cmd.Start)
+	err = r.coarsely(cmd)
 	write.Close()
 	if err != nil {
 		return fmt.Errorf("start supervisor: %w", err)
@@ -85,22 +87,21 @@ func (r *Runtime) launch(ctx context.Context, p *pod) error {
 	return errors.New("supervisor: " + text)
 }
 
-// withSlack calls f on a thread with the timer slack that pods are to have: who is started from it inherits it.
-func (r *Runtime) withSlack(f func() error) error {
-	if r.cfg.TimerSlack == 0 {
-		return f()
-	}
+// coarsely starts a supervisor from a thread with its timer slack, which it inherits, and tells it that of its containers.
+func (r *Runtime) coarsely(cmd *exec.Cmd) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	own, err := unix.PrctlRetInt(unix.PR_GET_TIMERSLACK, 0, 0, 0, 0)
 	if err != nil {
 		return os.NewSyscallError("get timer slack", err)
 	}
-	if err := unix.Prctl(unix.PR_SET_TIMERSLACK, uintptr(r.cfg.TimerSlack), 0, 0, 0); err != nil {
+	given := cmp.Or(int(r.cfg.TimerSlack), own)
+	cmd.Env = append(slices.Clip(cmd.Env), supervisor.EnvSlack+"="+strconv.Itoa(given))
+	if err := unix.Prctl(unix.PR_SET_TIMERSLACK, uintptr(supervisor.Slack), 0, 0, 0); err != nil {
 		return os.NewSyscallError("set timer slack", err)
 	}
 	defer unix.Prctl(unix.PR_SET_TIMERSLACK, uintptr(own), 0, 0, 0)
-	return f()
+	return cmd.Start()
 }
 
 // isolation asks the tiny binary what the kernel allows.

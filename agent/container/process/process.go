@@ -37,6 +37,8 @@ const (
 	launchLimit = 10 * time.Second
 	// killLimit is how long killing a pod's leftovers may take before it is tried anew.
 	killLimit = 5 * time.Second
+	// lookEvery is how often a list looks whether a supervisor is stopped: pods are listed whenever one of them changes.
+	lookEvery = time.Second
 	// execSlack is how much longer than its own timeout an exec's answer is waited for.
 	execSlack = 3 * time.Second
 	// maxIdleExecs is how many connections for execs are kept open per container.
@@ -62,7 +64,7 @@ type Config struct {
 	Cgroups *cgroup.Manager
 	// Fence tells of slots of the fence page whether their time is over; nil means that fenced pods are refused.
 	Fence Fence
-	// TimerSlack is that of supervisors and containers; 0: as this process has it.
+	// TimerSlack is that of containers; 0: as this process has it.
 	TimerSlack time.Duration
 	// Log is where changes go.
 	Log *slog.Logger
@@ -114,6 +116,8 @@ type pod struct {
 	last            []supervisor.ContainerRecord
 	changes, lastOf uint64
 	watched         bool
+	// went is when the supervisor was last seen not to be stopped.
+	went time.Time
 
 	dead       bool
 	deadReason string
@@ -706,7 +710,7 @@ func (r *Runtime) describe(ctx context.Context, p *pod) (container.Pod, bool) {
 	p.mu.Unlock()
 	answered := out.Dead
 	var recs []supervisor.ContainerRecord
-	if !out.Dead && !p.sup.Stopped() {
+	if !out.Dead && !p.stopped() {
 		ask, cancel := context.WithTimeout(ctx, askLimit)
 		var err error
 		recs, err = p.records(ask)
@@ -726,6 +730,24 @@ func (r *Runtime) describe(ctx context.Context, p *pod) (container.Pod, bool) {
 		out.Containers = append(out.Containers, p.container(c))
 	}
 	return out, answered
+}
+
+// stopped tells whether the supervisor is stopped; it looks again a second after it last was not.
+func (p *pod) stopped() bool {
+	p.mu.Lock()
+	went := p.went
+	p.mu.Unlock()
+	now := time.Now()
+	if now.Sub(went) < lookEvery {
+		return false
+	}
+	if p.sup.Stopped() {
+		return true
+	}
+	p.mu.Lock()
+	p.went = now
+	p.mu.Unlock()
+	return false
 }
 
 func (p *pod) container(c supervisor.ContainerRecord) container.Container {
