@@ -202,15 +202,15 @@ func private(t *testing.T, pids []int) (sum int64) {
 }
 
 func TestAPodStartsAndLivesCheaply(t *testing.T) {
-	const pods = 100
 	if rounds(t) < 20 {
 		t.Skip("a benchmark: make soak runs it")
 	}
-	var opts []Option
-	if os.Geteuid() == 0 {
-		opts = append(opts, OnHosts(t, 1)) // with a pod network
-	}
-	c := Start(t, 1, opts...)
+	t.Run("OnTheNodesNetwork", func(t *testing.T) { testCheapPods(t, Start(t, 1)) })
+	t.Run("OnAPodNetwork", func(t *testing.T) { testCheapPods(t, Start(t, 1, OnHosts(t, 1))) })
+}
+
+func testCheapPods(t *testing.T, c *Cluster) {
+	const pods = 100
 	own := func(role string) []int {
 		return c.find(func(argv []string) bool {
 			return len(argv) > 1 && argv[1] == role && mentions(argv, c.dataDir("node-1"))
