@@ -50,6 +50,11 @@ type Runtime interface {
 	RemovePod(ctx context.Context, pod PodRef) error
 	// Exec runs a command inside a running container and waits for it.
 	Exec(ctx context.Context, id ContainerID, cmd ExecConfig) (ExecResult, error)
+	// Interact runs a command inside a running container on the caller's streams, and returns its exit code, 128 + signal for a
+	// death by signal. The end of ctx kills it with all that came from it. What it has left running may go on, and is not
+	// waited for: all that was written by the command's end is delivered. ErrUnsupported where an older supervisor keeps
+	// the pod.
+	Interact(ctx context.Context, id ContainerID, cmd Interaction) (exitCode int32, err error)
 	// List has every pod that exists, ended containers included until they are removed or replaced twice. Complete
 	// is false when a pod may exist that could not be asked (a stopped supervisor): absence then means nothing.
 	List(ctx context.Context) (List, error)
@@ -229,6 +234,25 @@ type ExecResult struct {
 	// CPU is the user and system time of the command and the children it waited for; -1 where unknown.
 	CPU time.Duration
 }
+
+// Interaction is a command on somebody's streams.
+type Interaction struct {
+	Argv []string
+	// Env is added to the container's own environment.
+	Env []string
+	// TTY gives the command a terminal: what it writes then comes through Stdout alone.
+	TTY bool
+	// Stdin is read from until its end, which the command sees, or until the command has ended: a Read that is under way then
+	// goes on, and what it brings is lost. nil: the command reads nothing.
+	Stdin io.Reader
+	// Stdout and Stderr are written to from one goroutine each. One that blocks holds up the command.
+	Stdout, Stderr io.Writer
+	// Sizes are the terminal's, the first before the command starts if one is waiting; nil for none.
+	Sizes <-chan TerminalSize
+}
+
+// TerminalSize is in characters.
+type TerminalSize struct{ Columns, Rows uint16 }
 
 // List is what exists.
 type List struct {

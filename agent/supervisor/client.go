@@ -53,10 +53,20 @@ func (c *Client) call(ctx context.Context, kind byte, req []byte) (frame, error)
 func exchange(ctx context.Context, conn net.Conn, in io.Reader, kind byte, req []byte) (frame, error) {
 	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
-	f, err := frame{}, writeFrame(conn, kind, req)
-	if err == nil {
-		f, err = readFrame(in)
+	if err := writeFrame(conn, kind, req); err != nil {
+		if ctx.Err() != nil {
+			return frame{}, ctx.Err()
+		}
+		return frame{}, err
 	}
+	return await(ctx, conn, in)
+}
+
+// await reads an answer; the end of ctx ends that and spoils the connection.
+func await(ctx context.Context, conn net.Conn, in io.Reader) (frame, error) {
+	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	f, err := readFrame(in)
 	if err != nil {
 		if ctx.Err() != nil {
 			return frame{}, ctx.Err()

@@ -50,19 +50,20 @@ func (p *initProcess) serve(fd int) {
 			return
 		}
 		var req ExecRequest
-		switch {
-		case f.kind != reqExec:
-			err = refusal(CodeUnsupported, "unknown request "+strconv.Itoa(int(f.kind)))
-		default:
-			err = req.decode(f.body)
-		}
-		var w body
-		if err == nil {
+		if err = req.decode(f.body); err == nil {
 			var reply ExecReply
-			if reply, err = p.exec(&req, fd); err == nil {
+			switch f.kind {
+			case reqExec:
+				reply, err = p.exec(&req, fd)
+			case reqInteract:
+				reply, err = p.interact(&req, conn, fd)
+			default:
+				err = refusal(CodeUnsupported, "unknown request "+strconv.Itoa(int(f.kind)))
+			}
+			if err == nil {
+				var w body
 				reply.encode(&w)
-				err = writeFrame(conn, msgOK, w.b)
-				if err != nil {
+				if writeFrame(conn, msgOK, w.b) != nil {
 					return
 				}
 				continue
@@ -90,49 +91,75 @@ func (p *initProcess) exec(req *ExecRequest, conn int) (ExecReply, error) {
 		return ExecReply{}, err
 	}
 	defer errs.close()
-	p.mu.Lock()
-	p.execSeq++
-	marker := envExec + "=" + strconv.Itoa(os.Getpid()) + "-" + strconv.Itoa(p.execSeq)
-	p.mu.Unlock()
-	env := mergeEnv(p.conf.Env, append(slices.Clip(req.Env), marker))
-	pidfd := -1
-	sys := &syscall.SysProcAttr{Setsid: true, PidFD: &pidfd}
-	pid, err := p.fork(req.Argv, env, [3]uintptr{0, uintptr(out.w), uintptr(errs.w)}, sys)
+	run := running{marker: p.mark(), pidfd: -1, conn: conn, timeout: req.Timeout, outputs: []*capture{&out, &errs}, start: start}
+	env := mergeEnv(p.conf.Env, append(slices.Clip(req.Env), run.marker))
+	sys := &syscall.SysProcAttr{Setsid: true, PidFD: &run.pidfd}
+	var err error
+	run.pid, err = p.fork(req.Argv, env, [3]uintptr{0, uintptr(out.w), uintptr(errs.w)}, sys)
 	if err != nil {
 		return ExecReply{}, refusal(CodeCannotStart, err.Error())
 	}
-	defer unix.Close(pidfd)
 	out.closeWriter()
 	errs.closeWriter()
+	reply, err := p.await(&run)
+	reply.Stdout, reply.Stderr = out.kept, errs.kept
+	return reply, err
+}
 
-	wait := [...]unix.PollFd{
-		{Fd: int32(pidfd), Events: unix.POLLIN}, {Fd: int32(conn), Events: unix.POLLRDHUP},
-		{Fd: int32(out.r), Events: unix.POLLIN}, {Fd: int32(errs.r), Events: unix.POLLIN},
+// mark is a new mark for the processes of an exec.
+func (p *initProcess) mark() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.execSeq++
+	return envExec + "=" + strconv.Itoa(os.Getpid()) + "-" + strconv.Itoa(p.execSeq)
+}
+
+// running is a command that has been started for an exec.
+type running struct {
+	pid, pidfd int
+	marker     string
+	conn       int // its end kills the command
+	timeout    time.Duration
+	outputs    []*capture
+	start      time.Time
+}
+
+// await waits for the end of a command, and kills it when its time is over or nobody waits any more.
+func (p *initProcess) await(run *running) (ExecReply, error) {
+	defer unix.Close(run.pidfd)
+	if run.start.IsZero() {
+		run.start = time.Now()
+	}
+	wait := make([]unix.PollFd, 0, 4)
+	wait = append(wait, unix.PollFd{Fd: int32(run.pidfd), Events: unix.POLLIN}, unix.PollFd{Fd: int32(run.conn), Events: unix.POLLRDHUP})
+	for _, c := range run.outputs {
+		wait = append(wait, unix.PollFd{Fd: int32(c.r), Events: unix.POLLIN})
 	}
 	for polled := 2; wait[0].Revents == 0; polled = len(wait) {
 		var limit *unix.Timespec
-		left := req.Timeout - time.Since(start)
-		if polled == 2 && (req.Timeout == 0 || left > quick) {
+		left := run.timeout - time.Since(run.start)
+		first := polled < len(wait)
+		if first && (run.timeout == 0 || left > quick) {
 			left = quick
 		}
-		if req.Timeout > 0 || polled == 2 {
+		if run.timeout > 0 || first {
 			ts := unix.NsecToTimespec(int64(max(left, 0)))
 			limit = &ts
 		}
 		n, err := unix.Ppoll(wait[:polled], limit, nil)
 		if err != nil && err != unix.EINTR {
-			p.killExec(pid, marker)
+			p.killExec(run.pid, run.marker)
 			return ExecReply{}, os.NewSyscallError("ppoll", err)
 		}
-		if wait[0].Revents != 0 {
+		if n > 0 && wait[0].Revents != 0 && wait[1].Revents == 0 {
 			break
 		}
-		if n == 0 && req.Timeout > 0 && time.Since(start) >= req.Timeout || n > 0 && wait[1].Revents != 0 {
-			p.killExec(pid, marker)
-			go syscall.Wait4(pid, nil, 0, nil) // at once, but for uninterruptible I/O
-			return ExecReply{}, refusal(CodeTimeout, "command did not end within "+req.Timeout.String())
+		if n == 0 && run.timeout > 0 && time.Since(run.start) >= run.timeout || n > 0 && wait[1].Revents != 0 {
+			p.killExec(run.pid, run.marker)
+			go syscall.Wait4(run.pid, nil, 0, nil) // at once, but for uninterruptible I/O
+			return ExecReply{}, refusal(CodeTimeout, "command did not end within "+run.timeout.String())
 		}
-		for i, c := range [...]*capture{&out, &errs} {
+		for i, c := range run.outputs {
 			if f := &wait[2+i]; n > 0 && f.Revents != 0 && c.drain() == 0 {
 				f.Fd = -1 // nobody holds it any more
 			}
@@ -141,17 +168,17 @@ func (p *initProcess) exec(req *ExecRequest, conn int) (ExecReply, error) {
 	var ws syscall.WaitStatus
 	var ru syscall.Rusage
 	for {
-		if _, err = syscall.Wait4(pid, &ws, 0, &ru); !errors.Is(err, syscall.EINTR) {
+		if _, err := syscall.Wait4(run.pid, &ws, 0, &ru); err == nil {
 			break
+		} else if !errors.Is(err, syscall.EINTR) {
+			return ExecReply{}, os.NewSyscallError("wait", err)
 		}
 	}
-	if err != nil {
-		return ExecReply{}, os.NewSyscallError("wait", err)
+	for _, c := range run.outputs {
+		c.drain()
 	}
-	out.drain()
-	errs.drain()
 	s := statusOf(ws, &ru)
-	return ExecReply{ExitCode: s.code, Stdout: out.kept, Stderr: errs.kept, Duration: time.Since(start), CPU: s.cpu}, nil
+	return ExecReply{ExitCode: s.code, Duration: time.Since(run.start), CPU: s.cpu}, nil
 }
 
 // killExec kills a command and what came from it: its descendants, its session, and whatever carries its marker in its

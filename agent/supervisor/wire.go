@@ -33,6 +33,8 @@ const (
 	reqAttach = 5
 	reqExec   = 6
 	reqWatch  = 7
+	// reqInteract is an exec on descriptors of the caller's.
+	reqInteract = 8
 
 	msgOK      = 64
 	msgError   = 65
@@ -352,6 +354,8 @@ type ExecRequest struct {
 	Timeout time.Duration
 	// OutputLimit cuts each of stdout and stderr, in bytes; at most MaxOutput.
 	OutputLimit int
+	// TTY is for Interact: the descriptors are a terminal, which is to be the command's own.
+	TTY bool
 }
 
 // MaxOutput bounds each of an exec's two outputs, in bytes.
@@ -370,6 +374,7 @@ func (r *ExecRequest) encode(w *body) {
 	w.strs(2, r.Env)
 	w.int(3, int64(r.Timeout))
 	w.int(4, int64(r.OutputLimit))
+	w.bool(5, r.TTY)
 }
 
 func (r *ExecRequest) decode(b []byte) error {
@@ -384,6 +389,8 @@ func (r *ExecRequest) decode(b []byte) error {
 			r.Timeout = time.Duration(f.int())
 		case 4:
 			r.OutputLimit = int(f.int())
+		case 5:
+			r.TTY = f.int() != 0
 		}
 	}
 	r.OutputLimit = min(max(r.OutputLimit, 0), MaxOutput)

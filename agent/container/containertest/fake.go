@@ -44,6 +44,8 @@ type Fake struct {
 	Behave func(pod container.PodRef, c container.ContainerConfig) Behaviour
 	// OnExec answers Exec in a running container; nil answers exit code 0. It may block, and must then honour ctx.
 	OnExec func(ctx context.Context, id container.ContainerID, cmd container.ExecConfig) (container.ExecResult, error)
+	// OnInteract answers Interact in a running container; nil answers exit code 0. It may block, and must then honour ctx.
+	OnInteract func(ctx context.Context, id container.ContainerID, cmd container.Interaction) (int32, error)
 	// Volumes is how many bytes a pod's volume takes on disk; nil means what its containers have written.
 	Volumes func(pod container.PodRef, volume string) int64
 	// Facts is what Info returns; NewFake fills it.
@@ -378,24 +380,36 @@ func (f *Fake) RemovePod(_ context.Context, ref container.PodRef) error {
 	return nil
 }
 
+// into is whether a command can be run in a container.
+func (f *Fake) into(method string, id container.ContainerID, argv []string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.enterLocked(method, string(id)+" "+strings.Join(argv, " ")); err != nil {
+		return err
+	}
+	switch c := f.ids[id]; {
+	case c == nil:
+		return fmt.Errorf("container %s: %w", id, container.ErrNotFound)
+	case !c.Running:
+		return fmt.Errorf("container %s: %w", id, container.ErrNotRunning)
+	}
+	return nil
+}
+
 // Exec implements container.Runtime.
 func (f *Fake) Exec(ctx context.Context, id container.ContainerID, cmd container.ExecConfig) (container.ExecResult, error) {
-	f.mu.Lock()
-	err := f.enterLocked("Exec", string(id)+" "+strings.Join(cmd.Argv, " "))
-	c := f.ids[id]
-	running := c != nil && c.Running
-	f.mu.Unlock()
-	switch {
-	case err != nil:
+	if err := f.into("Exec", id, cmd.Argv); err != nil || f.OnExec == nil {
 		return container.ExecResult{}, err
-	case c == nil:
-		return container.ExecResult{}, fmt.Errorf("container %s: %w", id, container.ErrNotFound)
-	case !running:
-		return container.ExecResult{}, fmt.Errorf("container %s: %w", id, container.ErrNotRunning)
-	case f.OnExec == nil:
-		return container.ExecResult{}, nil
 	}
 	return f.OnExec(ctx, id, cmd)
+}
+
+// Interact implements container.Runtime.
+func (f *Fake) Interact(ctx context.Context, id container.ContainerID, cmd container.Interaction) (int32, error) {
+	if err := f.into("Interact", id, cmd.Argv); err != nil || f.OnInteract == nil {
+		return 0, err
+	}
+	return f.OnInteract(ctx, id, cmd)
 }
 
 // List implements container.Runtime.

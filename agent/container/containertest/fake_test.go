@@ -3,6 +3,7 @@ package containertest_test
 import (
 	"context"
 	"errors"
+	"io"
 	"strconv"
 	"strings"
 	"testing"
@@ -19,6 +20,7 @@ var programs = containertest.Programs{
 	Write: []string{"write"}, Read: []string{"read"}, Hostname: []string{"hostname"}, WhoAmI: []string{"whoami"}, Processes: []string{"processes"},
 	Hog:   []string{"hog"},
 	Lines: []string{"lines"}, ExecOut: []string{"out"}, ExecFlood: []string{"flood"}, ExecHang: []string{"hang"},
+	Echo: []string{"echo"}, TTY: []string{"tty"},
 }
 
 func newFake(*testing.T) (container.Runtime, containertest.Programs) {
@@ -80,7 +82,34 @@ func newFake(*testing.T) (container.Runtime, containertest.Programs) {
 		<-ctx.Done()
 		return container.ExecResult{}, ctx.Err()
 	}
+	f.OnInteract = interact
 	return f, programs
+}
+
+func interact(ctx context.Context, _ container.ContainerID, cmd container.Interaction) (int32, error) {
+	switch cmd.Argv[0] {
+	case "out":
+		io.WriteString(cmd.Stdout, "out")
+		io.WriteString(cmd.Stderr, "err")
+		return 7, nil
+	case "echo":
+		if cmd.Stdin != nil {
+			io.Copy(cmd.Stdout, cmd.Stdin)
+		}
+		io.WriteString(cmd.Stderr, "end")
+		return 0, nil
+	case "tty":
+		said := "no"
+		if cmd.TTY && (<-cmd.Sizes).Columns == 100 {
+			said = "yes"
+		}
+		io.WriteString(cmd.Stdout, said)
+		return 0, nil
+	case "missing":
+		return 0, container.ErrCannotStart
+	}
+	<-ctx.Done()
+	return 0, ctx.Err()
 }
 
 // acts ends with 0 where f is done.

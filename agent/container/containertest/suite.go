@@ -29,6 +29,9 @@ type Programs struct {
 	Lines []string
 	// ExecOut writes "out" to stdout and "err" to stderr, without newlines, and ends with 7.
 	ExecOut []string
+	// Echo writes what it reads to stdout, and "end" to stderr when that has ended; TTY writes "yes" where all its streams are
+	// one terminal of 100 columns, else "no".
+	Echo, TTY []string
 	// ExecFlood writes more than 100,000 times the letter x, ExecHang never ends. Both are for Exec.
 	ExecFlood, ExecHang []string
 }
@@ -48,6 +51,8 @@ var Shell = Programs{
 	Missing:   []string{"/nonexistent/program"},
 	Lines:     []string{"/bin/sh", "-c", "echo one; echo two; echo three"},
 	ExecOut:   []string{"/bin/sh", "-c", "printf out; printf err >&2; exit 7"},
+	Echo:      []string{"/bin/sh", "-c", "cat; printf end >&2"},
+	TTY:       []string{"/bin/sh", "-c", `test -t 0 -a -t 1 -a -t 2 && test "$(stty size | cut -d' ' -f2)" = 100 && tty >/dev/null && echo yes || echo no`},
 	ExecFlood: []string{"/bin/sh", "-c", "head -c 200000 /dev/zero | tr '\\0' x"},
 	ExecHang:  []string{"/bin/sh", "-c", "sleep 3600"},
 }
@@ -90,6 +95,12 @@ func Run(t *testing.T, newRuntime func(t *testing.T) (container.Runtime, Program
 		{"SharedPIDNamespaceShowsThePodsProcesses", sharedPIDs},
 		{"ContainersRunAsTheirUser", users},
 		{"MoreMemoryThanTheLimitKills", memoryLimit},
+		{"InteractHasStreamsApartAndAnExitCode", interactOutputs},
+		{"InteractSeesItsInputAndTheEndOfIt", interactInput},
+		{"InteractOnATerminal", interactTTY},
+		{"InteractEndsWithItsContext", interactCancelled},
+		{"InteractThatCannotStartIsNoExitCode", interactCannotStart},
+		{"InteractNeedsARunningContainer", interactNotRunning},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			r, p := newRuntime(t)
