@@ -80,7 +80,19 @@ func (p *pods) Acked(committed, notYours []session.Held) {
 }
 
 func (p *pods) Logs(ctx context.Context, uid, name string, previous bool, o session.LogOptions, w io.Writer) error {
-	err := p.Runner.Logs(ctx, uid, name, runner.LogOptions{LogOptions: container.LogOptions(o), Previous: previous}, w)
+	return absent(p.Runner.Logs(ctx, uid, name, runner.LogOptions{LogOptions: container.LogOptions(o), Previous: previous}, w))
+}
+
+func (p *pods) RunCommand(ctx context.Context, uid, name string, cmd container.Interaction) (int32, error) {
+	code, err := p.Runner.Interact(ctx, uid, name, cmd)
+	if errors.Is(err, runner.ErrNotStarted) {
+		return 0, fmt.Errorf("%w: %w", container.ErrNotRunning, err)
+	}
+	return code, absent(err)
+}
+
+// absent puts what is not here into the session's words.
+func absent(err error) error {
 	if errors.Is(err, runner.ErrNotFound) || errors.Is(err, runner.ErrNotStarted) || errors.Is(err, container.ErrNotFound) {
 		return fmt.Errorf("%w: %w", session.ErrNotFound, err)
 	}

@@ -662,14 +662,30 @@ func (r *Runner) find(uid, name string) (spec.ContainerStatus, error) {
 	return spec.ContainerStatus{Name: name}, nil
 }
 
-// Exec runs a command in the newest instance of a container. ErrNotFound, ErrNotStarted, or the runtime's errors.
-func (r *Runner) Exec(ctx context.Context, uid, name string, cmd container.ExecConfig) (container.ExecResult, error) {
+// newest is the newest instance of a container. ErrNotFound or ErrNotStarted.
+func (r *Runner) newest(uid, name string) (container.ContainerID, error) {
 	c, err := r.find(uid, name)
 	if err == nil && c.ID == "" {
 		err = fmt.Errorf("container %s: %w", name, ErrNotStarted)
 	}
+	return container.ContainerID(c.ID), err
+}
+
+// Exec runs a command in the newest instance of a container. ErrNotFound, ErrNotStarted, or the runtime's errors.
+func (r *Runner) Exec(ctx context.Context, uid, name string, cmd container.ExecConfig) (container.ExecResult, error) {
+	id, err := r.newest(uid, name)
 	if err != nil {
 		return container.ExecResult{}, err
 	}
-	return r.deps.Runtime.Exec(ctx, container.ContainerID(c.ID), cmd)
+	return r.deps.Runtime.Exec(ctx, id, cmd)
+}
+
+// Interact runs a command in the newest instance of a container on the streams given. ErrNotFound, ErrNotStarted, or the
+// runtime's errors.
+func (r *Runner) Interact(ctx context.Context, uid, name string, cmd container.Interaction) (int32, error) {
+	id, err := r.newest(uid, name)
+	if err != nil {
+		return 0, err
+	}
+	return r.deps.Runtime.Interact(ctx, id, cmd)
 }

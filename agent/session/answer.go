@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 
+	"github.com/musterhq/muster/agent/container"
 	agentv1 "github.com/musterhq/muster/gen/muster/agent/v1"
 	musterv1 "github.com/musterhq/muster/gen/muster/v1"
 	"github.com/musterhq/muster/internal/reason"
@@ -51,16 +52,28 @@ func (w *answerWriter) results(all []*musterv1.ProbeAttempt) error {
 	return nil
 }
 
+// answerError puts an error into words that travel.
+func answerError(err error) *agentv1.AnswerError {
+	why := reason.Internal
+	for _, known := range []struct {
+		err    error
+		reason string
+	}{
+		{ErrNotFound, reason.NotFound}, {container.ErrNotRunning, reason.NotRunning}, {container.ErrCannotStart, reason.CannotStart},
+		{container.ErrUnsupported, reason.Unsupported},
+	} {
+		if errors.Is(err, known.err) {
+			why = known.reason
+			break
+		}
+	}
+	return &agentv1.AnswerError{Reason: why, Message: err.Error()}
+}
+
 // end closes the answer, with the reason when it could not be given.
 func (w *answerWriter) end(err error) {
 	if err != nil && !errors.Is(err, context.Canceled) {
-		why := reason.Internal
-		if errors.Is(err, ErrNotFound) {
-			why = reason.NotFound
-		}
-		_ = w.send(&agentv1.AnswerRequest{Answer: &agentv1.AnswerRequest_Error{
-			Error: &agentv1.AnswerError{Reason: why, Message: err.Error()},
-		}})
+		_ = w.send(&agentv1.AnswerRequest{Answer: &agentv1.AnswerRequest_Error{Error: answerError(err)}})
 	} else if !w.began {
 		_ = w.send(&agentv1.AnswerRequest{}) // names the question
 	}

@@ -22,6 +22,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/musterhq/muster/agent/container"
 	agentv1 "github.com/musterhq/muster/gen/muster/agent/v1"
 	musterv1 "github.com/musterhq/muster/gen/muster/v1"
 	"github.com/musterhq/muster/internal/reason"
@@ -100,6 +101,8 @@ type Pods interface {
 	Reopen() <-chan struct{}
 	// Logs writes what a container of a pod wrote.
 	Logs(ctx context.Context, uid, container string, previous bool, o LogOptions, w io.Writer) error
+	// RunCommand runs a command in a container of a pod on the streams given, and returns its exit code.
+	RunCommand(ctx context.Context, uid, container string, cmd container.Interaction) (int32, error)
 }
 
 // LogOptions choose what of a log is written.
@@ -624,6 +627,10 @@ func (o *open) reportEvents(ctx context.Context) error {
 
 // answer answers one question through a stream of its own.
 func (o *open) answer(ctx context.Context, ask *agentv1.Ask) {
+	if q := ask.GetExec(); q != nil {
+		o.interact(ctx, ask.GetId(), q)
+		return
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	stream, err := o.client.Answer(ctx)

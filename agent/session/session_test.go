@@ -22,6 +22,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/musterhq/muster/agent/container"
 	agentv1 "github.com/musterhq/muster/gen/muster/agent/v1"
 	musterv1 "github.com/musterhq/muster/gen/muster/v1"
 	"github.com/musterhq/muster/internal/spec"
@@ -74,6 +75,11 @@ type world struct {
 	reopen    chan struct{}
 	states    []spec.ProbeState
 	logs      func(ctx context.Context, o LogOptions, w io.Writer) error
+	command   func(ctx context.Context, cmd container.Interaction) (int32, error)
+	// commands has what came of each command that was asked for.
+	commands map[uint64][]*agentv1.InteractRequest
+	// said is sent to each command at once.
+	said []*agentv1.InteractResponse
 }
 
 func (w *world) Hello() (int64, error) {
@@ -136,6 +142,13 @@ func (w *world) Logs(ctx context.Context, uid, container string, _ bool, o LogOp
 		return fmt.Errorf("container %s of pod %s: %w", container, uid, ErrNotFound)
 	}
 	return w.logs(ctx, o, out)
+}
+
+func (w *world) RunCommand(ctx context.Context, uid, name string, cmd container.Interaction) (int32, error) {
+	if uid != "u1" || name != "c" {
+		return 0, fmt.Errorf("container %s of pod %s: %w", name, uid, ErrNotFound)
+	}
+	return w.command(ctx, cmd)
 }
 
 type eventQueue chan []spec.Event
@@ -299,6 +312,38 @@ func (w *world) Answer(stream agentv1.AgentService_AnswerServer) error {
 	case <-w.unwanted:
 		go func() { <-received }()
 		return status.Error(codes.Canceled, "nobody wants this answer any more")
+	}
+}
+
+func (w *world) Interact(stream agentv1.AgentService_InteractServer) error {
+	go func() {
+		for _, m := range w.said {
+			_ = stream.Send(m) // it may be over
+		}
+	}()
+	received := make(chan error, 1)
+	go func() {
+		for {
+			m, err := stream.Recv()
+			if err != nil {
+				received <- err
+				return
+			}
+			w.mu.Lock()
+			if w.commands == nil {
+				w.commands = map[uint64][]*agentv1.InteractRequest{}
+			}
+			if _, taken := m.GetOutput().(*agentv1.InteractRequest_Taken); m.GetOutput() != nil && !taken {
+				w.commands[m.GetId()] = append(w.commands[m.GetId()], m)
+			}
+			w.mu.Unlock()
+		}
+	}()
+	select {
+	case <-received:
+		return nil
+	case <-w.unwanted:
+		return status.Error(codes.Canceled, "nobody wants this answer")
 	}
 }
 
@@ -825,4 +870,83 @@ func TestARenewalWithAllThatMayRideStaysSmall(t *testing.T) {
 	if n := proto.Size(&agentv1.RenewRequest{Results: o.batch(false)}); n > 4<<10 {
 		t.Errorf("%d bytes", n)
 	}
+}
+
+func askExec(id uint64, uid string, q *agentv1.ExecAsk) *agentv1.ConnectResponse {
+	m := ask(id)
+	q.Uid, q.Container = uid, "c"
+	m.GetAsk().Question = &agentv1.Ask_Exec{Exec: q}
+	return m
+}
+
+func TestACommandHearsWhatIsSaidAndItsOutputComesInPieces(t *testing.T) {
+	bubble(t, func(w *world) {
+		w.said = []*agentv1.InteractResponse{
+			{Input: &agentv1.InteractResponse_Stdin{Stdin: []byte("one ")}},
+			{Input: &agentv1.InteractResponse_Size{Size: &musterv1.TerminalSize{Columns: 90, Rows: 20}}},
+			{Input: &agentv1.InteractResponse_Size{Size: &musterv1.TerminalSize{Columns: 100_000, Rows: 30}}},
+			{Input: &agentv1.InteractResponse_Stdin{Stdin: []byte("two")}},
+			{Input: &agentv1.InteractResponse_StdinClosed{StdinClosed: true}},
+		}
+		w.command = func(_ context.Context, cmd container.Interaction) (int32, error) {
+			if cmd.Argv[0] == "broken" {
+				return 0, fmt.Errorf("container c: %w: no such file", container.ErrCannotStart)
+			}
+			if first := <-cmd.Sizes; first.Columns != 80 || !cmd.TTY {
+				t.Errorf("at first %+v, terminal %v", first, cmd.TTY)
+			}
+			text, err := io.ReadAll(cmd.Stdin)
+			if err != nil || string(text) != "one two" {
+				t.Errorf("read %q, %v", text, err)
+			}
+			if last := <-cmd.Sizes; last.Columns != 65535 || last.Rows != 30 {
+				t.Errorf("at last %+v: the newest counts", last)
+			}
+			_, _ = cmd.Stdout.Write(make([]byte, pieceBytes+1))
+			_, _ = cmd.Stderr.Write([]byte("err"))
+			return 7, nil
+		}
+	}, func(w *world) {
+		l := w.link(1)
+		l.send(askExec(1, "u1", &agentv1.ExecAsk{Command: []string{"x"}, Stdin: true, Tty: true, Size: &musterv1.TerminalSize{Columns: 80, Rows: 24}}))
+		l.send(askExec(2, "u9", &agentv1.ExecAsk{Command: []string{"x"}}))
+		l.send(askExec(3, "u1", &agentv1.ExecAsk{Command: []string{"broken"}}))
+		synctest.Wait()
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if c := w.commands[1]; len(c) != 4 || len(c[0].GetStdout()) != pieceBytes || len(c[1].GetStdout()) != 1 || string(c[2].GetStderr()) != "err" || c[3].GetExitCode() != 7 {
+			t.Errorf("got %d messages: %v", len(c), c[max(0, len(c)-2):])
+		}
+		if c := w.commands[2]; len(c) != 1 || c[0].GetError().GetReason() != "NOT_FOUND" {
+			t.Errorf("in no pod: %v", c)
+		}
+		if c := w.commands[3]; len(c) != 1 || c[0].GetError().GetReason() != "CANNOT_START" {
+			t.Errorf("that cannot start: %v", c)
+		}
+	})
+}
+
+func TestACommandThatNobodyWantsIsEndedThoughItNeitherReadsNorWrites(t *testing.T) {
+	var ended chan struct{}
+	bubble(t, func(w *world) {
+		ended = make(chan struct{})
+		for range maxInbox / pieceBytes { // as much as may be under way
+			w.said = append(w.said, &agentv1.InteractResponse{Input: &agentv1.InteractResponse_Stdin{Stdin: make([]byte, pieceBytes)}})
+		}
+		w.command = func(ctx context.Context, _ container.Interaction) (int32, error) {
+			<-ctx.Done()
+			close(ended)
+			return 0, ctx.Err()
+		}
+	}, func(w *world) {
+		w.link(1).send(askExec(1, "u1", &agentv1.ExecAsk{Command: []string{"x"}, Stdin: true}))
+		synctest.Wait()
+		close(w.unwanted)
+		synctest.Wait()
+		select {
+		case <-ended:
+		default:
+			t.Error("it goes on, for nobody")
+		}
+	})
 }

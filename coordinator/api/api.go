@@ -46,6 +46,8 @@ type Sessions interface {
 	Connected(node string) bool
 	// Ask puts a question to a node's agent.
 	Ask(ctx context.Context, node string, ask *agentv1.Ask, take func(*agentv1.AnswerRequest) error) error
+	// Exec has a node's agent run a command: it hears what is said, and take what the command writes.
+	Exec(ctx context.Context, node string, ask *agentv1.Ask, said <-chan *agentv1.InteractResponse, take func(*agentv1.InteractRequest) error) error
 }
 
 // Leader is what the API needs of coordinator/leader.

@@ -52,6 +52,7 @@ type world struct {
 	connected map[string]bool
 	answers   []*agentv1.AnswerRequest
 	asked     *agentv1.Ask
+	command   func(ctx context.Context, said <-chan *agentv1.InteractResponse, take func(*agentv1.InteractRequest) error) error
 	explain   string
 	moveErr   error
 	forgotten []spec.ObjectName
@@ -69,6 +70,11 @@ func (w *world) Ask(_ context.Context, _ string, ask *agentv1.Ask, take func(*ag
 		}
 	}
 	return nil
+}
+
+func (w *world) Exec(ctx context.Context, _ string, ask *agentv1.Ask, said <-chan *agentv1.InteractResponse, take func(*agentv1.InteractRequest) error) error {
+	w.asked = ask
+	return w.command(ctx, said, take)
 }
 
 func (w *world) Frozen() string { return w.frozen }

@@ -36,6 +36,11 @@ var (
 	ErrWatchTooSlow = errors.New("watch too slow")
 	// ErrNodeUnreachable means that there is no session with the pod's node.
 	ErrNodeUnreachable = errors.New("no session with the node")
+	// ErrNotRunning means that a container does not run, ErrCannotStart that a command in it can not be started, ErrUnsupported that
+	// its node can not do what is asked.
+	ErrNotRunning  = errors.New("not running")
+	ErrCannotStart = errors.New("cannot start")
+	ErrUnsupported = errors.New("not supported by the node")
 	// ErrNotBuilt means that a request asks for something that is not built yet.
 	ErrNotBuilt = errors.New("not built yet")
 )
@@ -61,6 +66,9 @@ var table = []struct {
 	{ErrNodeUnreachable, codes.Unavailable, "NODE_UNREACHABLE"},
 	{leader.ErrRisk, codes.FailedPrecondition, "SECOND_INSTANCE_RISK"},
 	{leader.ErrNotBound, codes.FailedPrecondition, "NOT_BOUND"},
+	{ErrNotRunning, codes.FailedPrecondition, reason.NotRunning},
+	{ErrCannotStart, codes.FailedPrecondition, reason.CannotStart},
+	{ErrUnsupported, codes.FailedPrecondition, reason.Unsupported},
 	{ErrNotBuilt, codes.Unimplemented, "NOT_BUILT"},
 	{dispatch.ErrNoSession, codes.Unavailable, "NODE_UNREACHABLE"},
 	{dispatch.ErrTooManyAsks, codes.ResourceExhausted, "TOO_MANY_REQUESTS"},

@@ -366,11 +366,20 @@ func (s *podService) ReadPodLogs(req *musterv1.ReadPodLogsRequest, stream muster
 	})
 }
 
+// agentError is an error in an agent's words.
+type agentError struct {
+	text string
+	err  error
+}
+
+func (e *agentError) Error() string { return e.text }
+func (e *agentError) Unwrap() error { return e.err }
+
 // answered turns an agent's refusal into the error that the API's table knows.
 func answered(e *agentv1.AnswerError) error {
 	for _, row := range table {
 		if row.reason == e.GetReason() {
-			return fmt.Errorf("%s: %w", e.GetMessage(), row.err)
+			return &agentError{e.GetMessage(), row.err}
 		}
 	}
 	return fmt.Errorf("agent answered %s: %s", e.GetReason(), e.GetMessage())

@@ -11,7 +11,9 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
 	"google.golang.org/grpc/test/bufconn"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -351,6 +353,24 @@ func TestAQuestionIsAnsweredThroughAStreamOfItsOwn(t *testing.T) {
 	if err != nil || got != "one two" {
 		t.Errorf("answer %q, %v", got, err)
 	}
+	// An answer that has nothing to say ends when whoever asked has gone.
+	ctx, cancel := context.WithCancel(t.Context())
+	silent := make(chan error, 1)
+	go func() {
+		stream, err := w.client.Answer(context.Background())
+		if err == nil {
+			_ = stream.Send(&agentv1.AnswerRequest{Id: a.recv().GetAsk().GetId()})
+			cancel()
+			err = stream.RecvMsg(&agentv1.AnswerResponse{})
+		}
+		silent <- err
+	}()
+	if err := w.d.Ask(ctx, "node-1", &agentv1.Ask{Question: &agentv1.Ask_Logs{Logs: &agentv1.LogsAsk{}}}, func(*agentv1.AnswerRequest) error { return nil }); !errors.Is(err, context.Canceled) {
+		t.Errorf("given up: %v", err)
+	}
+	if err := <-silent; status.Code(err) != codes.Canceled {
+		t.Errorf("the silent answer ended with %v", err)
+	}
 	stream, err := w.client.Answer(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -358,6 +378,59 @@ func TestAQuestionIsAnsweredThroughAStreamOfItsOwn(t *testing.T) {
 	_ = stream.Send(&agentv1.AnswerRequest{Id: 77})
 	if _, err := stream.CloseAndRecv(); err == nil || errors.Is(err, io.EOF) {
 		t.Errorf("an answer that nobody wants was taken: %v", err)
+	}
+}
+
+func TestACommandIsHeardThroughAStreamOfItsOwn(t *testing.T) {
+	w := serve(t)
+	a := w.connect(1)
+	a.open()
+	said := make(chan *agentv1.InteractResponse, 1)
+	said <- &agentv1.InteractResponse{Input: &agentv1.InteractResponse_Stdin{Stdin: []byte("hello")}}
+	ids := make(chan uint64, 2)
+	go func() {
+		for range 2 {
+			id := a.recv().GetAsk().GetId()
+			ids <- id
+			stream, err := w.client.Interact(context.Background())
+			if err != nil {
+				return
+			}
+			_ = stream.Send(&agentv1.InteractRequest{Id: id})
+			m, err := stream.Recv()
+			if err != nil {
+				return
+			}
+			_ = stream.Send(&agentv1.InteractRequest{Id: id, Output: &agentv1.InteractRequest_Stdout{Stdout: m.GetStdin()}})
+			_ = stream.Send(&agentv1.InteractRequest{Id: id, Output: &agentv1.InteractRequest_ExitCode{ExitCode: 5}})
+			_ = stream.CloseSend()
+		}
+	}()
+	ask := func() *agentv1.Ask { return &agentv1.Ask{Question: &agentv1.Ask_Exec{Exec: &agentv1.ExecAsk{}}} }
+	var got []*agentv1.InteractRequest
+	err := w.d.Exec(t.Context(), "node-1", ask(), said, func(m *agentv1.InteractRequest) error {
+		got = append(got, m)
+		return nil
+	})
+	if err != nil || len(got) != 2 || string(got[0].GetStdout()) != "hello" || got[1].GetExitCode() != 5 {
+		t.Errorf("%v, %v", got, err)
+	}
+	<-ids
+	// A log is no command, and a command no log.
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- w.d.Exec(ctx, "node-1", ask(), said, nil) }()
+	wrong, err := w.client.Answer(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = wrong.Send(&agentv1.AnswerRequest{Id: <-ids, Answer: &agentv1.AnswerRequest_Data{Data: []byte("x")}})
+	if _, err := wrong.CloseAndRecv(); err == nil {
+		t.Error("a command was answered as a log is")
+	}
+	cancel()
+	if err := <-ended; !errors.Is(err, context.Canceled) {
+		t.Errorf("given up: %v", err)
 	}
 }
 

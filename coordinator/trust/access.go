@@ -51,6 +51,7 @@ var methods = map[string]class{
 	"/muster.v1.PodService/UpdatePod":   write,
 	"/muster.v1.PodService/DeletePod":   write,
 	"/muster.v1.PodService/MovePod":     write,
+	"/muster.v1.PodService/ExecPod":     write,
 
 	"/muster.v1.DeploymentService/GetDeployment":    read,
 	"/muster.v1.DeploymentService/ListDeployments":  read,
@@ -164,20 +165,22 @@ func enter(ctx context.Context, method string) (context.Context, identity.Princi
 // what, how it ended. It returns ErrDenied as it is: put it inside the interceptor that maps errors.
 func UnaryAccess(log *slog.Logger) grpc.UnaryServerInterceptor {
 	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-		ctx, p, err := enter(ctx, info.FullMethod)
+		ctx, _, err := enter(ctx, info.FullMethod)
 		if err != nil {
 			return nil, err
 		}
 		resp, err := handler(ctx, req)
 		if c := classOf(info.FullMethod); c == write || c == administer || c == open {
-			audit(ctx, log, p, info.FullMethod, req, err)
+			Audit(ctx, log, info.FullMethod, req, err)
 		}
 		return resp, err
 	}
 }
 
-// audit logs a call that changes something. The request's own names are in it, its content is not.
-func audit(ctx context.Context, log *slog.Logger, p identity.Principal, method string, req any, err error) {
+// Audit logs a call that changes something: who, what, how it ended. The request's own names are in it, its content is not. ctx is
+// the handler's.
+func Audit(ctx context.Context, log *slog.Logger, method string, req any, err error) {
+	p := Principal(ctx)
 	who := "nobody"
 	if p.Kind != "" {
 		who = p.String()
@@ -188,6 +191,9 @@ func audit(ctx context.Context, log *slog.Logger, p identity.Principal, method s
 	}
 	if r, ok := req.(interface{ GetName() string }); ok {
 		attrs = append(attrs, slog.String("name", r.GetName()))
+	}
+	if r, ok := req.(interface{ GetContainer() string }); ok {
+		attrs = append(attrs, slog.String("container", r.GetContainer()))
 	}
 	if r, ok := req.(interface{ GetAllowSecondCopy() bool }); ok && r.GetAllowSecondCopy() {
 		attrs = append(attrs, slog.Bool("allow_second_copy", true))
@@ -201,7 +207,7 @@ func audit(ctx context.Context, log *slog.Logger, p identity.Principal, method s
 	log.LogAttrs(ctx, slog.LevelInfo, "audit", attrs...)
 }
 
-// StreamAccess is UnaryAccess for streams, none of which changes what users want.
+// StreamAccess is UnaryAccess for streams. The handler of one that changes something calls Audit.
 func StreamAccess() grpc.StreamServerInterceptor {
 	return func(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
 		ctx, _, err := enter(ss.Context(), info.FullMethod)

@@ -74,6 +74,9 @@ func Main(ctx context.Context, args []string, w World) int {
 		return 0
 	}
 	usage := (*usageError)(nil)
+	if code := exitCode(0); errors.As(err, &code) {
+		return int(code)
+	}
 	switch {
 	case errors.Is(err, errReported):
 	case errors.As(err, &usage):
@@ -109,7 +112,7 @@ func newRoot(w World) *cobra.Command {
 			applyCommand(o), getCommand(o), describeCommand(o), deleteCommand(o), waitCommand(o), scaleCommand(o),
 		}},
 		{"pods", "Pods and their probes:", []*cobra.Command{
-			logsCommand(o), moveCommand(o), probeCommand(o),
+			logsCommand(o), execCommand(o), moveCommand(o), probeCommand(o),
 		}},
 		{"cluster", "The cluster:", []*cobra.Command{
 			statusCommand(o), resumeCommand(o), cordonCommand(o, true), cordonCommand(o, false), tokenCommand(o),
@@ -220,7 +223,6 @@ func unbuiltCommands() []*cobra.Command {
 		return c
 	}
 	return []*cobra.Command{
-		unbuilt("exec", "Run a command in a container"),
 		unbuilt("drain", "Move every pod off a node"),
 		unbuilt("label", "Change labels"),
 		unbuilt("annotate", "Change annotations"),

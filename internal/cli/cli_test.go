@@ -77,7 +77,7 @@ func TestWhatIsNotBuiltIsRefusedByItsName(t *testing.T) {
 	s := newShell(t, nil)
 	for line, name := range map[string]string{
 		"probe tail web -c x --kind liveness": "probe tail", "probe run -f x": "probe run", "probe lint -f x": "probe lint",
-		"exec web -it -- sh": "exec", "drain n1 --force": "drain", "label pod web a=b": "label", "annotate pod web a=b": "annotate",
+		"drain n1 --force": "drain", "label pod web a=b": "label", "annotate pod web a=b": "annotate",
 		"rollout status deployment/web": "rollout status", "rollout undo x": "rollout undo", "diff -f x": "diff",
 		"port-forward web 80:80": "port-forward", "why web": "why", "top pods": "top pods", "ui": "ui", "simulate --lose n1": "simulate",
 		"drill node n1": "drill", "snapshot save x": "snapshot save", "loadtest probes --report x": "loadtest probes",

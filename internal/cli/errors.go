@@ -25,6 +25,8 @@ var hints = map[string]string{
 	"NODE_IN_USE":          "stop its agent and let its pods move first",
 	"NODE_UNREACHABLE":     `"muster get nodes" shows where it stands; try again once it is Ready`,
 	"SECOND_INSTANCE_RISK": "pass --accept-risk if you know that the old instance is dead",
+	"NOT_RUNNING":          `"muster describe pod NAME" says why it does not run`,
+	"TOO_MANY_REQUESTS":    "end some of what is under way on that node, or try again later",
 	"NOT_LEADER":           "no coordinator leads just now; run the command again",
 	"STOPPING":             "the coordinator is stopping; run the command again",
 	"TOKEN_USED":           `make another with "muster token create"`,

@@ -17,6 +17,10 @@ const (
 	NodeBarred   = "NODE_BARRED"
 	LeaseSealed  = "LEASE_SEALED"
 	SessionStale = "SESSION_STALE"
+	// NotRunning and CannotStart are of commands in containers.
+	NotRunning  = "NOT_RUNNING"
+	CannotStart = "CANNOT_START"
+	Unsupported = "UNSUPPORTED"
 )
 
 // Domain is the domain of muster's reasons.

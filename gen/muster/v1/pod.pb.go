@@ -2878,6 +2878,403 @@ func (x *ReadPodLogsResponse) GetData() []byte {
 	return nil
 }
 
+// TerminalSize is the size of a terminal.
+type TerminalSize struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Characters in a line; at most 65,535.
+	Columns uint32 `protobuf:"varint,1,opt,name=columns,proto3" json:"columns,omitempty"`
+	// Lines; at most 65,535.
+	Rows          uint32 `protobuf:"varint,2,opt,name=rows,proto3" json:"rows,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TerminalSize) Reset() {
+	*x = TerminalSize{}
+	mi := &file_muster_v1_pod_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TerminalSize) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TerminalSize) ProtoMessage() {}
+
+func (x *TerminalSize) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_pod_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TerminalSize.ProtoReflect.Descriptor instead.
+func (*TerminalSize) Descriptor() ([]byte, []int) {
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *TerminalSize) GetColumns() uint32 {
+	if x != nil {
+		return x.Columns
+	}
+	return 0
+}
+
+func (x *TerminalSize) GetRows() uint32 {
+	if x != nil {
+		return x.Rows
+	}
+	return 0
+}
+
+// ExecStart says what to run.
+type ExecStart struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Default "default".
+	Namespace string `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	// The pod's name. Required.
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// Default: the first of the pod's regular containers.
+	Container string `protobuf:"bytes,3,opt,name=container,proto3" json:"container,omitempty"`
+	// The program and its arguments, not run by a shell. Required.
+	Command []string `protobuf:"bytes,4,rep,name=command,proto3" json:"command,omitempty"`
+	// The command reads what is sent; otherwise it reads nothing.
+	Stdin bool `protobuf:"varint,5,opt,name=stdin,proto3" json:"stdin,omitempty"`
+	// On a terminal: what it writes is all stdout.
+	Tty bool `protobuf:"varint,6,opt,name=tty,proto3" json:"tty,omitempty"`
+	// The terminal's size at first; may be unset.
+	Size          *TerminalSize `protobuf:"bytes,7,opt,name=size,proto3" json:"size,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExecStart) Reset() {
+	*x = ExecStart{}
+	mi := &file_muster_v1_pod_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExecStart) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExecStart) ProtoMessage() {}
+
+func (x *ExecStart) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_pod_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExecStart.ProtoReflect.Descriptor instead.
+func (*ExecStart) Descriptor() ([]byte, []int) {
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *ExecStart) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *ExecStart) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ExecStart) GetContainer() string {
+	if x != nil {
+		return x.Container
+	}
+	return ""
+}
+
+func (x *ExecStart) GetCommand() []string {
+	if x != nil {
+		return x.Command
+	}
+	return nil
+}
+
+func (x *ExecStart) GetStdin() bool {
+	if x != nil {
+		return x.Stdin
+	}
+	return false
+}
+
+func (x *ExecStart) GetTty() bool {
+	if x != nil {
+		return x.Tty
+	}
+	return false
+}
+
+func (x *ExecStart) GetSize() *TerminalSize {
+	if x != nil {
+		return x.Size
+	}
+	return nil
+}
+
+// ExecPodRequest is what a caller says. At most 64 KiB.
+type ExecPodRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Exactly one.
+	//
+	// Types that are valid to be assigned to Input:
+	//
+	//	*ExecPodRequest_Start
+	//	*ExecPodRequest_Stdin
+	//	*ExecPodRequest_StdinClosed
+	//	*ExecPodRequest_Size
+	Input         isExecPodRequest_Input `protobuf_oneof:"input"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExecPodRequest) Reset() {
+	*x = ExecPodRequest{}
+	mi := &file_muster_v1_pod_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExecPodRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExecPodRequest) ProtoMessage() {}
+
+func (x *ExecPodRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_pod_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExecPodRequest.ProtoReflect.Descriptor instead.
+func (*ExecPodRequest) Descriptor() ([]byte, []int) {
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *ExecPodRequest) GetInput() isExecPodRequest_Input {
+	if x != nil {
+		return x.Input
+	}
+	return nil
+}
+
+func (x *ExecPodRequest) GetStart() *ExecStart {
+	if x != nil {
+		if x, ok := x.Input.(*ExecPodRequest_Start); ok {
+			return x.Start
+		}
+	}
+	return nil
+}
+
+func (x *ExecPodRequest) GetStdin() []byte {
+	if x != nil {
+		if x, ok := x.Input.(*ExecPodRequest_Stdin); ok {
+			return x.Stdin
+		}
+	}
+	return nil
+}
+
+func (x *ExecPodRequest) GetStdinClosed() bool {
+	if x != nil {
+		if x, ok := x.Input.(*ExecPodRequest_StdinClosed); ok {
+			return x.StdinClosed
+		}
+	}
+	return false
+}
+
+func (x *ExecPodRequest) GetSize() *TerminalSize {
+	if x != nil {
+		if x, ok := x.Input.(*ExecPodRequest_Size); ok {
+			return x.Size
+		}
+	}
+	return nil
+}
+
+type isExecPodRequest_Input interface {
+	isExecPodRequest_Input()
+}
+
+type ExecPodRequest_Start struct {
+	// First, once.
+	Start *ExecStart `protobuf:"bytes,1,opt,name=start,proto3,oneof"`
+}
+
+type ExecPodRequest_Stdin struct {
+	// At most 32 KiB.
+	Stdin []byte `protobuf:"bytes,2,opt,name=stdin,proto3,oneof"`
+}
+
+type ExecPodRequest_StdinClosed struct {
+	// Nothing more is written. Always true.
+	StdinClosed bool `protobuf:"varint,3,opt,name=stdin_closed,json=stdinClosed,proto3,oneof"`
+}
+
+type ExecPodRequest_Size struct {
+	// The terminal has another size.
+	Size *TerminalSize `protobuf:"bytes,4,opt,name=size,proto3,oneof"`
+}
+
+func (*ExecPodRequest_Start) isExecPodRequest_Input() {}
+
+func (*ExecPodRequest_Stdin) isExecPodRequest_Input() {}
+
+func (*ExecPodRequest_StdinClosed) isExecPodRequest_Input() {}
+
+func (*ExecPodRequest_Size) isExecPodRequest_Input() {}
+
+// ExecPodResponse is what a command has written, or how it has ended.
+type ExecPodResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Exactly one.
+	//
+	// Types that are valid to be assigned to Output:
+	//
+	//	*ExecPodResponse_Container
+	//	*ExecPodResponse_Stdout
+	//	*ExecPodResponse_Stderr
+	//	*ExecPodResponse_ExitCode
+	Output        isExecPodResponse_Output `protobuf_oneof:"output"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExecPodResponse) Reset() {
+	*x = ExecPodResponse{}
+	mi := &file_muster_v1_pod_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExecPodResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExecPodResponse) ProtoMessage() {}
+
+func (x *ExecPodResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_pod_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExecPodResponse.ProtoReflect.Descriptor instead.
+func (*ExecPodResponse) Descriptor() ([]byte, []int) {
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *ExecPodResponse) GetOutput() isExecPodResponse_Output {
+	if x != nil {
+		return x.Output
+	}
+	return nil
+}
+
+func (x *ExecPodResponse) GetContainer() string {
+	if x != nil {
+		if x, ok := x.Output.(*ExecPodResponse_Container); ok {
+			return x.Container
+		}
+	}
+	return ""
+}
+
+func (x *ExecPodResponse) GetStdout() []byte {
+	if x != nil {
+		if x, ok := x.Output.(*ExecPodResponse_Stdout); ok {
+			return x.Stdout
+		}
+	}
+	return nil
+}
+
+func (x *ExecPodResponse) GetStderr() []byte {
+	if x != nil {
+		if x, ok := x.Output.(*ExecPodResponse_Stderr); ok {
+			return x.Stderr
+		}
+	}
+	return nil
+}
+
+func (x *ExecPodResponse) GetExitCode() int32 {
+	if x != nil {
+		if x, ok := x.Output.(*ExecPodResponse_ExitCode); ok {
+			return x.ExitCode
+		}
+	}
+	return 0
+}
+
+type isExecPodResponse_Output interface {
+	isExecPodResponse_Output()
+}
+
+type ExecPodResponse_Container struct {
+	// First, once: the container that was chosen.
+	Container string `protobuf:"bytes,1,opt,name=container,proto3,oneof"`
+}
+
+type ExecPodResponse_Stdout struct {
+	// At most 32 KiB.
+	Stdout []byte `protobuf:"bytes,2,opt,name=stdout,proto3,oneof"`
+}
+
+type ExecPodResponse_Stderr struct {
+	// At most 32 KiB.
+	Stderr []byte `protobuf:"bytes,3,opt,name=stderr,proto3,oneof"`
+}
+
+type ExecPodResponse_ExitCode struct {
+	// It has ended: its exit code, 128 + signal for a death by signal. The last message.
+	ExitCode int32 `protobuf:"varint,4,opt,name=exit_code,json=exitCode,proto3,oneof"`
+}
+
+func (*ExecPodResponse_Container) isExecPodResponse_Output() {}
+
+func (*ExecPodResponse_Stdout) isExecPodResponse_Output() {}
+
+func (*ExecPodResponse_Stderr) isExecPodResponse_Output() {}
+
+func (*ExecPodResponse_ExitCode) isExecPodResponse_Output() {}
+
 var File_muster_v1_pod_proto protoreflect.FileDescriptor
 
 const file_muster_v1_pod_proto_rawDesc = "" +
@@ -3102,7 +3499,30 @@ const file_muster_v1_pod_proto_rawDesc = "" +
 	"timestampsB\a\n" +
 	"\x05_tail\")\n" +
 	"\x13ReadPodLogsResponse\x12\x12\n" +
-	"\x04data\x18\x01 \x01(\fR\x04data*|\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data\"<\n" +
+	"\fTerminalSize\x12\x18\n" +
+	"\acolumns\x18\x01 \x01(\rR\acolumns\x12\x12\n" +
+	"\x04rows\x18\x02 \x01(\rR\x04rows\"\xca\x01\n" +
+	"\tExecStart\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1c\n" +
+	"\tcontainer\x18\x03 \x01(\tR\tcontainer\x12\x18\n" +
+	"\acommand\x18\x04 \x03(\tR\acommand\x12\x14\n" +
+	"\x05stdin\x18\x05 \x01(\bR\x05stdin\x12\x10\n" +
+	"\x03tty\x18\x06 \x01(\bR\x03tty\x12+\n" +
+	"\x04size\x18\a \x01(\v2\x17.muster.v1.TerminalSizeR\x04size\"\xb3\x01\n" +
+	"\x0eExecPodRequest\x12,\n" +
+	"\x05start\x18\x01 \x01(\v2\x14.muster.v1.ExecStartH\x00R\x05start\x12\x16\n" +
+	"\x05stdin\x18\x02 \x01(\fH\x00R\x05stdin\x12#\n" +
+	"\fstdin_closed\x18\x03 \x01(\bH\x00R\vstdinClosed\x12-\n" +
+	"\x04size\x18\x04 \x01(\v2\x17.muster.v1.TerminalSizeH\x00R\x04sizeB\a\n" +
+	"\x05input\"\x8e\x01\n" +
+	"\x0fExecPodResponse\x12\x1e\n" +
+	"\tcontainer\x18\x01 \x01(\tH\x00R\tcontainer\x12\x18\n" +
+	"\x06stdout\x18\x02 \x01(\fH\x00R\x06stdout\x12\x18\n" +
+	"\x06stderr\x18\x03 \x01(\fH\x00R\x06stderr\x12\x1d\n" +
+	"\texit_code\x18\x04 \x01(\x05H\x00R\bexitCodeB\b\n" +
+	"\x06output*|\n" +
 	"\rFailoverClass\x12\x1e\n" +
 	"\x1aFAILOVER_CLASS_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13FAILOVER_CLASS_FAST\x10\x01\x12\x19\n" +
@@ -3118,7 +3538,7 @@ const file_muster_v1_pod_proto_rawDesc = "" +
 	"\x11POD_PHASE_PENDING\x10\x01\x12\x15\n" +
 	"\x11POD_PHASE_RUNNING\x10\x02\x12\x17\n" +
 	"\x13POD_PHASE_SUCCEEDED\x10\x03\x12\x14\n" +
-	"\x10POD_PHASE_FAILED\x10\x042\xc4\x04\n" +
+	"\x10POD_PHASE_FAILED\x10\x042\x8a\x05\n" +
 	"\n" +
 	"PodService\x12=\n" +
 	"\x06GetPod\x12\x18.muster.v1.GetPodRequest\x1a\x19.muster.v1.GetPodResponse\x12C\n" +
@@ -3128,7 +3548,8 @@ const file_muster_v1_pod_proto_rawDesc = "" +
 	"\tUpdatePod\x12\x1b.muster.v1.UpdatePodRequest\x1a\x1c.muster.v1.UpdatePodResponse\x12F\n" +
 	"\tDeletePod\x12\x1b.muster.v1.DeletePodRequest\x1a\x1c.muster.v1.DeletePodResponse\x12@\n" +
 	"\aMovePod\x12\x19.muster.v1.MovePodRequest\x1a\x1a.muster.v1.MovePodResponse\x12N\n" +
-	"\vReadPodLogs\x12\x1d.muster.v1.ReadPodLogsRequest\x1a\x1e.muster.v1.ReadPodLogsResponse0\x01B3Z1github.com/musterhq/muster/gen/muster/v1;musterv1b\x06proto3"
+	"\vReadPodLogs\x12\x1d.muster.v1.ReadPodLogsRequest\x1a\x1e.muster.v1.ReadPodLogsResponse0\x01\x12D\n" +
+	"\aExecPod\x12\x19.muster.v1.ExecPodRequest\x1a\x1a.muster.v1.ExecPodResponse(\x010\x01B3Z1github.com/musterhq/muster/gen/muster/v1;musterv1b\x06proto3"
 
 var (
 	file_muster_v1_pod_proto_rawDescOnce sync.Once
@@ -3143,7 +3564,7 @@ func file_muster_v1_pod_proto_rawDescGZIP() []byte {
 }
 
 var file_muster_v1_pod_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_muster_v1_pod_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
+var file_muster_v1_pod_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
 var file_muster_v1_pod_proto_goTypes = []any{
 	(FailoverClass)(0),            // 0: muster.v1.FailoverClass
 	(RestartPolicy)(0),            // 1: muster.v1.RestartPolicy
@@ -3183,25 +3604,29 @@ var file_muster_v1_pod_proto_goTypes = []any{
 	(*MovePodResponse)(nil),       // 35: muster.v1.MovePodResponse
 	(*ReadPodLogsRequest)(nil),    // 36: muster.v1.ReadPodLogsRequest
 	(*ReadPodLogsResponse)(nil),   // 37: muster.v1.ReadPodLogsResponse
-	nil,                           // 38: muster.v1.PodSpec.NodeSelectorEntry
-	(*ObjectMeta)(nil),            // 39: muster.v1.ObjectMeta
-	(*durationpb.Duration)(nil),   // 40: google.protobuf.Duration
-	(*Probe)(nil),                 // 41: muster.v1.Probe
-	(*Condition)(nil),             // 42: muster.v1.Condition
-	(*timestamppb.Timestamp)(nil), // 43: google.protobuf.Timestamp
-	(ChangeType)(0),               // 44: muster.v1.ChangeType
-	(WriteResult)(0),              // 45: muster.v1.WriteResult
+	(*TerminalSize)(nil),          // 38: muster.v1.TerminalSize
+	(*ExecStart)(nil),             // 39: muster.v1.ExecStart
+	(*ExecPodRequest)(nil),        // 40: muster.v1.ExecPodRequest
+	(*ExecPodResponse)(nil),       // 41: muster.v1.ExecPodResponse
+	nil,                           // 42: muster.v1.PodSpec.NodeSelectorEntry
+	(*ObjectMeta)(nil),            // 43: muster.v1.ObjectMeta
+	(*durationpb.Duration)(nil),   // 44: google.protobuf.Duration
+	(*Probe)(nil),                 // 45: muster.v1.Probe
+	(*Condition)(nil),             // 46: muster.v1.Condition
+	(*timestamppb.Timestamp)(nil), // 47: google.protobuf.Timestamp
+	(ChangeType)(0),               // 48: muster.v1.ChangeType
+	(WriteResult)(0),              // 49: muster.v1.WriteResult
 }
 var file_muster_v1_pod_proto_depIdxs = []int32{
-	39, // 0: muster.v1.Pod.meta:type_name -> muster.v1.ObjectMeta
+	43, // 0: muster.v1.Pod.meta:type_name -> muster.v1.ObjectMeta
 	4,  // 1: muster.v1.Pod.spec:type_name -> muster.v1.PodSpec
 	15, // 2: muster.v1.Pod.status:type_name -> muster.v1.PodStatus
 	0,  // 3: muster.v1.Pod.failover_class:type_name -> muster.v1.FailoverClass
 	7,  // 4: muster.v1.PodSpec.containers:type_name -> muster.v1.Container
 	12, // 5: muster.v1.PodSpec.volumes:type_name -> muster.v1.Volume
 	1,  // 6: muster.v1.PodSpec.restart_policy:type_name -> muster.v1.RestartPolicy
-	40, // 7: muster.v1.PodSpec.termination_grace:type_name -> google.protobuf.Duration
-	38, // 8: muster.v1.PodSpec.node_selector:type_name -> muster.v1.PodSpec.NodeSelectorEntry
+	44, // 7: muster.v1.PodSpec.termination_grace:type_name -> google.protobuf.Duration
+	42, // 8: muster.v1.PodSpec.node_selector:type_name -> muster.v1.PodSpec.NodeSelectorEntry
 	7,  // 9: muster.v1.PodSpec.init_containers:type_name -> muster.v1.Container
 	5,  // 10: muster.v1.PodSpec.security:type_name -> muster.v1.PodSecurity
 	9,  // 11: muster.v1.Container.env:type_name -> muster.v1.EnvVar
@@ -3209,16 +3634,16 @@ var file_muster_v1_pod_proto_depIdxs = []int32{
 	11, // 13: muster.v1.Container.requests:type_name -> muster.v1.ResourceList
 	11, // 14: muster.v1.Container.limits:type_name -> muster.v1.ResourceList
 	14, // 15: muster.v1.Container.mounts:type_name -> muster.v1.VolumeMount
-	41, // 16: muster.v1.Container.liveness:type_name -> muster.v1.Probe
-	41, // 17: muster.v1.Container.readiness:type_name -> muster.v1.Probe
-	41, // 18: muster.v1.Container.startup:type_name -> muster.v1.Probe
+	45, // 16: muster.v1.Container.liveness:type_name -> muster.v1.Probe
+	45, // 17: muster.v1.Container.readiness:type_name -> muster.v1.Probe
+	45, // 18: muster.v1.Container.startup:type_name -> muster.v1.Probe
 	1,  // 19: muster.v1.Container.restart_policy:type_name -> muster.v1.RestartPolicy
 	8,  // 20: muster.v1.Container.restart_rules:type_name -> muster.v1.RestartRule
 	6,  // 21: muster.v1.Container.security:type_name -> muster.v1.ContainerSecurity
 	13, // 22: muster.v1.Volume.empty_dir:type_name -> muster.v1.EmptyDir
 	2,  // 23: muster.v1.PodStatus.phase:type_name -> muster.v1.PodPhase
-	42, // 24: muster.v1.PodStatus.conditions:type_name -> muster.v1.Condition
-	43, // 25: muster.v1.PodStatus.start_time:type_name -> google.protobuf.Timestamp
+	46, // 24: muster.v1.PodStatus.conditions:type_name -> muster.v1.Condition
+	47, // 25: muster.v1.PodStatus.start_time:type_name -> google.protobuf.Timestamp
 	16, // 26: muster.v1.PodStatus.containers:type_name -> muster.v1.ContainerStatus
 	16, // 27: muster.v1.PodStatus.init_containers:type_name -> muster.v1.ContainerStatus
 	17, // 28: muster.v1.ContainerStatus.state:type_name -> muster.v1.ContainerState
@@ -3226,45 +3651,50 @@ var file_muster_v1_pod_proto_depIdxs = []int32{
 	18, // 30: muster.v1.ContainerState.waiting:type_name -> muster.v1.ContainerWaiting
 	19, // 31: muster.v1.ContainerState.running:type_name -> muster.v1.ContainerRunning
 	20, // 32: muster.v1.ContainerState.terminated:type_name -> muster.v1.ContainerTerminated
-	43, // 33: muster.v1.ContainerRunning.started_at:type_name -> google.protobuf.Timestamp
-	43, // 34: muster.v1.ContainerTerminated.started_at:type_name -> google.protobuf.Timestamp
-	43, // 35: muster.v1.ContainerTerminated.finished_at:type_name -> google.protobuf.Timestamp
+	47, // 33: muster.v1.ContainerRunning.started_at:type_name -> google.protobuf.Timestamp
+	47, // 34: muster.v1.ContainerTerminated.started_at:type_name -> google.protobuf.Timestamp
+	47, // 35: muster.v1.ContainerTerminated.finished_at:type_name -> google.protobuf.Timestamp
 	3,  // 36: muster.v1.GetPodResponse.pod:type_name -> muster.v1.Pod
 	23, // 37: muster.v1.ListPodsRequest.filter:type_name -> muster.v1.PodFilter
 	3,  // 38: muster.v1.ListPodsResponse.pods:type_name -> muster.v1.Pod
 	23, // 39: muster.v1.WatchPodsRequest.filter:type_name -> muster.v1.PodFilter
-	44, // 40: muster.v1.WatchPodsResponse.type:type_name -> muster.v1.ChangeType
+	48, // 40: muster.v1.WatchPodsResponse.type:type_name -> muster.v1.ChangeType
 	3,  // 41: muster.v1.WatchPodsResponse.pod:type_name -> muster.v1.Pod
 	3,  // 42: muster.v1.CreatePodRequest.pod:type_name -> muster.v1.Pod
 	3,  // 43: muster.v1.CreatePodResponse.pod:type_name -> muster.v1.Pod
 	3,  // 44: muster.v1.UpdatePodRequest.pod:type_name -> muster.v1.Pod
 	3,  // 45: muster.v1.UpdatePodResponse.pod:type_name -> muster.v1.Pod
-	45, // 46: muster.v1.UpdatePodResponse.result:type_name -> muster.v1.WriteResult
-	40, // 47: muster.v1.DeletePodRequest.grace:type_name -> google.protobuf.Duration
+	49, // 46: muster.v1.UpdatePodResponse.result:type_name -> muster.v1.WriteResult
+	44, // 47: muster.v1.DeletePodRequest.grace:type_name -> google.protobuf.Duration
 	3,  // 48: muster.v1.DeletePodResponse.pod:type_name -> muster.v1.Pod
 	3,  // 49: muster.v1.MovePodResponse.pod:type_name -> muster.v1.Pod
-	40, // 50: muster.v1.ReadPodLogsRequest.since:type_name -> google.protobuf.Duration
-	21, // 51: muster.v1.PodService.GetPod:input_type -> muster.v1.GetPodRequest
-	24, // 52: muster.v1.PodService.ListPods:input_type -> muster.v1.ListPodsRequest
-	26, // 53: muster.v1.PodService.WatchPods:input_type -> muster.v1.WatchPodsRequest
-	28, // 54: muster.v1.PodService.CreatePod:input_type -> muster.v1.CreatePodRequest
-	30, // 55: muster.v1.PodService.UpdatePod:input_type -> muster.v1.UpdatePodRequest
-	32, // 56: muster.v1.PodService.DeletePod:input_type -> muster.v1.DeletePodRequest
-	34, // 57: muster.v1.PodService.MovePod:input_type -> muster.v1.MovePodRequest
-	36, // 58: muster.v1.PodService.ReadPodLogs:input_type -> muster.v1.ReadPodLogsRequest
-	22, // 59: muster.v1.PodService.GetPod:output_type -> muster.v1.GetPodResponse
-	25, // 60: muster.v1.PodService.ListPods:output_type -> muster.v1.ListPodsResponse
-	27, // 61: muster.v1.PodService.WatchPods:output_type -> muster.v1.WatchPodsResponse
-	29, // 62: muster.v1.PodService.CreatePod:output_type -> muster.v1.CreatePodResponse
-	31, // 63: muster.v1.PodService.UpdatePod:output_type -> muster.v1.UpdatePodResponse
-	33, // 64: muster.v1.PodService.DeletePod:output_type -> muster.v1.DeletePodResponse
-	35, // 65: muster.v1.PodService.MovePod:output_type -> muster.v1.MovePodResponse
-	37, // 66: muster.v1.PodService.ReadPodLogs:output_type -> muster.v1.ReadPodLogsResponse
-	59, // [59:67] is the sub-list for method output_type
-	51, // [51:59] is the sub-list for method input_type
-	51, // [51:51] is the sub-list for extension type_name
-	51, // [51:51] is the sub-list for extension extendee
-	0,  // [0:51] is the sub-list for field type_name
+	44, // 50: muster.v1.ReadPodLogsRequest.since:type_name -> google.protobuf.Duration
+	38, // 51: muster.v1.ExecStart.size:type_name -> muster.v1.TerminalSize
+	39, // 52: muster.v1.ExecPodRequest.start:type_name -> muster.v1.ExecStart
+	38, // 53: muster.v1.ExecPodRequest.size:type_name -> muster.v1.TerminalSize
+	21, // 54: muster.v1.PodService.GetPod:input_type -> muster.v1.GetPodRequest
+	24, // 55: muster.v1.PodService.ListPods:input_type -> muster.v1.ListPodsRequest
+	26, // 56: muster.v1.PodService.WatchPods:input_type -> muster.v1.WatchPodsRequest
+	28, // 57: muster.v1.PodService.CreatePod:input_type -> muster.v1.CreatePodRequest
+	30, // 58: muster.v1.PodService.UpdatePod:input_type -> muster.v1.UpdatePodRequest
+	32, // 59: muster.v1.PodService.DeletePod:input_type -> muster.v1.DeletePodRequest
+	34, // 60: muster.v1.PodService.MovePod:input_type -> muster.v1.MovePodRequest
+	36, // 61: muster.v1.PodService.ReadPodLogs:input_type -> muster.v1.ReadPodLogsRequest
+	40, // 62: muster.v1.PodService.ExecPod:input_type -> muster.v1.ExecPodRequest
+	22, // 63: muster.v1.PodService.GetPod:output_type -> muster.v1.GetPodResponse
+	25, // 64: muster.v1.PodService.ListPods:output_type -> muster.v1.ListPodsResponse
+	27, // 65: muster.v1.PodService.WatchPods:output_type -> muster.v1.WatchPodsResponse
+	29, // 66: muster.v1.PodService.CreatePod:output_type -> muster.v1.CreatePodResponse
+	31, // 67: muster.v1.PodService.UpdatePod:output_type -> muster.v1.UpdatePodResponse
+	33, // 68: muster.v1.PodService.DeletePod:output_type -> muster.v1.DeletePodResponse
+	35, // 69: muster.v1.PodService.MovePod:output_type -> muster.v1.MovePodResponse
+	37, // 70: muster.v1.PodService.ReadPodLogs:output_type -> muster.v1.ReadPodLogsResponse
+	41, // 71: muster.v1.PodService.ExecPod:output_type -> muster.v1.ExecPodResponse
+	63, // [63:72] is the sub-list for method output_type
+	54, // [54:63] is the sub-list for method input_type
+	54, // [54:54] is the sub-list for extension type_name
+	54, // [54:54] is the sub-list for extension extendee
+	0,  // [0:54] is the sub-list for field type_name
 }
 
 func init() { file_muster_v1_pod_proto_init() }
@@ -3282,13 +3712,25 @@ func file_muster_v1_pod_proto_init() {
 		(*ContainerState_Terminated)(nil),
 	}
 	file_muster_v1_pod_proto_msgTypes[33].OneofWrappers = []any{}
+	file_muster_v1_pod_proto_msgTypes[37].OneofWrappers = []any{
+		(*ExecPodRequest_Start)(nil),
+		(*ExecPodRequest_Stdin)(nil),
+		(*ExecPodRequest_StdinClosed)(nil),
+		(*ExecPodRequest_Size)(nil),
+	}
+	file_muster_v1_pod_proto_msgTypes[38].OneofWrappers = []any{
+		(*ExecPodResponse_Container)(nil),
+		(*ExecPodResponse_Stdout)(nil),
+		(*ExecPodResponse_Stderr)(nil),
+		(*ExecPodResponse_ExitCode)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_muster_v1_pod_proto_rawDesc), len(file_muster_v1_pod_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   36,
+			NumMessages:   40,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -27,6 +27,7 @@ const (
 	PodService_DeletePod_FullMethodName   = "/muster.v1.PodService/DeletePod"
 	PodService_MovePod_FullMethodName     = "/muster.v1.PodService/MovePod"
 	PodService_ReadPodLogs_FullMethodName = "/muster.v1.PodService/ReadPodLogs"
+	PodService_ExecPod_FullMethodName     = "/muster.v1.PodService/ExecPod"
 )
 
 // PodServiceClient is the client API for PodService service.
@@ -54,6 +55,9 @@ type PodServiceClient interface {
 	MovePod(ctx context.Context, in *MovePodRequest, opts ...grpc.CallOption) (*MovePodResponse, error)
 	// What a container wrote, as the agent of its node has it.
 	ReadPodLogs(ctx context.Context, in *ReadPodLogsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ReadPodLogsResponse], error)
+	// A command in a running container, on the caller's streams. Whoever may write may do that. The command is killed, with all
+	// that came from it, when the call ends before it.
+	ExecPod(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ExecPodRequest, ExecPodResponse], error)
 }
 
 type podServiceClient struct {
@@ -162,6 +166,19 @@ func (c *podServiceClient) ReadPodLogs(ctx context.Context, in *ReadPodLogsReque
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type PodService_ReadPodLogsClient = grpc.ServerStreamingClient[ReadPodLogsResponse]
 
+func (c *podServiceClient) ExecPod(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ExecPodRequest, ExecPodResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &PodService_ServiceDesc.Streams[2], PodService_ExecPod_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[ExecPodRequest, ExecPodResponse]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type PodService_ExecPodClient = grpc.BidiStreamingClient[ExecPodRequest, ExecPodResponse]
+
 // PodServiceServer is the server API for PodService service.
 // All implementations must embed UnimplementedPodServiceServer
 // for forward compatibility.
@@ -187,6 +204,9 @@ type PodServiceServer interface {
 	MovePod(context.Context, *MovePodRequest) (*MovePodResponse, error)
 	// What a container wrote, as the agent of its node has it.
 	ReadPodLogs(*ReadPodLogsRequest, grpc.ServerStreamingServer[ReadPodLogsResponse]) error
+	// A command in a running container, on the caller's streams. Whoever may write may do that. The command is killed, with all
+	// that came from it, when the call ends before it.
+	ExecPod(grpc.BidiStreamingServer[ExecPodRequest, ExecPodResponse]) error
 	mustEmbedUnimplementedPodServiceServer()
 }
 
@@ -220,6 +240,9 @@ func (UnimplementedPodServiceServer) MovePod(context.Context, *MovePodRequest) (
 }
 func (UnimplementedPodServiceServer) ReadPodLogs(*ReadPodLogsRequest, grpc.ServerStreamingServer[ReadPodLogsResponse]) error {
 	return status.Error(codes.Unimplemented, "method ReadPodLogs not implemented")
+}
+func (UnimplementedPodServiceServer) ExecPod(grpc.BidiStreamingServer[ExecPodRequest, ExecPodResponse]) error {
+	return status.Error(codes.Unimplemented, "method ExecPod not implemented")
 }
 func (UnimplementedPodServiceServer) mustEmbedUnimplementedPodServiceServer() {}
 func (UnimplementedPodServiceServer) testEmbeddedByValue()                    {}
@@ -372,6 +395,13 @@ func _PodService_ReadPodLogs_Handler(srv interface{}, stream grpc.ServerStream) 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type PodService_ReadPodLogsServer = grpc.ServerStreamingServer[ReadPodLogsResponse]
 
+func _PodService_ExecPod_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(PodServiceServer).ExecPod(&grpc.GenericServerStream[ExecPodRequest, ExecPodResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type PodService_ExecPodServer = grpc.BidiStreamingServer[ExecPodRequest, ExecPodResponse]
+
 // PodService_ServiceDesc is the grpc.ServiceDesc for PodService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -414,6 +444,12 @@ var PodService_ServiceDesc = grpc.ServiceDesc{
 			StreamName:    "ReadPodLogs",
 			Handler:       _PodService_ReadPodLogs_Handler,
 			ServerStreams: true,
+		},
+		{
+			StreamName:    "ExecPod",
+			Handler:       _PodService_ExecPod_Handler,
+			ServerStreams: true,
+			ClientStreams: true,
 		},
 	},
 	Metadata: "muster/v1/pod.proto",

@@ -1544,6 +1544,7 @@ type Ask struct {
 	//
 	//	*Ask_Logs
 	//	*Ask_Results
+	//	*Ask_Exec
 	Question      isAsk_Question `protobuf_oneof:"question"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1611,6 +1612,15 @@ func (x *Ask) GetResults() *ResultsAsk {
 	return nil
 }
 
+func (x *Ask) GetExec() *ExecAsk {
+	if x != nil {
+		if x, ok := x.Question.(*Ask_Exec); ok {
+			return x.Exec
+		}
+	}
+	return nil
+}
+
 type isAsk_Question interface {
 	isAsk_Question()
 }
@@ -1625,9 +1635,107 @@ type Ask_Results struct {
 	Results *ResultsAsk `protobuf:"bytes,3,opt,name=results,proto3,oneof"`
 }
 
+type Ask_Exec struct {
+	// A command to run on somebody's streams; to be answered through Interact.
+	Exec *ExecAsk `protobuf:"bytes,4,opt,name=exec,proto3,oneof"`
+}
+
 func (*Ask_Logs) isAsk_Question() {}
 
 func (*Ask_Results) isAsk_Question() {}
+
+func (*Ask_Exec) isAsk_Question() {}
+
+// ExecAsk asks for a command in a container.
+type ExecAsk struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The pod's uid.
+	Uid string `protobuf:"bytes,1,opt,name=uid,proto3" json:"uid,omitempty"`
+	// The container's name.
+	Container string `protobuf:"bytes,2,opt,name=container,proto3" json:"container,omitempty"`
+	// The program and its arguments.
+	Command []string `protobuf:"bytes,3,rep,name=command,proto3" json:"command,omitempty"`
+	// Somebody writes to it.
+	Stdin bool `protobuf:"varint,4,opt,name=stdin,proto3" json:"stdin,omitempty"`
+	// On a terminal.
+	Tty bool `protobuf:"varint,5,opt,name=tty,proto3" json:"tty,omitempty"`
+	// The terminal's size at first; may be unset.
+	Size          *v1.TerminalSize `protobuf:"bytes,6,opt,name=size,proto3" json:"size,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExecAsk) Reset() {
+	*x = ExecAsk{}
+	mi := &file_muster_agent_v1_session_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExecAsk) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExecAsk) ProtoMessage() {}
+
+func (x *ExecAsk) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_agent_v1_session_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExecAsk.ProtoReflect.Descriptor instead.
+func (*ExecAsk) Descriptor() ([]byte, []int) {
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *ExecAsk) GetUid() string {
+	if x != nil {
+		return x.Uid
+	}
+	return ""
+}
+
+func (x *ExecAsk) GetContainer() string {
+	if x != nil {
+		return x.Container
+	}
+	return ""
+}
+
+func (x *ExecAsk) GetCommand() []string {
+	if x != nil {
+		return x.Command
+	}
+	return nil
+}
+
+func (x *ExecAsk) GetStdin() bool {
+	if x != nil {
+		return x.Stdin
+	}
+	return false
+}
+
+func (x *ExecAsk) GetTty() bool {
+	if x != nil {
+		return x.Tty
+	}
+	return false
+}
+
+func (x *ExecAsk) GetSize() *v1.TerminalSize {
+	if x != nil {
+		return x.Size
+	}
+	return nil
+}
 
 // LogsAsk asks for what a container wrote.
 type LogsAsk struct {
@@ -1652,7 +1760,7 @@ type LogsAsk struct {
 
 func (x *LogsAsk) Reset() {
 	*x = LogsAsk{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[20]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1664,7 +1772,7 @@ func (x *LogsAsk) String() string {
 func (*LogsAsk) ProtoMessage() {}
 
 func (x *LogsAsk) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[20]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1677,7 +1785,7 @@ func (x *LogsAsk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsAsk.ProtoReflect.Descriptor instead.
 func (*LogsAsk) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{20}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *LogsAsk) GetUid() string {
@@ -1746,7 +1854,7 @@ type ResultsAsk struct {
 
 func (x *ResultsAsk) Reset() {
 	*x = ResultsAsk{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[21]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1758,7 +1866,7 @@ func (x *ResultsAsk) String() string {
 func (*ResultsAsk) ProtoMessage() {}
 
 func (x *ResultsAsk) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[21]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1771,7 +1879,7 @@ func (x *ResultsAsk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResultsAsk.ProtoReflect.Descriptor instead.
 func (*ResultsAsk) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{21}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ResultsAsk) GetUid() string {
@@ -1821,7 +1929,7 @@ type AnswerRequest struct {
 
 func (x *AnswerRequest) Reset() {
 	*x = AnswerRequest{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[22]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1833,7 +1941,7 @@ func (x *AnswerRequest) String() string {
 func (*AnswerRequest) ProtoMessage() {}
 
 func (x *AnswerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[22]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1846,7 +1954,7 @@ func (x *AnswerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnswerRequest.ProtoReflect.Descriptor instead.
 func (*AnswerRequest) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{22}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *AnswerRequest) GetId() uint64 {
@@ -1926,7 +2034,7 @@ type ProbeResults struct {
 
 func (x *ProbeResults) Reset() {
 	*x = ProbeResults{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[23]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1938,7 +2046,7 @@ func (x *ProbeResults) String() string {
 func (*ProbeResults) ProtoMessage() {}
 
 func (x *ProbeResults) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[23]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1951,7 +2059,7 @@ func (x *ProbeResults) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeResults.ProtoReflect.Descriptor instead.
 func (*ProbeResults) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{23}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ProbeResults) GetResults() []*v1.ProbeAttempt {
@@ -1974,7 +2082,7 @@ type AnswerError struct {
 
 func (x *AnswerError) Reset() {
 	*x = AnswerError{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[24]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1986,7 +2094,7 @@ func (x *AnswerError) String() string {
 func (*AnswerError) ProtoMessage() {}
 
 func (x *AnswerError) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[24]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1999,7 +2107,7 @@ func (x *AnswerError) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnswerError.ProtoReflect.Descriptor instead.
 func (*AnswerError) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{24}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *AnswerError) GetReason() string {
@@ -2016,6 +2124,258 @@ func (x *AnswerError) GetMessage() string {
 	return ""
 }
 
+// InteractRequest is what a command has written, or how it has ended.
+type InteractRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The question's id, in the first message.
+	Id uint64 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Exactly one, but none in a first message that has nothing more to say.
+	//
+	// Types that are valid to be assigned to Output:
+	//
+	//	*InteractRequest_Stdout
+	//	*InteractRequest_Stderr
+	//	*InteractRequest_ExitCode
+	//	*InteractRequest_Error
+	//	*InteractRequest_Taken
+	Output        isInteractRequest_Output `protobuf_oneof:"output"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *InteractRequest) Reset() {
+	*x = InteractRequest{}
+	mi := &file_muster_agent_v1_session_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *InteractRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*InteractRequest) ProtoMessage() {}
+
+func (x *InteractRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_agent_v1_session_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use InteractRequest.ProtoReflect.Descriptor instead.
+func (*InteractRequest) Descriptor() ([]byte, []int) {
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *InteractRequest) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *InteractRequest) GetOutput() isInteractRequest_Output {
+	if x != nil {
+		return x.Output
+	}
+	return nil
+}
+
+func (x *InteractRequest) GetStdout() []byte {
+	if x != nil {
+		if x, ok := x.Output.(*InteractRequest_Stdout); ok {
+			return x.Stdout
+		}
+	}
+	return nil
+}
+
+func (x *InteractRequest) GetStderr() []byte {
+	if x != nil {
+		if x, ok := x.Output.(*InteractRequest_Stderr); ok {
+			return x.Stderr
+		}
+	}
+	return nil
+}
+
+func (x *InteractRequest) GetExitCode() int32 {
+	if x != nil {
+		if x, ok := x.Output.(*InteractRequest_ExitCode); ok {
+			return x.ExitCode
+		}
+	}
+	return 0
+}
+
+func (x *InteractRequest) GetError() *AnswerError {
+	if x != nil {
+		if x, ok := x.Output.(*InteractRequest_Error); ok {
+			return x.Error
+		}
+	}
+	return nil
+}
+
+func (x *InteractRequest) GetTaken() uint32 {
+	if x != nil {
+		if x, ok := x.Output.(*InteractRequest_Taken); ok {
+			return x.Taken
+		}
+	}
+	return 0
+}
+
+type isInteractRequest_Output interface {
+	isInteractRequest_Output()
+}
+
+type InteractRequest_Stdout struct {
+	// At most 32 KiB.
+	Stdout []byte `protobuf:"bytes,2,opt,name=stdout,proto3,oneof"`
+}
+
+type InteractRequest_Stderr struct {
+	// At most 32 KiB.
+	Stderr []byte `protobuf:"bytes,3,opt,name=stderr,proto3,oneof"`
+}
+
+type InteractRequest_ExitCode struct {
+	// It has ended: its exit code, 128 + signal for a death by signal. The last message.
+	ExitCode int32 `protobuf:"varint,4,opt,name=exit_code,json=exitCode,proto3,oneof"`
+}
+
+type InteractRequest_Error struct {
+	// It could not be run, or not to its end. The last message.
+	Error *AnswerError `protobuf:"bytes,5,opt,name=error,proto3,oneof"`
+}
+
+type InteractRequest_Taken struct {
+	// So many more bytes of what was written to it are taken. At most 64 KiB are under way: the stream is always read, so that
+	// its end is seen whether or not the command reads.
+	Taken uint32 `protobuf:"varint,6,opt,name=taken,proto3,oneof"`
+}
+
+func (*InteractRequest_Stdout) isInteractRequest_Output() {}
+
+func (*InteractRequest_Stderr) isInteractRequest_Output() {}
+
+func (*InteractRequest_ExitCode) isInteractRequest_Output() {}
+
+func (*InteractRequest_Error) isInteractRequest_Output() {}
+
+func (*InteractRequest_Taken) isInteractRequest_Output() {}
+
+// InteractResponse is what somebody says to a command.
+type InteractResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Exactly one.
+	//
+	// Types that are valid to be assigned to Input:
+	//
+	//	*InteractResponse_Stdin
+	//	*InteractResponse_StdinClosed
+	//	*InteractResponse_Size
+	Input         isInteractResponse_Input `protobuf_oneof:"input"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *InteractResponse) Reset() {
+	*x = InteractResponse{}
+	mi := &file_muster_agent_v1_session_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *InteractResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*InteractResponse) ProtoMessage() {}
+
+func (x *InteractResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_agent_v1_session_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use InteractResponse.ProtoReflect.Descriptor instead.
+func (*InteractResponse) Descriptor() ([]byte, []int) {
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *InteractResponse) GetInput() isInteractResponse_Input {
+	if x != nil {
+		return x.Input
+	}
+	return nil
+}
+
+func (x *InteractResponse) GetStdin() []byte {
+	if x != nil {
+		if x, ok := x.Input.(*InteractResponse_Stdin); ok {
+			return x.Stdin
+		}
+	}
+	return nil
+}
+
+func (x *InteractResponse) GetStdinClosed() bool {
+	if x != nil {
+		if x, ok := x.Input.(*InteractResponse_StdinClosed); ok {
+			return x.StdinClosed
+		}
+	}
+	return false
+}
+
+func (x *InteractResponse) GetSize() *v1.TerminalSize {
+	if x != nil {
+		if x, ok := x.Input.(*InteractResponse_Size); ok {
+			return x.Size
+		}
+	}
+	return nil
+}
+
+type isInteractResponse_Input interface {
+	isInteractResponse_Input()
+}
+
+type InteractResponse_Stdin struct {
+	// At most 32 KiB.
+	Stdin []byte `protobuf:"bytes,1,opt,name=stdin,proto3,oneof"`
+}
+
+type InteractResponse_StdinClosed struct {
+	// Nothing more is written to it. Always true.
+	StdinClosed bool `protobuf:"varint,2,opt,name=stdin_closed,json=stdinClosed,proto3,oneof"`
+}
+
+type InteractResponse_Size struct {
+	// Its terminal has another size.
+	Size *v1.TerminalSize `protobuf:"bytes,3,opt,name=size,proto3,oneof"`
+}
+
+func (*InteractResponse_Stdin) isInteractResponse_Input() {}
+
+func (*InteractResponse_StdinClosed) isInteractResponse_Input() {}
+
+func (*InteractResponse_Size) isInteractResponse_Input() {}
+
 // AnswerResponse is empty: the whole answer was taken, or nobody wants it any more.
 type AnswerResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2025,7 +2385,7 @@ type AnswerResponse struct {
 
 func (x *AnswerResponse) Reset() {
 	*x = AnswerResponse{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[25]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2037,7 +2397,7 @@ func (x *AnswerResponse) String() string {
 func (*AnswerResponse) ProtoMessage() {}
 
 func (x *AnswerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[25]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2050,7 +2410,7 @@ func (x *AnswerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnswerResponse.ProtoReflect.Descriptor instead.
 func (*AnswerResponse) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{25}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{28}
 }
 
 // RenewRequest is one renewal. At most 4 KiB, results included.
@@ -2072,7 +2432,7 @@ type RenewRequest struct {
 
 func (x *RenewRequest) Reset() {
 	*x = RenewRequest{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[26]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2084,7 +2444,7 @@ func (x *RenewRequest) String() string {
 func (*RenewRequest) ProtoMessage() {}
 
 func (x *RenewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[26]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2097,7 +2457,7 @@ func (x *RenewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewRequest.ProtoReflect.Descriptor instead.
 func (*RenewRequest) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{26}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *RenewRequest) GetSession() int64 {
@@ -2148,7 +2508,7 @@ type RenewResponse struct {
 
 func (x *RenewResponse) Reset() {
 	*x = RenewResponse{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[27]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2160,7 +2520,7 @@ func (x *RenewResponse) String() string {
 func (*RenewResponse) ProtoMessage() {}
 
 func (x *RenewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[27]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2173,7 +2533,7 @@ func (x *RenewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewResponse.ProtoReflect.Descriptor instead.
 func (*RenewResponse) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{27}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *RenewResponse) GetNumber() uint64 {
@@ -2308,13 +2668,21 @@ const file_muster_agent_v1_session_proto_rawDesc = "" +
 	"\vNetworkNode\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x19\n" +
-	"\bpod_cidr\x18\x03 \x01(\tR\apodCidr\"\x8a\x01\n" +
+	"\bpod_cidr\x18\x03 \x01(\tR\apodCidr\"\xba\x01\n" +
 	"\x03Ask\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12.\n" +
 	"\x04logs\x18\x02 \x01(\v2\x18.muster.agent.v1.LogsAskH\x00R\x04logs\x127\n" +
-	"\aresults\x18\x03 \x01(\v2\x1b.muster.agent.v1.ResultsAskH\x00R\aresultsB\n" +
+	"\aresults\x18\x03 \x01(\v2\x1b.muster.agent.v1.ResultsAskH\x00R\aresults\x12.\n" +
+	"\x04exec\x18\x04 \x01(\v2\x18.muster.agent.v1.ExecAskH\x00R\x04execB\n" +
 	"\n" +
-	"\bquestion\"\xe0\x01\n" +
+	"\bquestion\"\xa8\x01\n" +
+	"\aExecAsk\x12\x10\n" +
+	"\x03uid\x18\x01 \x01(\tR\x03uid\x12\x1c\n" +
+	"\tcontainer\x18\x02 \x01(\tR\tcontainer\x12\x18\n" +
+	"\acommand\x18\x03 \x03(\tR\acommand\x12\x14\n" +
+	"\x05stdin\x18\x04 \x01(\bR\x05stdin\x12\x10\n" +
+	"\x03tty\x18\x05 \x01(\bR\x03tty\x12+\n" +
+	"\x04size\x18\x06 \x01(\v2\x17.muster.v1.TerminalSizeR\x04size\"\xe0\x01\n" +
 	"\aLogsAsk\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\x12\x1c\n" +
 	"\tcontainer\x18\x02 \x01(\tR\tcontainer\x12\x1a\n" +
@@ -2342,7 +2710,20 @@ const file_muster_agent_v1_session_proto_rawDesc = "" +
 	"\aresults\x18\x01 \x03(\v2\x17.muster.v1.ProbeAttemptR\aresults\"?\n" +
 	"\vAnswerError\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x18\n" +
-	"\amessage\x18\x02 \x01(\tR\amessage\"\x10\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage\"\xcc\x01\n" +
+	"\x0fInteractRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x18\n" +
+	"\x06stdout\x18\x02 \x01(\fH\x00R\x06stdout\x12\x18\n" +
+	"\x06stderr\x18\x03 \x01(\fH\x00R\x06stderr\x12\x1d\n" +
+	"\texit_code\x18\x04 \x01(\x05H\x00R\bexitCode\x124\n" +
+	"\x05error\x18\x05 \x01(\v2\x1c.muster.agent.v1.AnswerErrorH\x00R\x05error\x12\x16\n" +
+	"\x05taken\x18\x06 \x01(\rH\x00R\x05takenB\b\n" +
+	"\x06output\"\x87\x01\n" +
+	"\x10InteractResponse\x12\x16\n" +
+	"\x05stdin\x18\x01 \x01(\fH\x00R\x05stdin\x12#\n" +
+	"\fstdin_closed\x18\x02 \x01(\bH\x00R\vstdinClosed\x12-\n" +
+	"\x04size\x18\x03 \x01(\v2\x17.muster.v1.TerminalSizeH\x00R\x04sizeB\a\n" +
+	"\x05input\"\x10\n" +
 	"\x0eAnswerResponse\"\xc1\x01\n" +
 	"\fRenewRequest\x12\x18\n" +
 	"\asession\x18\x01 \x01(\x03R\asession\x12\x16\n" +
@@ -2352,13 +2733,14 @@ const file_muster_agent_v1_session_proto_rawDesc = "" +
 	"\aresults\x18\x05 \x01(\v2\x1c.muster.agent.v1.ResultBatchR\aresults\"T\n" +
 	"\rRenewResponse\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x12+\n" +
-	"\x03ttl\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x03ttl2\xaa\x03\n" +
+	"\x03ttl\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x03ttl2\xff\x03\n" +
 	"\fAgentService\x12C\n" +
 	"\x04Join\x12\x1c.muster.agent.v1.JoinRequest\x1a\x1d.muster.agent.v1.JoinResponse\x12j\n" +
 	"\x11RotateCertificate\x12).muster.agent.v1.RotateCertificateRequest\x1a*.muster.agent.v1.RotateCertificateResponse\x12P\n" +
 	"\aConnect\x12\x1f.muster.agent.v1.ConnectRequest\x1a .muster.agent.v1.ConnectResponse(\x010\x01\x12J\n" +
 	"\x05Renew\x12\x1d.muster.agent.v1.RenewRequest\x1a\x1e.muster.agent.v1.RenewResponse(\x010\x01\x12K\n" +
-	"\x06Answer\x12\x1e.muster.agent.v1.AnswerRequest\x1a\x1f.muster.agent.v1.AnswerResponse(\x01B8Z6github.com/musterhq/muster/gen/muster/agent/v1;agentv1b\x06proto3"
+	"\x06Answer\x12\x1e.muster.agent.v1.AnswerRequest\x1a\x1f.muster.agent.v1.AnswerResponse(\x01\x12S\n" +
+	"\bInteract\x12 .muster.agent.v1.InteractRequest\x1a!.muster.agent.v1.InteractResponse(\x010\x01B8Z6github.com/musterhq/muster/gen/muster/agent/v1;agentv1b\x06proto3"
 
 var (
 	file_muster_agent_v1_session_proto_rawDescOnce sync.Once
@@ -2372,7 +2754,7 @@ func file_muster_agent_v1_session_proto_rawDescGZIP() []byte {
 	return file_muster_agent_v1_session_proto_rawDescData
 }
 
-var file_muster_agent_v1_session_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
+var file_muster_agent_v1_session_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
 var file_muster_agent_v1_session_proto_goTypes = []any{
 	(*JoinRequest)(nil),               // 0: muster.agent.v1.JoinRequest
 	(*JoinResponse)(nil),              // 1: muster.agent.v1.JoinResponse
@@ -2394,25 +2776,29 @@ var file_muster_agent_v1_session_proto_goTypes = []any{
 	(*Network)(nil),                   // 17: muster.agent.v1.Network
 	(*NetworkNode)(nil),               // 18: muster.agent.v1.NetworkNode
 	(*Ask)(nil),                       // 19: muster.agent.v1.Ask
-	(*LogsAsk)(nil),                   // 20: muster.agent.v1.LogsAsk
-	(*ResultsAsk)(nil),                // 21: muster.agent.v1.ResultsAsk
-	(*AnswerRequest)(nil),             // 22: muster.agent.v1.AnswerRequest
-	(*ProbeResults)(nil),              // 23: muster.agent.v1.ProbeResults
-	(*AnswerError)(nil),               // 24: muster.agent.v1.AnswerError
-	(*AnswerResponse)(nil),            // 25: muster.agent.v1.AnswerResponse
-	(*RenewRequest)(nil),              // 26: muster.agent.v1.RenewRequest
-	(*RenewResponse)(nil),             // 27: muster.agent.v1.RenewResponse
-	nil,                               // 28: muster.agent.v1.Assignment.RestartsEntry
-	(*v1.NodeFacts)(nil),              // 29: muster.v1.NodeFacts
-	(*v1.HeldStatus)(nil),             // 30: muster.v1.HeldStatus
-	(*timestamppb.Timestamp)(nil),     // 31: google.protobuf.Timestamp
-	(v1.ProbeResult)(0),               // 32: muster.v1.ProbeResult
-	(*v1.ProbeAttempt)(nil),           // 33: muster.v1.ProbeAttempt
-	(*v1.Event)(nil),                  // 34: muster.v1.Event
-	(*durationpb.Duration)(nil),       // 35: google.protobuf.Duration
-	(*v1.Pod)(nil),                    // 36: muster.v1.Pod
-	(v1.FailoverClass)(0),             // 37: muster.v1.FailoverClass
-	(v1.ProbeKind)(0),                 // 38: muster.v1.ProbeKind
+	(*ExecAsk)(nil),                   // 20: muster.agent.v1.ExecAsk
+	(*LogsAsk)(nil),                   // 21: muster.agent.v1.LogsAsk
+	(*ResultsAsk)(nil),                // 22: muster.agent.v1.ResultsAsk
+	(*AnswerRequest)(nil),             // 23: muster.agent.v1.AnswerRequest
+	(*ProbeResults)(nil),              // 24: muster.agent.v1.ProbeResults
+	(*AnswerError)(nil),               // 25: muster.agent.v1.AnswerError
+	(*InteractRequest)(nil),           // 26: muster.agent.v1.InteractRequest
+	(*InteractResponse)(nil),          // 27: muster.agent.v1.InteractResponse
+	(*AnswerResponse)(nil),            // 28: muster.agent.v1.AnswerResponse
+	(*RenewRequest)(nil),              // 29: muster.agent.v1.RenewRequest
+	(*RenewResponse)(nil),             // 30: muster.agent.v1.RenewResponse
+	nil,                               // 31: muster.agent.v1.Assignment.RestartsEntry
+	(*v1.NodeFacts)(nil),              // 32: muster.v1.NodeFacts
+	(*v1.HeldStatus)(nil),             // 33: muster.v1.HeldStatus
+	(*timestamppb.Timestamp)(nil),     // 34: google.protobuf.Timestamp
+	(v1.ProbeResult)(0),               // 35: muster.v1.ProbeResult
+	(*v1.ProbeAttempt)(nil),           // 36: muster.v1.ProbeAttempt
+	(*v1.Event)(nil),                  // 37: muster.v1.Event
+	(*durationpb.Duration)(nil),       // 38: google.protobuf.Duration
+	(*v1.Pod)(nil),                    // 39: muster.v1.Pod
+	(v1.FailoverClass)(0),             // 40: muster.v1.FailoverClass
+	(*v1.TerminalSize)(nil),           // 41: muster.v1.TerminalSize
+	(v1.ProbeKind)(0),                 // 42: muster.v1.ProbeKind
 }
 var file_muster_agent_v1_session_proto_depIdxs = []int32{
 	5,  // 0: muster.agent.v1.ConnectRequest.hello:type_name -> muster.agent.v1.Hello
@@ -2420,55 +2806,61 @@ var file_muster_agent_v1_session_proto_depIdxs = []int32{
 	7,  // 2: muster.agent.v1.ConnectRequest.results:type_name -> muster.agent.v1.ResultBatch
 	9,  // 3: muster.agent.v1.ConnectRequest.events:type_name -> muster.agent.v1.EventBatch
 	10, // 4: muster.agent.v1.ConnectRequest.bye:type_name -> muster.agent.v1.Bye
-	29, // 5: muster.agent.v1.Hello.facts:type_name -> muster.v1.NodeFacts
-	30, // 6: muster.agent.v1.StatusBatch.statuses:type_name -> muster.v1.HeldStatus
-	31, // 7: muster.agent.v1.ResultBatch.base:type_name -> google.protobuf.Timestamp
+	32, // 5: muster.agent.v1.Hello.facts:type_name -> muster.v1.NodeFacts
+	33, // 6: muster.agent.v1.StatusBatch.statuses:type_name -> muster.v1.HeldStatus
+	34, // 7: muster.agent.v1.ResultBatch.base:type_name -> google.protobuf.Timestamp
 	8,  // 8: muster.agent.v1.ResultBatch.changes:type_name -> muster.agent.v1.ProbeChange
-	32, // 9: muster.agent.v1.ProbeChange.verdict:type_name -> muster.v1.ProbeResult
-	31, // 10: muster.agent.v1.ProbeChange.since:type_name -> google.protobuf.Timestamp
-	33, // 11: muster.agent.v1.ProbeChange.last:type_name -> muster.v1.ProbeAttempt
-	34, // 12: muster.agent.v1.EventBatch.events:type_name -> muster.v1.Event
-	35, // 13: muster.agent.v1.Bye.restart:type_name -> google.protobuf.Duration
+	35, // 9: muster.agent.v1.ProbeChange.verdict:type_name -> muster.v1.ProbeResult
+	34, // 10: muster.agent.v1.ProbeChange.since:type_name -> google.protobuf.Timestamp
+	36, // 11: muster.agent.v1.ProbeChange.last:type_name -> muster.v1.ProbeAttempt
+	37, // 12: muster.agent.v1.EventBatch.events:type_name -> muster.v1.Event
+	38, // 13: muster.agent.v1.Bye.restart:type_name -> google.protobuf.Duration
 	12, // 14: muster.agent.v1.ConnectResponse.welcome:type_name -> muster.agent.v1.Welcome
 	13, // 15: muster.agent.v1.ConnectResponse.assignments:type_name -> muster.agent.v1.Assignments
 	16, // 16: muster.agent.v1.ConnectResponse.status_ack:type_name -> muster.agent.v1.StatusAck
 	19, // 17: muster.agent.v1.ConnectResponse.ask:type_name -> muster.agent.v1.Ask
 	17, // 18: muster.agent.v1.ConnectResponse.network:type_name -> muster.agent.v1.Network
-	35, // 19: muster.agent.v1.Welcome.lease_ttl:type_name -> google.protobuf.Duration
-	35, // 20: muster.agent.v1.Welcome.renew_every:type_name -> google.protobuf.Duration
+	38, // 19: muster.agent.v1.Welcome.lease_ttl:type_name -> google.protobuf.Duration
+	38, // 20: muster.agent.v1.Welcome.renew_every:type_name -> google.protobuf.Duration
 	14, // 21: muster.agent.v1.Assignments.assignments:type_name -> muster.agent.v1.Assignment
 	15, // 22: muster.agent.v1.Assignments.removed:type_name -> muster.agent.v1.HeldKey
-	36, // 23: muster.agent.v1.Assignment.pod:type_name -> muster.v1.Pod
-	37, // 24: muster.agent.v1.Assignment.class:type_name -> muster.v1.FailoverClass
-	28, // 25: muster.agent.v1.Assignment.restarts:type_name -> muster.agent.v1.Assignment.RestartsEntry
+	39, // 23: muster.agent.v1.Assignment.pod:type_name -> muster.v1.Pod
+	40, // 24: muster.agent.v1.Assignment.class:type_name -> muster.v1.FailoverClass
+	31, // 25: muster.agent.v1.Assignment.restarts:type_name -> muster.agent.v1.Assignment.RestartsEntry
 	15, // 26: muster.agent.v1.StatusAck.committed:type_name -> muster.agent.v1.HeldKey
 	15, // 27: muster.agent.v1.StatusAck.not_yours:type_name -> muster.agent.v1.HeldKey
 	18, // 28: muster.agent.v1.Network.nodes:type_name -> muster.agent.v1.NetworkNode
-	20, // 29: muster.agent.v1.Ask.logs:type_name -> muster.agent.v1.LogsAsk
-	21, // 30: muster.agent.v1.Ask.results:type_name -> muster.agent.v1.ResultsAsk
-	35, // 31: muster.agent.v1.LogsAsk.since:type_name -> google.protobuf.Duration
-	38, // 32: muster.agent.v1.ResultsAsk.kind:type_name -> muster.v1.ProbeKind
-	23, // 33: muster.agent.v1.AnswerRequest.results:type_name -> muster.agent.v1.ProbeResults
-	24, // 34: muster.agent.v1.AnswerRequest.error:type_name -> muster.agent.v1.AnswerError
-	33, // 35: muster.agent.v1.ProbeResults.results:type_name -> muster.v1.ProbeAttempt
-	35, // 36: muster.agent.v1.RenewRequest.longest:type_name -> google.protobuf.Duration
-	7,  // 37: muster.agent.v1.RenewRequest.results:type_name -> muster.agent.v1.ResultBatch
-	35, // 38: muster.agent.v1.RenewResponse.ttl:type_name -> google.protobuf.Duration
-	0,  // 39: muster.agent.v1.AgentService.Join:input_type -> muster.agent.v1.JoinRequest
-	2,  // 40: muster.agent.v1.AgentService.RotateCertificate:input_type -> muster.agent.v1.RotateCertificateRequest
-	4,  // 41: muster.agent.v1.AgentService.Connect:input_type -> muster.agent.v1.ConnectRequest
-	26, // 42: muster.agent.v1.AgentService.Renew:input_type -> muster.agent.v1.RenewRequest
-	22, // 43: muster.agent.v1.AgentService.Answer:input_type -> muster.agent.v1.AnswerRequest
-	1,  // 44: muster.agent.v1.AgentService.Join:output_type -> muster.agent.v1.JoinResponse
-	3,  // 45: muster.agent.v1.AgentService.RotateCertificate:output_type -> muster.agent.v1.RotateCertificateResponse
-	11, // 46: muster.agent.v1.AgentService.Connect:output_type -> muster.agent.v1.ConnectResponse
-	27, // 47: muster.agent.v1.AgentService.Renew:output_type -> muster.agent.v1.RenewResponse
-	25, // 48: muster.agent.v1.AgentService.Answer:output_type -> muster.agent.v1.AnswerResponse
-	44, // [44:49] is the sub-list for method output_type
-	39, // [39:44] is the sub-list for method input_type
-	39, // [39:39] is the sub-list for extension type_name
-	39, // [39:39] is the sub-list for extension extendee
-	0,  // [0:39] is the sub-list for field type_name
+	21, // 29: muster.agent.v1.Ask.logs:type_name -> muster.agent.v1.LogsAsk
+	22, // 30: muster.agent.v1.Ask.results:type_name -> muster.agent.v1.ResultsAsk
+	20, // 31: muster.agent.v1.Ask.exec:type_name -> muster.agent.v1.ExecAsk
+	41, // 32: muster.agent.v1.ExecAsk.size:type_name -> muster.v1.TerminalSize
+	38, // 33: muster.agent.v1.LogsAsk.since:type_name -> google.protobuf.Duration
+	42, // 34: muster.agent.v1.ResultsAsk.kind:type_name -> muster.v1.ProbeKind
+	24, // 35: muster.agent.v1.AnswerRequest.results:type_name -> muster.agent.v1.ProbeResults
+	25, // 36: muster.agent.v1.AnswerRequest.error:type_name -> muster.agent.v1.AnswerError
+	36, // 37: muster.agent.v1.ProbeResults.results:type_name -> muster.v1.ProbeAttempt
+	25, // 38: muster.agent.v1.InteractRequest.error:type_name -> muster.agent.v1.AnswerError
+	41, // 39: muster.agent.v1.InteractResponse.size:type_name -> muster.v1.TerminalSize
+	38, // 40: muster.agent.v1.RenewRequest.longest:type_name -> google.protobuf.Duration
+	7,  // 41: muster.agent.v1.RenewRequest.results:type_name -> muster.agent.v1.ResultBatch
+	38, // 42: muster.agent.v1.RenewResponse.ttl:type_name -> google.protobuf.Duration
+	0,  // 43: muster.agent.v1.AgentService.Join:input_type -> muster.agent.v1.JoinRequest
+	2,  // 44: muster.agent.v1.AgentService.RotateCertificate:input_type -> muster.agent.v1.RotateCertificateRequest
+	4,  // 45: muster.agent.v1.AgentService.Connect:input_type -> muster.agent.v1.ConnectRequest
+	29, // 46: muster.agent.v1.AgentService.Renew:input_type -> muster.agent.v1.RenewRequest
+	23, // 47: muster.agent.v1.AgentService.Answer:input_type -> muster.agent.v1.AnswerRequest
+	26, // 48: muster.agent.v1.AgentService.Interact:input_type -> muster.agent.v1.InteractRequest
+	1,  // 49: muster.agent.v1.AgentService.Join:output_type -> muster.agent.v1.JoinResponse
+	3,  // 50: muster.agent.v1.AgentService.RotateCertificate:output_type -> muster.agent.v1.RotateCertificateResponse
+	11, // 51: muster.agent.v1.AgentService.Connect:output_type -> muster.agent.v1.ConnectResponse
+	30, // 52: muster.agent.v1.AgentService.Renew:output_type -> muster.agent.v1.RenewResponse
+	28, // 53: muster.agent.v1.AgentService.Answer:output_type -> muster.agent.v1.AnswerResponse
+	27, // 54: muster.agent.v1.AgentService.Interact:output_type -> muster.agent.v1.InteractResponse
+	49, // [49:55] is the sub-list for method output_type
+	43, // [43:49] is the sub-list for method input_type
+	43, // [43:43] is the sub-list for extension type_name
+	43, // [43:43] is the sub-list for extension extendee
+	0,  // [0:43] is the sub-list for field type_name
 }
 
 func init() { file_muster_agent_v1_session_proto_init() }
@@ -2493,12 +2885,25 @@ func file_muster_agent_v1_session_proto_init() {
 	file_muster_agent_v1_session_proto_msgTypes[19].OneofWrappers = []any{
 		(*Ask_Logs)(nil),
 		(*Ask_Results)(nil),
+		(*Ask_Exec)(nil),
 	}
-	file_muster_agent_v1_session_proto_msgTypes[20].OneofWrappers = []any{}
-	file_muster_agent_v1_session_proto_msgTypes[22].OneofWrappers = []any{
+	file_muster_agent_v1_session_proto_msgTypes[21].OneofWrappers = []any{}
+	file_muster_agent_v1_session_proto_msgTypes[23].OneofWrappers = []any{
 		(*AnswerRequest_Data)(nil),
 		(*AnswerRequest_Results)(nil),
 		(*AnswerRequest_Error)(nil),
+	}
+	file_muster_agent_v1_session_proto_msgTypes[26].OneofWrappers = []any{
+		(*InteractRequest_Stdout)(nil),
+		(*InteractRequest_Stderr)(nil),
+		(*InteractRequest_ExitCode)(nil),
+		(*InteractRequest_Error)(nil),
+		(*InteractRequest_Taken)(nil),
+	}
+	file_muster_agent_v1_session_proto_msgTypes[27].OneofWrappers = []any{
+		(*InteractResponse_Stdin)(nil),
+		(*InteractResponse_StdinClosed)(nil),
+		(*InteractResponse_Size)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2506,7 +2911,7 @@ func file_muster_agent_v1_session_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_muster_agent_v1_session_proto_rawDesc), len(file_muster_agent_v1_session_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   29,
+			NumMessages:   32,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

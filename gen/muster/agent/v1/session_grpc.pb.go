@@ -24,6 +24,7 @@ const (
 	AgentService_Connect_FullMethodName           = "/muster.agent.v1.AgentService/Connect"
 	AgentService_Renew_FullMethodName             = "/muster.agent.v1.AgentService/Renew"
 	AgentService_Answer_FullMethodName            = "/muster.agent.v1.AgentService/Answer"
+	AgentService_Interact_FullMethodName          = "/muster.agent.v1.AgentService/Interact"
 )
 
 // AgentServiceClient is the client API for AgentService service.
@@ -42,6 +43,8 @@ type AgentServiceClient interface {
 	Renew(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[RenewRequest, RenewResponse], error)
 	// The answer to an Ask: a stream that the agent opens.
 	Answer(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[AnswerRequest, AnswerResponse], error)
+	// The answer to an Ask for a command on somebody's streams: a stream that the agent opens.
+	Interact(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[InteractRequest, InteractResponse], error)
 }
 
 type agentServiceClient struct {
@@ -111,6 +114,19 @@ func (c *agentServiceClient) Answer(ctx context.Context, opts ...grpc.CallOption
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type AgentService_AnswerClient = grpc.ClientStreamingClient[AnswerRequest, AnswerResponse]
 
+func (c *agentServiceClient) Interact(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[InteractRequest, InteractResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &AgentService_ServiceDesc.Streams[3], AgentService_Interact_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[InteractRequest, InteractResponse]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type AgentService_InteractClient = grpc.BidiStreamingClient[InteractRequest, InteractResponse]
+
 // AgentServiceServer is the server API for AgentService service.
 // All implementations must embed UnimplementedAgentServiceServer
 // for forward compatibility.
@@ -127,6 +143,8 @@ type AgentServiceServer interface {
 	Renew(grpc.BidiStreamingServer[RenewRequest, RenewResponse]) error
 	// The answer to an Ask: a stream that the agent opens.
 	Answer(grpc.ClientStreamingServer[AnswerRequest, AnswerResponse]) error
+	// The answer to an Ask for a command on somebody's streams: a stream that the agent opens.
+	Interact(grpc.BidiStreamingServer[InteractRequest, InteractResponse]) error
 	mustEmbedUnimplementedAgentServiceServer()
 }
 
@@ -151,6 +169,9 @@ func (UnimplementedAgentServiceServer) Renew(grpc.BidiStreamingServer[RenewReque
 }
 func (UnimplementedAgentServiceServer) Answer(grpc.ClientStreamingServer[AnswerRequest, AnswerResponse]) error {
 	return status.Error(codes.Unimplemented, "method Answer not implemented")
+}
+func (UnimplementedAgentServiceServer) Interact(grpc.BidiStreamingServer[InteractRequest, InteractResponse]) error {
+	return status.Error(codes.Unimplemented, "method Interact not implemented")
 }
 func (UnimplementedAgentServiceServer) mustEmbedUnimplementedAgentServiceServer() {}
 func (UnimplementedAgentServiceServer) testEmbeddedByValue()                      {}
@@ -230,6 +251,13 @@ func _AgentService_Answer_Handler(srv interface{}, stream grpc.ServerStream) err
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type AgentService_AnswerServer = grpc.ClientStreamingServer[AnswerRequest, AnswerResponse]
 
+func _AgentService_Interact_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(AgentServiceServer).Interact(&grpc.GenericServerStream[InteractRequest, InteractResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type AgentService_InteractServer = grpc.BidiStreamingServer[InteractRequest, InteractResponse]
+
 // AgentService_ServiceDesc is the grpc.ServiceDesc for AgentService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -262,6 +290,12 @@ var AgentService_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "Answer",
 			Handler:       _AgentService_Answer_Handler,
+			ClientStreams: true,
+		},
+		{
+			StreamName:    "Interact",
+			Handler:       _AgentService_Interact_Handler,
+			ServerStreams: true,
 			ClientStreams: true,
 		},
 	},
