@@ -31,7 +31,7 @@ spec:
   - {name: first, command: [sleep, "1000000"]}
   - {name: second, command: [sleep, "1000000"]}
 `)
-	c.Eventually(20*time.Second, "it runs", func() bool { return c.Pod("web").Ready() })
+	c.Eventually(20*time.Second, "it runs", func() bool { p := c.Pod("web"); return p.Ready() })
 
 	var out, errs bytes.Buffer
 	cmd := c.command(t.Context(), "web", nil, "sh", "-c", "echo out; echo err >&2; exit 7")
@@ -58,7 +58,9 @@ spec:
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	sleeps := func() int { return len(c.find(func(argv []string) bool { return len(argv) == 2 && argv[0] == "sleep" && argv[1] == mark })) }
+	sleeps := func() int {
+		return len(c.find(func(argv []string) bool { return len(argv) == 2 && argv[0] == "sleep" && argv[1] == mark }))
+	}
 	c.Eventually(10*time.Second, "both sleeps run", func() bool { return sleeps() == 2 })
 	cancel() // SIGKILL
 	_ = cmd.Wait()
