@@ -67,6 +67,11 @@ type Runtime interface {
 	// VolumeUsage is how many bytes of disk one of the pod's own volumes takes; counting ends once it is more than most.
 	// ErrNotFound without the pod or the volume, ErrUnsupported for one in memory.
 	VolumeUsage(ctx context.Context, pod PodRef, volume string, most int64) (int64, error)
+	// Usage measures what a running container uses. It fails with ErrNotRunning once the container has ended.
+	Usage(ctx context.Context, id ContainerID) (Usage, error)
+	// Overhead is the processor time that the runtime's own processes have spent on pods, beside this one, since some moment
+	// (for process: the supervisors). It never falls while the runtime is open.
+	Overhead(ctx context.Context) (time.Duration, error)
 	// Close lets go of everything without stopping any pod.
 	Close() error
 }
@@ -253,6 +258,18 @@ type Interaction struct {
 
 // TerminalSize is in characters.
 type TerminalSize struct{ Columns, Rows uint16 }
+
+// Usage is what a container uses.
+type Usage struct {
+	// At is when it was measured.
+	At time.Time
+	// CPU is the user and system time of the container's processes, those that have ended and those of Exec included. It
+	// counts from a moment that is the same while the instance lives: two of them tell what was used between. -1 where it
+	// is unknown.
+	CPU time.Duration
+	// MemoryBytes is the working set, all memory but the file cache not lately used; -1 where it is unknown.
+	MemoryBytes int64
+}
 
 // List is what exists.
 type List struct {

@@ -187,7 +187,7 @@ func (p *initProcess) await(run *running) (ExecReply, error) {
 func (p *initProcess) killExec(pid int, marker string) {
 	unix.Kill(-pid, unix.SIGKILL)
 	killUntilNone(killTimeout, func() []int {
-		all := stats()
+		all := Stats()
 		in := map[int]bool{pid: true}
 		for _, m := range WithEnv(marker) {
 			in[m] = true

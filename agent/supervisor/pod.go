@@ -207,7 +207,7 @@ func (p *pod) reap() {
 
 // orphans are the processes below the supervisor, or its pod's holder, that no living init answers for.
 func (p *pod) orphans() []int {
-	all := stats()
+	all := Stats()
 	self := os.Getpid()
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -333,6 +333,7 @@ func (p *pod) state() State {
 	}
 	for _, in := range p.newest {
 		rec := in.rec
+		rec.PID = in.pid
 		if rec.Running {
 			rec.DroppedLines = in.log.droppedLines()
 		}

@@ -19,7 +19,12 @@ type Stat struct {
 	State byte
 	// StartTime is in clock ticks since the boot.
 	StartTime uint64
+	// CPU is the user and system time of the process, WaitedCPU that of the children it has waited for, with theirs.
+	CPU, WaitedCPU time.Duration
 }
+
+// clockTick is the unit of times in /proc: USER_HZ is 100 on every architecture that Go runs on.
+const clockTick = 10 * time.Millisecond
 
 // Dead tells whether the process runs no more, a zombie included.
 func (s Stat) Dead() bool { return s.State == 'Z' || s.State == 'X' }
@@ -58,6 +63,13 @@ func parseStat(b []byte) (Stat, error) {
 	if err := errors.Join(e1, e2, e3); err != nil {
 		return Stat{}, errNoStat
 	}
+	var ticks [4]int64 // utime, stime, cutime, cstime
+	for i := range ticks {
+		if ticks[i], err = strconv.ParseInt(f[11+i], 10, 64); err != nil {
+			return Stat{}, errNoStat
+		}
+	}
+	s.CPU, s.WaitedCPU = time.Duration(ticks[0]+ticks[1])*clockTick, time.Duration(ticks[2]+ticks[3])*clockTick
 	return s, nil
 }
 
@@ -98,8 +110,8 @@ func pids() []int {
 	return out
 }
 
-// stats reads the stat of every process that /proc shows.
-func stats() []Stat {
+// Stats reads the stat of every process that /proc shows.
+func Stats() []Stat {
 	var all []Stat
 	for _, pid := range pids() {
 		if s, err := ReadStat(pid); err == nil {
@@ -111,7 +123,7 @@ func stats() []Stat {
 
 // descendants are the living processes below root, root itself left out.
 func descendants(root int) []int {
-	all := stats()
+	all := Stats()
 	below := map[int]bool{root: true}
 	for grown := true; grown; {
 		grown = false

@@ -110,9 +110,12 @@ type SupervisorRecord struct {
 // ContainerRecord is one instance of a container.
 type ContainerRecord struct {
 	// Name is the container's, Instance is "ATTEMPT-RANDOM".
-	Name, Instance    string
-	Attempt           int32
-	Running           bool
+	Name, Instance string
+	Attempt        int32
+	Running        bool
+	// PID is that of the instance's init, which all processes of the container descend from, as the supervisor sees it; 0
+	// once it has ended. The supervisor says it, no file does.
+	PID               int
 	Started, Finished time.Time
 	// ExitCode is 128 + Signal for a death by signal.
 	ExitCode, Signal int32

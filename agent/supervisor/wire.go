@@ -474,6 +474,7 @@ func (c *ContainerRecord) encode(w *body) {
 	w.int(8, int64(c.Signal))
 	w.str(9, c.Reason)
 	w.int(10, c.DroppedLines)
+	w.int(11, int64(c.PID))
 }
 
 func (c *ContainerRecord) decode(b []byte) error {
@@ -500,6 +501,8 @@ func (c *ContainerRecord) decode(b []byte) error {
 			c.Reason = f.str()
 		case 10:
 			c.DroppedLines = f.int()
+		case 11:
+			c.PID = int(f.int())
 		}
 	}
 	return f.err

@@ -35,6 +35,8 @@ type Behaviour struct {
 	Takes int64
 	// Output is what it has written to stdout, line by line, as soon as it runs.
 	Output []string
+	// MilliCPU is how much processor time it takes while it runs, in thousandths of a core, and MemoryBytes what it holds.
+	MilliCPU, MemoryBytes int64
 }
 
 // Fake is a container.Runtime in memory. It has no goroutines but timers, so it may live in a synctest bubble. All
@@ -77,6 +79,7 @@ type fakeContainer struct {
 	ended  chan struct{}
 	timers []*time.Timer
 	termed bool
+	execs  time.Duration // the processor time of commands run in it
 }
 
 type fakeLine struct {
@@ -380,37 +383,63 @@ func (f *Fake) RemovePod(_ context.Context, ref container.PodRef) error {
 	return nil
 }
 
-// into is whether a command can be run in a container.
-func (f *Fake) into(method string, id container.ContainerID, argv []string) error {
+// into is the running container that a command is to be run in.
+func (f *Fake) into(method string, id container.ContainerID, argv []string) (*fakeContainer, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if err := f.enterLocked(method, string(id)+" "+strings.Join(argv, " ")); err != nil {
-		return err
+		return nil, err
 	}
+	return f.runningLocked(id)
+}
+
+func (f *Fake) runningLocked(id container.ContainerID) (*fakeContainer, error) {
 	switch c := f.ids[id]; {
 	case c == nil:
-		return fmt.Errorf("container %s: %w", id, container.ErrNotFound)
+		return nil, fmt.Errorf("container %s: %w", id, container.ErrNotFound)
 	case !c.Running:
-		return fmt.Errorf("container %s: %w", id, container.ErrNotRunning)
+		return nil, fmt.Errorf("container %s: %w", id, container.ErrNotRunning)
+	default:
+		return c, nil
 	}
-	return nil
 }
 
 // Exec implements container.Runtime.
 func (f *Fake) Exec(ctx context.Context, id container.ContainerID, cmd container.ExecConfig) (container.ExecResult, error) {
-	if err := f.into("Exec", id, cmd.Argv); err != nil || f.OnExec == nil {
+	c, err := f.into("Exec", id, cmd.Argv)
+	if err != nil || f.OnExec == nil {
 		return container.ExecResult{}, err
 	}
-	return f.OnExec(ctx, id, cmd)
+	res, err := f.OnExec(ctx, id, cmd)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	c.execs += max(res.CPU, 0)
+	return res, err
 }
 
 // Interact implements container.Runtime.
 func (f *Fake) Interact(ctx context.Context, id container.ContainerID, cmd container.Interaction) (int32, error) {
-	if err := f.into("Interact", id, cmd.Argv); err != nil || f.OnInteract == nil {
+	if _, err := f.into("Interact", id, cmd.Argv); err != nil || f.OnInteract == nil {
 		return 0, err
 	}
 	return f.OnInteract(ctx, id, cmd)
 }
+
+// Usage implements container.Runtime.
+func (f *Fake) Usage(_ context.Context, id container.ContainerID) (container.Usage, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	c, err := f.runningLocked(id)
+	if err != nil {
+		return container.Usage{}, err
+	}
+	now := time.Now()
+	own := now.Sub(c.StartedAt) * time.Duration(c.does.MilliCPU) / 1000
+	return container.Usage{At: now, CPU: own + c.execs, MemoryBytes: c.does.MemoryBytes}, nil
+}
+
+// Overhead implements container.Runtime: a fake costs nothing.
+func (f *Fake) Overhead(context.Context) (time.Duration, error) { return 0, nil }
 
 // List implements container.Runtime.
 func (f *Fake) List(context.Context) (container.List, error) {

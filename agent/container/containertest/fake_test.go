@@ -21,6 +21,7 @@ var programs = containertest.Programs{
 	Hog:   []string{"hog"},
 	Lines: []string{"lines"}, ExecOut: []string{"out"}, ExecFlood: []string{"flood"}, ExecHang: []string{"hang"},
 	Echo: []string{"echo"}, TTY: []string{"tty"},
+	Burn: []string{"burn"}, ExecBurn: []string{"burn"},
 }
 
 func newFake(*testing.T) (container.Runtime, containertest.Programs) {
@@ -54,6 +55,8 @@ func newFake(*testing.T) (container.Runtime, containertest.Programs) {
 			return containertest.Behaviour{RunFor: -1, ExitCode: 3}
 		case "missing":
 			return containertest.Behaviour{StartErr: container.ErrCannotStart}
+		case "burn":
+			return containertest.Behaviour{MilliCPU: 1000, MemoryBytes: 64 << 20}
 		case "lines":
 			return containertest.Behaviour{RunFor: -1, Output: []string{"one", "two", "three"}}
 		}
@@ -63,6 +66,8 @@ func newFake(*testing.T) (container.Runtime, containertest.Programs) {
 		switch cmd.Argv[0] {
 		case "out":
 			return container.ExecResult{ExitCode: 7, Stdout: []byte("out"), Stderr: []byte("err")}, nil
+		case "burn":
+			return container.ExecResult{CPU: 150 * time.Millisecond}, nil
 		case "missing":
 			return container.ExecResult{}, container.ErrCannotStart
 		case "flood":

@@ -34,6 +34,9 @@ type Programs struct {
 	Echo, TTY []string
 	// ExecFlood writes more than 100,000 times the letter x, ExecHang never ends. Both are for Exec.
 	ExecFlood, ExecHang []string
+	// Burn takes all the processor time that it gets and holds 32 MiB, until SIGTERM. ExecBurn, for Exec, takes at least
+	// 100 ms of processor time and ends with 0.
+	Burn, ExecBurn []string
 }
 
 // Shell spells them for runtimes that run host programs.
@@ -55,6 +58,8 @@ var Shell = Programs{
 	TTY:       []string{"/bin/sh", "-c", `test -t 0 -a -t 1 -a -t 2 && test "$(stty size | cut -d' ' -f2)" = 100 && tty >/dev/null && echo yes || echo no`},
 	ExecFlood: []string{"/bin/sh", "-c", "head -c 200000 /dev/zero | tr '\\0' x"},
 	ExecHang:  []string{"/bin/sh", "-c", "sleep 3600"},
+	Burn:      []string{"/bin/sh", "-c", "x=$(head -c 33554432 /dev/zero | tr '\\0' x); while :; do :; done"},
+	ExecBurn:  []string{"/bin/sh", "-c", "i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done"},
 }
 
 // Run is the conformance suite: what every runtime promises, as the seam's comments say it. newRuntime returns a runtime
@@ -101,6 +106,10 @@ func Run(t *testing.T, newRuntime func(t *testing.T) (container.Runtime, Program
 		{"InteractEndsWithItsContext", interactCancelled},
 		{"InteractThatCannotStartIsNoExitCode", interactCannotStart},
 		{"InteractNeedsARunningContainer", interactNotRunning},
+		{"UsageShowsWhatAContainerBurnsAndHolds", usage},
+		{"UsageHasWhatACommandInTheContainerTook", usageOfExec},
+		{"UsageNeedsARunningContainer", usageNotRunning},
+		{"OverheadNeverFalls", overhead},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			r, p := newRuntime(t)
@@ -577,4 +586,96 @@ func volumes(t *testing.T, s *suite) {
 			t.Errorf("volume %s of %v: %v", x.volume, x.ref, err)
 		}
 	}
+}
+
+// uses measures a container.
+func (s *suite) uses(t *testing.T, id container.ContainerID) container.Usage {
+	t.Helper()
+	u, err := s.Usage(s.ctx, id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if u.CPU < 0 || u.MemoryBytes < 0 || u.At.IsZero() {
+		t.Fatalf("usage %+v: something is unknown", u)
+	}
+	return u
+}
+
+// until measures a container until what it has used since first is as wanted.
+func (s *suite) until(t *testing.T, id container.ContainerID, wanted func(container.Usage) bool) container.Usage {
+	t.Helper()
+	for {
+		u := s.uses(t, id)
+		if wanted(u) {
+			return u
+		}
+		select {
+		case <-time.After(20 * time.Millisecond):
+		case <-s.ctx.Done():
+			t.Fatalf("usage stays %+v", u)
+		}
+	}
+}
+
+func usage(t *testing.T, s *suite) {
+	s.pod(t)
+	idle, busy := s.run(t, "idle", 0, s.Forever), s.run(t, "busy", 0, s.Burn)
+	first := s.until(t, busy.ID, func(u container.Usage) bool { return u.MemoryBytes >= 32<<20 })
+	calm := s.uses(t, idle.ID)
+	last := s.until(t, busy.ID, func(u container.Usage) bool { return u.CPU-first.CPU >= 300*time.Millisecond })
+	// A process that burns is on one core at a time, but for its init; ticks are 10 ms.
+	if took := last.At.Sub(first.At); last.CPU-first.CPU > took+100*time.Millisecond {
+		t.Errorf("%v of processor time within %v", last.CPU-first.CPU, took)
+	}
+	if u := s.uses(t, idle.ID); u.CPU < calm.CPU || u.CPU-calm.CPU > 100*time.Millisecond || u.MemoryBytes >= 32<<20 {
+		t.Errorf("beside it a container that waits went from %+v to %+v", calm, u)
+	}
+}
+
+func usageOfExec(t *testing.T, s *suite) {
+	s.pod(t)
+	c := s.run(t, "main", 0, s.Forever)
+	before := s.uses(t, c.ID)
+	r, err := s.Exec(s.ctx, c.ID, container.ExecConfig{Argv: s.ExecBurn})
+	if err != nil || r.ExitCode != 0 || r.CPU < 100*time.Millisecond {
+		t.Fatalf("exec %+v, %v; want 100ms of processor time at least", r, err)
+	}
+	const tick = 10 * time.Millisecond // one for each of user and system time
+	s.until(t, c.ID, func(u container.Usage) bool { return u.CPU-before.CPU >= r.CPU-2*tick })
+}
+
+func usageNotRunning(t *testing.T, s *suite) {
+	s.pod(t)
+	c := s.run(t, "main", 0, s.Exit3)
+	s.end(t, c.ID)
+	if u, err := s.Usage(s.ctx, c.ID); !errors.Is(err, container.ErrNotRunning) {
+		t.Errorf("got %+v, %v, want ErrNotRunning", u, err)
+	}
+	for _, id := range []container.ContainerID{
+		"process://nobody/main/0-00000000", "process://" + container.ContainerID(ref.UID) + "/main/9-ffffffff",
+	} {
+		if u, err := s.Usage(s.ctx, id); !errors.Is(err, container.ErrNotFound) {
+			t.Errorf("%s: got %+v, %v, want ErrNotFound", id, u, err)
+		}
+	}
+}
+
+func overhead(t *testing.T, s *suite) {
+	last := time.Duration(0)
+	look := func(when string) {
+		t.Helper()
+		now, err := s.Overhead(s.ctx)
+		if err != nil || now < last {
+			t.Errorf("%s: %v, %v; it was %v", when, now, err, last)
+		}
+		last = now
+	}
+	look("without pods")
+	s.pod(t)
+	s.run(t, "main", 0, s.Forever)
+	look("with a pod")
+	if err := s.RemovePod(s.ctx, ref); err != nil {
+		t.Fatal(err)
+	}
+	look("without it again")
 }

@@ -93,6 +93,9 @@ type Runtime struct {
 	cancel    context.CancelFunc
 	wg        sync.WaitGroup
 
+	procs       processes
+	supervisors overhead
+
 	mu   sync.Mutex
 	pods map[string]*pod // by uid: at most one epoch of a uid exists
 }

@@ -65,6 +65,14 @@ func TestPlainProcessesConform(t *testing.T) {
 	})
 }
 
+func TestControlGroupsConform(t *testing.T) {
+	t.Parallel()
+	groups := cgroups(t)
+	containertest.Run(t, func(t *testing.T) (container.Runtime, containertest.Programs) {
+		return start(t, t.TempDir(), func(c *process.Config) { c.Cgroups = groups(c.DataDir) }), containertest.Shell
+	})
+}
+
 // ordinary is set where the tests run as root, to run themselves once more as nobody.
 const ordinary = "MUSTER_TEST_ORDINARY"
 
