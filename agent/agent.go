@@ -41,6 +41,7 @@ import (
 	"github.com/musterhq/muster/agent/runner"
 	"github.com/musterhq/muster/agent/session"
 	"github.com/musterhq/muster/agent/supervisor"
+	"github.com/musterhq/muster/agent/usage"
 	"github.com/musterhq/muster/internal/datadir"
 	"github.com/musterhq/muster/internal/event"
 	"github.com/musterhq/muster/internal/identity"
@@ -275,12 +276,13 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	talk := &gossip{cfg: a.cfg, address: address, guard: func() string { return joinPort(address, keeper.Info().Addr) }, http: joinPort(address, web.Addr().String()), log: log}
 	talk.joined = make(chan struct{})
+	meter := usage.New(usage.Config{Node: cfg.Node, Machine: usage.Machine, Self: usage.Self}, runtime, log)
 	facts := a.facts(address, mode, info, keeper, talk, joinPort(address, web.Addr().String()), leases.Instance())
 	parts.session = session.New(session.Config{
 		Node: cfg.Node, Instance: leases.Instance(), BootID: supervisor.BootID(), Version: version.Version,
 		Facts: facts, Dial: dialer.dial, Welcomed: talk.welcomed, Network: networkTold(flat, log),
 	}, session.Deps{
-		Lease: leases, Pods: &pods{parts.runner, leases}, Probes: &probeMemory{parts.prober, memory}, Events: recorder, Log: log,
+		Lease: leases, Pods: &pods{parts.runner, leases}, Probes: &probeMemory{parts.prober, memory}, Events: recorder, Usage: meter, Log: log,
 	})
 	health := &telemetry.Health{}
 	health.Check("session", func(context.Context) error {
@@ -317,6 +319,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return keeper.Run(ctx) })
 	g.Go(func() error { return parts.prober.Run(ctx) })
 	g.Go(func() error { return parts.runner.Run(ctx) })
+	g.Go(func() error { return meter.Run(ctx) })
 	g.Go(func() error { return parts.session.Run(ctx) })
 	g.Go(func() error { return talk.Run(ctx) })
 	if flat != nil {

@@ -36,6 +36,7 @@ import (
 	"github.com/musterhq/muster/coordinator/store"
 	"github.com/musterhq/muster/coordinator/store/etcd"
 	"github.com/musterhq/muster/coordinator/trust"
+	"github.com/musterhq/muster/coordinator/usage"
 	agentv1 "github.com/musterhq/muster/gen/muster/agent/v1"
 	"github.com/musterhq/muster/internal/clientconfig"
 	"github.com/musterhq/muster/internal/datadir"
@@ -198,7 +199,7 @@ func (c *Coordinator) Run(ctx context.Context) error {
 	}
 	recorder := event.New("coordinator", "")
 	writer := events.New(db, log)
-	table := probes.New()
+	table, used := probes.New(), usage.New()
 	measured, err := telemetry.NewMetrics("coordinator", c.cfg.Name, version.Version, log)
 	if err != nil {
 		return err
@@ -220,7 +221,7 @@ func (c *Coordinator) Run(ctx context.Context) error {
 		Owner: c.owner, ClusterID: authority.ClusterID(), Generation: 1, Version: version.Version, PodCIDR: c.cfg.PodCIDR,
 		GossipKey: authority.GossipKey(), GossipSeeds: func() []string { return []string{gossip.Address()} },
 	}, dispatch.Deps{
-		Store: db, Cache: cache, Leases: leases, Probes: table, Events: writer, Authority: authority,
+		Store: db, Cache: cache, Leases: leases, Probes: table, Usage: used, Events: writer, Authority: authority,
 		Delivered: lead.Delivered, Log: log,
 	})
 	addresses := datadir.Addresses{Listen: at(listener.Addr()), HTTP: at(web.Addr()), Gossip: gossip.Address()}
@@ -229,7 +230,7 @@ func (c *Coordinator) Run(ctx context.Context) error {
 		Addresses:  map[string]string{"listen": addresses.Listen, "http": addresses.HTTP, "gossip": addresses.Gossip},
 		Validation: spec.Options{AllowProbeHosts: c.cfg.AllowProbeHosts},
 	}, api.Deps{
-		Store: db, Cache: cache, Probes: table, Sessions: sessions, Leader: lead, Tokens: tokens{authority},
+		Store: db, Cache: cache, Probes: table, Usage: used, Sessions: sessions, Leader: lead, Tokens: tokens{authority},
 		Members: gossip.Members, Log: log, Now: time.Now,
 	})
 	server := newServer(identity.ServerTLS(authority.CA(), holder), log)

@@ -160,7 +160,9 @@ type Deps struct {
 	Pods   Pods
 	Probes Probes
 	Events Events
-	Log    *slog.Logger
+	// Usage may be nil; then nothing is said of it.
+	Usage Usage
+	Log   *slog.Logger
 }
 
 // Session is the agent's side of all its sessions, one after the other.
@@ -565,6 +567,7 @@ func (o *open) report(ctx context.Context) error {
 	}
 	o.results.begin(o.deps.Probes.States())
 	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return o.reportUsage(ctx) })
 	g.Go(func() error {
 		for {
 			statuses, err := o.deps.Pods.Next(ctx, batchStatuses)

@@ -79,7 +79,8 @@ type world struct {
 	// commands has what came of each command that was asked for.
 	commands map[uint64][]*agentv1.InteractRequest
 	// said is sent to each command at once.
-	said []*agentv1.InteractResponse
+	said  []*agentv1.InteractResponse
+	usage Usage
 }
 
 func (w *world) Hello() (int64, error) {
@@ -190,7 +191,7 @@ func bubble(t *testing.T, prepare, f func(w *world)) {
 			},
 			Network:  w.network,
 			Welcomed: func(welcome Welcome) { w.welcomes = append(w.welcomes, welcome) },
-		}, Deps{Lease: lease{w}, Pods: w, Probes: w, Events: eventQueue(w.events), Log: slog.New(slog.DiscardHandler)})
+		}, Deps{Lease: lease{w}, Pods: w, Probes: w, Events: eventQueue(w.events), Usage: w.usage, Log: slog.New(slog.DiscardHandler)})
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
 		go func() { done <- w.s.Run(ctx) }()

@@ -16,6 +16,7 @@ import (
 
 	"github.com/musterhq/muster/coordinator/probes"
 	"github.com/musterhq/muster/coordinator/store"
+	"github.com/musterhq/muster/coordinator/usage"
 	agentv1 "github.com/musterhq/muster/gen/muster/agent/v1"
 	musterv1 "github.com/musterhq/muster/gen/muster/v1"
 	"github.com/musterhq/muster/internal/membership"
@@ -78,6 +79,7 @@ type Deps struct {
 	Store    store.Store
 	Cache    *store.Cache
 	Probes   *probes.Table
+	Usage    *usage.Table
 	Sessions Sessions
 	Leader   Leader
 	Tokens   Tokens
@@ -103,6 +105,7 @@ func (a *API) Register(s grpc.ServiceRegistrar) {
 	musterv1.RegisterEventServiceServer(s, &eventService{API: a})
 	musterv1.RegisterDeploymentServiceServer(s, &deploymentService{API: a})
 	musterv1.RegisterProbeServiceServer(s, &probeService{API: a})
+	musterv1.RegisterUsageServiceServer(s, &usageService{API: a})
 	musterv1.RegisterClusterServiceServer(s, &clusterService{API: a})
 }
 

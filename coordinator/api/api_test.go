@@ -26,6 +26,7 @@ import (
 	"github.com/musterhq/muster/coordinator/probes"
 	"github.com/musterhq/muster/coordinator/store"
 	"github.com/musterhq/muster/coordinator/store/memory"
+	"github.com/musterhq/muster/coordinator/usage"
 	agentv1 "github.com/musterhq/muster/gen/muster/agent/v1"
 	musterv1 "github.com/musterhq/muster/gen/muster/v1"
 	"github.com/musterhq/muster/internal/membership"
@@ -39,6 +40,7 @@ type world struct {
 	store  *memory.Store
 	cache  *store.Cache
 	probes *probes.Table
+	usage  *usage.Table
 	log    *slog.Logger
 	logged strings.Builder
 
@@ -47,6 +49,7 @@ type world struct {
 	deployments musterv1.DeploymentServiceClient
 	events      musterv1.EventServiceClient
 	probe       musterv1.ProbeServiceClient
+	usages      musterv1.UsageServiceClient
 	cluster     musterv1.ClusterServiceClient
 
 	connected map[string]bool
@@ -113,7 +116,7 @@ func (tokens) Login(context.Context, string, string, []byte) (cert, ca []byte, e
 
 func serve(t *testing.T) *world {
 	t.Helper()
-	w := &world{t: t, store: memory.New(), probes: probes.New(), connected: map[string]bool{}}
+	w := &world{t: t, store: memory.New(), probes: probes.New(), usage: usage.New(), connected: map[string]bool{}}
 	w.log = slog.New(slog.NewTextHandler(&w.logged, nil))
 	w.cache = store.NewCache(w.store, slog.New(slog.DiscardHandler))
 	ctx, cancel := context.WithCancel(context.Background())
@@ -122,7 +125,7 @@ func serve(t *testing.T) *world {
 	<-w.cache.Ready()
 	server := grpc.NewServer(grpc.UnaryInterceptor(UnaryErrors(w.log)), grpc.StreamInterceptor(StreamErrors(w.log)))
 	New(Config{Version: "1.2.3", ClusterID: "c1", LeaseTTL: 5 * time.Second}, Deps{
-		Store: w.store, Cache: w.cache, Probes: w.probes, Sessions: w, Leader: w, Tokens: tokens{w},
+		Store: w.store, Cache: w.cache, Probes: w.probes, Usage: w.usage, Sessions: w, Leader: w, Tokens: tokens{w},
 		Members: func() []membership.Member { return []membership.Member{{Name: "n1", State: "alive"}} },
 		Log:     w.log, Now: time.Now,
 	}).Register(server)
@@ -135,6 +138,7 @@ func serve(t *testing.T) *world {
 	}
 	w.pods, w.nodes, w.deployments = musterv1.NewPodServiceClient(conn), musterv1.NewNodeServiceClient(conn), musterv1.NewDeploymentServiceClient(conn)
 	w.events, w.probe, w.cluster = musterv1.NewEventServiceClient(conn), musterv1.NewProbeServiceClient(conn), musterv1.NewClusterServiceClient(conn)
+	w.usages = musterv1.NewUsageServiceClient(conn)
 	t.Cleanup(func() {
 		conn.Close()
 		cancel()

@@ -18,6 +18,7 @@ import (
 	"github.com/musterhq/muster/coordinator/lease"
 	"github.com/musterhq/muster/coordinator/probes"
 	"github.com/musterhq/muster/coordinator/store"
+	"github.com/musterhq/muster/coordinator/usage"
 	agentv1 "github.com/musterhq/muster/gen/muster/agent/v1"
 	"github.com/musterhq/muster/internal/spec"
 )
@@ -69,6 +70,7 @@ type Deps struct {
 	Cache     *store.Cache
 	Leases    Leases
 	Probes    *probes.Table
+	Usage     *usage.Table
 	Events    Events
 	Authority Authority
 	// Delivered is told when an agent was sent a binding for the first time. It must not block.

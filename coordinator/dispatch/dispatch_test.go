@@ -21,6 +21,7 @@ import (
 	"github.com/musterhq/muster/coordinator/probes"
 	"github.com/musterhq/muster/coordinator/store"
 	"github.com/musterhq/muster/coordinator/store/memory"
+	"github.com/musterhq/muster/coordinator/usage"
 	agentv1 "github.com/musterhq/muster/gen/muster/agent/v1"
 	musterv1 "github.com/musterhq/muster/gen/muster/v1"
 	"github.com/musterhq/muster/internal/spec"
@@ -33,6 +34,7 @@ type world struct {
 	store  *memory.Store
 	cache  *store.Cache
 	probes *probes.Table
+	usage  *usage.Table
 	d      *Dispatch
 	client agentv1.AgentServiceClient
 
@@ -61,7 +63,7 @@ func (authority) Caller(context.Context) (node string, err error) { return "node
 func serve(t *testing.T) *world {
 	t.Helper()
 	log := slog.New(slog.DiscardHandler)
-	w := &world{t: t, store: memory.New(), probes: probes.New(), delivered: make(chan int64, 100)}
+	w := &world{t: t, store: memory.New(), probes: probes.New(), usage: usage.New(), delivered: make(chan int64, 100)}
 	w.cache = store.NewCache(w.store, log)
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
@@ -73,7 +75,7 @@ func serve(t *testing.T) *world {
 		t.Fatal(err)
 	}
 	w.d = New(Config{Owner: "me", Version: "0.1.0", GossipSeeds: func() []string { return nil }}, Deps{
-		Store: w.store, Cache: w.cache, Leases: leases, Probes: w.probes, Events: w, Authority: authority{},
+		Store: w.store, Cache: w.cache, Leases: leases, Probes: w.probes, Usage: w.usage, Events: w, Authority: authority{},
 		Delivered: func(_ string, epoch int64) { w.delivered <- epoch },
 		Log:       log,
 	})

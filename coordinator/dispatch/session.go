@@ -199,6 +199,7 @@ func (d *Dispatch) dismiss(s *session) {
 	}
 	d.mu.Unlock()
 	d.deps.Leases.Closed(s.node, s.number)
+	d.deps.Usage.Forget(s.node, s.number)
 	d.ask.drop(s)
 }
 
@@ -388,6 +389,8 @@ func (d *Dispatch) receive(stream agentv1.AgentService_ConnectServer, s *session
 			err = d.takeResults(s, m.Results)
 		case *agentv1.ConnectRequest_Events:
 			err = d.takeEvents(s, m.Events)
+		case *agentv1.ConnectRequest_Usage:
+			err = d.takeUsage(s, m.Usage)
 		case *agentv1.ConnectRequest_Bye:
 			d.deps.Leases.Bye(s.node, s.number, min(m.Bye.GetRestart().AsDuration(), 10*time.Minute))
 		default:

@@ -43,6 +43,8 @@ type entry struct {
 	row  Row
 	ring [Ring]spec.Attempt
 	n    int
+	// heard is when the newest attempt came, by this coordinator's clock.
+	heard time.Time
 }
 
 // Table is the belief about all probes. All methods may be called from any goroutine and never block on a reader.
@@ -127,6 +129,7 @@ func (t *Table) Observe(k Key, a spec.Attempt) {
 func (e *entry) add(a spec.Attempt) {
 	e.ring[e.n%Ring] = a
 	e.n++
+	e.heard = time.Now()
 	if a.Result != spec.ResultUnknown {
 		if e.row.Last != nil && e.row.Last.Result == a.Result {
 			e.row.RunLength++
@@ -154,6 +157,7 @@ func (t *Table) Believe(k Key, s spec.ProbeState) {
 		} else {
 			e.ring[e.n%Ring] = last
 			e.n++
+			e.heard = time.Now()
 		}
 		e.row.Last = &last
 	}

@@ -73,6 +73,10 @@ var methods = map[string]class{
 	"/muster.v1.ProbeService/WatchProbes":      read,
 	"/muster.v1.ProbeService/ListProbeResults": read,
 
+	"/muster.v1.UsageService/ListPodUsages":   read,
+	"/muster.v1.UsageService/ListNodeUsages":  read,
+	"/muster.v1.UsageService/ListProbeUsages": read,
+
 	"/muster.v1.ClusterService/GetStatus":     read,
 	"/muster.v1.ClusterService/ListMembers":   read,
 	"/muster.v1.ClusterService/ListFailovers": read,

@@ -256,6 +256,7 @@ type ConnectRequest struct {
 	//	*ConnectRequest_Results
 	//	*ConnectRequest_Events
 	//	*ConnectRequest_Bye
+	//	*ConnectRequest_Usage
 	Message       isConnectRequest_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -343,6 +344,15 @@ func (x *ConnectRequest) GetBye() *Bye {
 	return nil
 }
 
+func (x *ConnectRequest) GetUsage() *UsageBatch {
+	if x != nil {
+		if x, ok := x.Message.(*ConnectRequest_Usage); ok {
+			return x.Usage
+		}
+	}
+	return nil
+}
+
 type isConnectRequest_Message interface {
 	isConnectRequest_Message()
 }
@@ -372,6 +382,11 @@ type ConnectRequest_Bye struct {
 	Bye *Bye `protobuf:"bytes,5,opt,name=bye,proto3,oneof"`
 }
 
+type ConnectRequest_Usage struct {
+	// What is used.
+	Usage *UsageBatch `protobuf:"bytes,10,opt,name=usage,proto3,oneof"`
+}
+
 func (*ConnectRequest_Hello) isConnectRequest_Message() {}
 
 func (*ConnectRequest_Statuses) isConnectRequest_Message() {}
@@ -381,6 +396,8 @@ func (*ConnectRequest_Results) isConnectRequest_Message() {}
 func (*ConnectRequest_Events) isConnectRequest_Message() {}
 
 func (*ConnectRequest_Bye) isConnectRequest_Message() {}
+
+func (*ConnectRequest_Usage) isConnectRequest_Message() {}
 
 // Hello opens a session. It counts as a renewal received.
 type Hello struct {
@@ -792,6 +809,116 @@ func (x *EventBatch) GetEvents() []*v1.Event {
 	return nil
 }
 
+// UsageBatch is what a node uses, the containers' column by column: the i-th entries belong together. At most 64,000. It
+// takes the place of the one before.
+type UsageBatch struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How long ago it was measured.
+	Age *durationpb.Duration `protobuf:"bytes,1,opt,name=age,proto3" json:"age,omitempty"`
+	// What processor time was measured over; 0 at the first measurement, which knows none.
+	Window *durationpb.Duration `protobuf:"bytes,2,opt,name=window,proto3" json:"window,omitempty"`
+	// The whole machine.
+	Machine *v1.Usage `protobuf:"bytes,3,opt,name=machine,proto3" json:"machine,omitempty"`
+	// The agent.
+	Agent *v1.Usage `protobuf:"bytes,4,opt,name=agent,proto3" json:"agent,omitempty"`
+	// The supervisors of its pods.
+	Supervisors *v1.Usage `protobuf:"bytes,5,opt,name=supervisors,proto3" json:"supervisors,omitempty"`
+	// The handle of the container's liveness probe, whether it has one or not.
+	Handle []uint32 `protobuf:"varint,6,rep,packed,name=handle,proto3" json:"handle,omitempty"`
+	// Millionths of a core plus one; 0: not known.
+	MicroCpu []uint64 `protobuf:"varint,7,rep,packed,name=micro_cpu,json=microCpu,proto3" json:"micro_cpu,omitempty"`
+	// The working set plus one; 0: not known.
+	MemoryBytes   []uint64 `protobuf:"varint,8,rep,packed,name=memory_bytes,json=memoryBytes,proto3" json:"memory_bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UsageBatch) Reset() {
+	*x = UsageBatch{}
+	mi := &file_muster_agent_v1_session_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UsageBatch) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UsageBatch) ProtoMessage() {}
+
+func (x *UsageBatch) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_agent_v1_session_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UsageBatch.ProtoReflect.Descriptor instead.
+func (*UsageBatch) Descriptor() ([]byte, []int) {
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *UsageBatch) GetAge() *durationpb.Duration {
+	if x != nil {
+		return x.Age
+	}
+	return nil
+}
+
+func (x *UsageBatch) GetWindow() *durationpb.Duration {
+	if x != nil {
+		return x.Window
+	}
+	return nil
+}
+
+func (x *UsageBatch) GetMachine() *v1.Usage {
+	if x != nil {
+		return x.Machine
+	}
+	return nil
+}
+
+func (x *UsageBatch) GetAgent() *v1.Usage {
+	if x != nil {
+		return x.Agent
+	}
+	return nil
+}
+
+func (x *UsageBatch) GetSupervisors() *v1.Usage {
+	if x != nil {
+		return x.Supervisors
+	}
+	return nil
+}
+
+func (x *UsageBatch) GetHandle() []uint32 {
+	if x != nil {
+		return x.Handle
+	}
+	return nil
+}
+
+func (x *UsageBatch) GetMicroCpu() []uint64 {
+	if x != nil {
+		return x.MicroCpu
+	}
+	return nil
+}
+
+func (x *UsageBatch) GetMemoryBytes() []uint64 {
+	if x != nil {
+		return x.MemoryBytes
+	}
+	return nil
+}
+
 // Bye says that the agent stops on purpose. Its pods run on.
 type Bye struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -803,7 +930,7 @@ type Bye struct {
 
 func (x *Bye) Reset() {
 	*x = Bye{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[10]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -815,7 +942,7 @@ func (x *Bye) String() string {
 func (*Bye) ProtoMessage() {}
 
 func (x *Bye) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[10]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -828,7 +955,7 @@ func (x *Bye) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Bye.ProtoReflect.Descriptor instead.
 func (*Bye) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{10}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Bye) GetRestart() *durationpb.Duration {
@@ -857,7 +984,7 @@ type ConnectResponse struct {
 
 func (x *ConnectResponse) Reset() {
 	*x = ConnectResponse{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[11]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -869,7 +996,7 @@ func (x *ConnectResponse) String() string {
 func (*ConnectResponse) ProtoMessage() {}
 
 func (x *ConnectResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[11]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -882,7 +1009,7 @@ func (x *ConnectResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConnectResponse.ProtoReflect.Descriptor instead.
 func (*ConnectResponse) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{11}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ConnectResponse) GetMessage() isConnectResponse_Message {
@@ -1001,7 +1128,7 @@ type Welcome struct {
 
 func (x *Welcome) Reset() {
 	*x = Welcome{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[12]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1013,7 +1140,7 @@ func (x *Welcome) String() string {
 func (*Welcome) ProtoMessage() {}
 
 func (x *Welcome) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[12]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1026,7 +1153,7 @@ func (x *Welcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Welcome.ProtoReflect.Descriptor instead.
 func (*Welcome) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{12}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Welcome) GetOwner() string {
@@ -1104,7 +1231,7 @@ type Assignments struct {
 
 func (x *Assignments) Reset() {
 	*x = Assignments{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[13]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1116,7 +1243,7 @@ func (x *Assignments) String() string {
 func (*Assignments) ProtoMessage() {}
 
 func (x *Assignments) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[13]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1129,7 +1256,7 @@ func (x *Assignments) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Assignments.ProtoReflect.Descriptor instead.
 func (*Assignments) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{13}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Assignments) GetRevision() int64 {
@@ -1191,7 +1318,7 @@ type Assignment struct {
 
 func (x *Assignment) Reset() {
 	*x = Assignment{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[14]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1203,7 +1330,7 @@ func (x *Assignment) String() string {
 func (*Assignment) ProtoMessage() {}
 
 func (x *Assignment) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[14]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1216,7 +1343,7 @@ func (x *Assignment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Assignment.ProtoReflect.Descriptor instead.
 func (*Assignment) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{14}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Assignment) GetPod() *v1.Pod {
@@ -1281,7 +1408,7 @@ type HeldKey struct {
 
 func (x *HeldKey) Reset() {
 	*x = HeldKey{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[15]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1293,7 +1420,7 @@ func (x *HeldKey) String() string {
 func (*HeldKey) ProtoMessage() {}
 
 func (x *HeldKey) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[15]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1306,7 +1433,7 @@ func (x *HeldKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeldKey.ProtoReflect.Descriptor instead.
 func (*HeldKey) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{15}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *HeldKey) GetUid() string {
@@ -1336,7 +1463,7 @@ type StatusAck struct {
 
 func (x *StatusAck) Reset() {
 	*x = StatusAck{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[16]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1348,7 +1475,7 @@ func (x *StatusAck) String() string {
 func (*StatusAck) ProtoMessage() {}
 
 func (x *StatusAck) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[16]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1361,7 +1488,7 @@ func (x *StatusAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusAck.ProtoReflect.Descriptor instead.
 func (*StatusAck) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{16}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *StatusAck) GetCommitted() []*HeldKey {
@@ -1399,7 +1526,7 @@ type Network struct {
 
 func (x *Network) Reset() {
 	*x = Network{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[17]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1411,7 +1538,7 @@ func (x *Network) String() string {
 func (*Network) ProtoMessage() {}
 
 func (x *Network) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[17]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1424,7 +1551,7 @@ func (x *Network) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Network.ProtoReflect.Descriptor instead.
 func (*Network) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{17}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Network) GetPodCidr() string {
@@ -1484,7 +1611,7 @@ type NetworkNode struct {
 
 func (x *NetworkNode) Reset() {
 	*x = NetworkNode{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[18]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1496,7 +1623,7 @@ func (x *NetworkNode) String() string {
 func (*NetworkNode) ProtoMessage() {}
 
 func (x *NetworkNode) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[18]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1509,7 +1636,7 @@ func (x *NetworkNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkNode.ProtoReflect.Descriptor instead.
 func (*NetworkNode) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{18}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *NetworkNode) GetNode() string {
@@ -1552,7 +1679,7 @@ type Ask struct {
 
 func (x *Ask) Reset() {
 	*x = Ask{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[19]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1564,7 +1691,7 @@ func (x *Ask) String() string {
 func (*Ask) ProtoMessage() {}
 
 func (x *Ask) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[19]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1577,7 +1704,7 @@ func (x *Ask) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ask.ProtoReflect.Descriptor instead.
 func (*Ask) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{19}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Ask) GetId() uint64 {
@@ -1667,7 +1794,7 @@ type ExecAsk struct {
 
 func (x *ExecAsk) Reset() {
 	*x = ExecAsk{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[20]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1679,7 +1806,7 @@ func (x *ExecAsk) String() string {
 func (*ExecAsk) ProtoMessage() {}
 
 func (x *ExecAsk) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[20]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1692,7 +1819,7 @@ func (x *ExecAsk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecAsk.ProtoReflect.Descriptor instead.
 func (*ExecAsk) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{20}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ExecAsk) GetUid() string {
@@ -1760,7 +1887,7 @@ type LogsAsk struct {
 
 func (x *LogsAsk) Reset() {
 	*x = LogsAsk{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[21]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1772,7 +1899,7 @@ func (x *LogsAsk) String() string {
 func (*LogsAsk) ProtoMessage() {}
 
 func (x *LogsAsk) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[21]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1785,7 +1912,7 @@ func (x *LogsAsk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsAsk.ProtoReflect.Descriptor instead.
 func (*LogsAsk) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{21}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *LogsAsk) GetUid() string {
@@ -1854,7 +1981,7 @@ type ResultsAsk struct {
 
 func (x *ResultsAsk) Reset() {
 	*x = ResultsAsk{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[22]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1866,7 +1993,7 @@ func (x *ResultsAsk) String() string {
 func (*ResultsAsk) ProtoMessage() {}
 
 func (x *ResultsAsk) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[22]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1879,7 +2006,7 @@ func (x *ResultsAsk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResultsAsk.ProtoReflect.Descriptor instead.
 func (*ResultsAsk) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{22}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ResultsAsk) GetUid() string {
@@ -1929,7 +2056,7 @@ type AnswerRequest struct {
 
 func (x *AnswerRequest) Reset() {
 	*x = AnswerRequest{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[23]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1941,7 +2068,7 @@ func (x *AnswerRequest) String() string {
 func (*AnswerRequest) ProtoMessage() {}
 
 func (x *AnswerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[23]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1954,7 +2081,7 @@ func (x *AnswerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnswerRequest.ProtoReflect.Descriptor instead.
 func (*AnswerRequest) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{23}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *AnswerRequest) GetId() uint64 {
@@ -2034,7 +2161,7 @@ type ProbeResults struct {
 
 func (x *ProbeResults) Reset() {
 	*x = ProbeResults{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[24]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2046,7 +2173,7 @@ func (x *ProbeResults) String() string {
 func (*ProbeResults) ProtoMessage() {}
 
 func (x *ProbeResults) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[24]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2059,7 +2186,7 @@ func (x *ProbeResults) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeResults.ProtoReflect.Descriptor instead.
 func (*ProbeResults) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{24}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ProbeResults) GetResults() []*v1.ProbeAttempt {
@@ -2082,7 +2209,7 @@ type AnswerError struct {
 
 func (x *AnswerError) Reset() {
 	*x = AnswerError{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[25]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2094,7 +2221,7 @@ func (x *AnswerError) String() string {
 func (*AnswerError) ProtoMessage() {}
 
 func (x *AnswerError) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[25]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2107,7 +2234,7 @@ func (x *AnswerError) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnswerError.ProtoReflect.Descriptor instead.
 func (*AnswerError) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{25}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *AnswerError) GetReason() string {
@@ -2145,7 +2272,7 @@ type InteractRequest struct {
 
 func (x *InteractRequest) Reset() {
 	*x = InteractRequest{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[26]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2157,7 +2284,7 @@ func (x *InteractRequest) String() string {
 func (*InteractRequest) ProtoMessage() {}
 
 func (x *InteractRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[26]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2170,7 +2297,7 @@ func (x *InteractRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InteractRequest.ProtoReflect.Descriptor instead.
 func (*InteractRequest) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{26}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *InteractRequest) GetId() uint64 {
@@ -2289,7 +2416,7 @@ type InteractResponse struct {
 
 func (x *InteractResponse) Reset() {
 	*x = InteractResponse{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[27]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2301,7 +2428,7 @@ func (x *InteractResponse) String() string {
 func (*InteractResponse) ProtoMessage() {}
 
 func (x *InteractResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[27]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2314,7 +2441,7 @@ func (x *InteractResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InteractResponse.ProtoReflect.Descriptor instead.
 func (*InteractResponse) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{27}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *InteractResponse) GetInput() isInteractResponse_Input {
@@ -2385,7 +2512,7 @@ type AnswerResponse struct {
 
 func (x *AnswerResponse) Reset() {
 	*x = AnswerResponse{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[28]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2397,7 +2524,7 @@ func (x *AnswerResponse) String() string {
 func (*AnswerResponse) ProtoMessage() {}
 
 func (x *AnswerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[28]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2410,7 +2537,7 @@ func (x *AnswerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnswerResponse.ProtoReflect.Descriptor instead.
 func (*AnswerResponse) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{28}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{29}
 }
 
 // RenewRequest is one renewal. At most 4 KiB, results included.
@@ -2432,7 +2559,7 @@ type RenewRequest struct {
 
 func (x *RenewRequest) Reset() {
 	*x = RenewRequest{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[29]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2444,7 +2571,7 @@ func (x *RenewRequest) String() string {
 func (*RenewRequest) ProtoMessage() {}
 
 func (x *RenewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[29]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2457,7 +2584,7 @@ func (x *RenewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewRequest.ProtoReflect.Descriptor instead.
 func (*RenewRequest) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{29}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *RenewRequest) GetSession() int64 {
@@ -2508,7 +2635,7 @@ type RenewResponse struct {
 
 func (x *RenewResponse) Reset() {
 	*x = RenewResponse{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[30]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2520,7 +2647,7 @@ func (x *RenewResponse) String() string {
 func (*RenewResponse) ProtoMessage() {}
 
 func (x *RenewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[30]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2533,7 +2660,7 @@ func (x *RenewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewResponse.ProtoReflect.Descriptor instead.
 func (*RenewResponse) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{30}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *RenewResponse) GetNumber() uint64 {
@@ -2554,7 +2681,7 @@ var File_muster_agent_v1_session_proto protoreflect.FileDescriptor
 
 const file_muster_agent_v1_session_proto_rawDesc = "" +
 	"\n" +
-	"\x1dmuster/agent/v1/session.proto\x12\x0fmuster.agent.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15muster/v1/event.proto\x1a\x14muster/v1/node.proto\x1a\x13muster/v1/pod.proto\x1a\x15muster/v1/probe.proto\x1a\x17muster/v1/records.proto\"f\n" +
+	"\x1dmuster/agent/v1/session.proto\x12\x0fmuster.agent.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15muster/v1/event.proto\x1a\x14muster/v1/node.proto\x1a\x13muster/v1/pod.proto\x1a\x15muster/v1/probe.proto\x1a\x17muster/v1/records.proto\x1a\x15muster/v1/usage.proto\"f\n" +
 	"\vJoinRequest\x12\x19\n" +
 	"\btoken_id\x18\x01 \x01(\tR\atokenId\x12\x16\n" +
 	"\x06secret\x18\x02 \x01(\tR\x06secret\x12\x12\n" +
@@ -2566,13 +2693,15 @@ const file_muster_agent_v1_session_proto_rawDesc = "" +
 	"\x18RotateCertificateRequest\x12\x10\n" +
 	"\x03csr\x18\x01 \x01(\fR\x03csr\"=\n" +
 	"\x19RotateCertificateResponse\x12 \n" +
-	"\vcertificate\x18\x01 \x01(\fR\vcertificate\"\xa2\x02\n" +
+	"\vcertificate\x18\x01 \x01(\fR\vcertificate\"\xd7\x02\n" +
 	"\x0eConnectRequest\x12.\n" +
 	"\x05hello\x18\x01 \x01(\v2\x16.muster.agent.v1.HelloH\x00R\x05hello\x12:\n" +
 	"\bstatuses\x18\x02 \x01(\v2\x1c.muster.agent.v1.StatusBatchH\x00R\bstatuses\x128\n" +
 	"\aresults\x18\x03 \x01(\v2\x1c.muster.agent.v1.ResultBatchH\x00R\aresults\x125\n" +
 	"\x06events\x18\x04 \x01(\v2\x1b.muster.agent.v1.EventBatchH\x00R\x06events\x12(\n" +
-	"\x03bye\x18\x05 \x01(\v2\x14.muster.agent.v1.ByeH\x00R\x03byeB\t\n" +
+	"\x03bye\x18\x05 \x01(\v2\x14.muster.agent.v1.ByeH\x00R\x03bye\x123\n" +
+	"\x05usage\x18\n" +
+	" \x01(\v2\x1b.muster.agent.v1.UsageBatchH\x00R\x05usageB\t\n" +
 	"\amessage\"\xd0\x01\n" +
 	"\x05Hello\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1a\n" +
@@ -2608,7 +2737,17 @@ const file_muster_agent_v1_session_proto_rawDesc = "" +
 	"\x0eerrored_reason\x18\x06 \x01(\tR\rerroredReason\"6\n" +
 	"\n" +
 	"EventBatch\x12(\n" +
-	"\x06events\x18\x01 \x03(\v2\x10.muster.v1.EventR\x06events\":\n" +
+	"\x06events\x18\x01 \x03(\v2\x10.muster.v1.EventR\x06events\"\xcc\x02\n" +
+	"\n" +
+	"UsageBatch\x12+\n" +
+	"\x03age\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x03age\x121\n" +
+	"\x06window\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x06window\x12*\n" +
+	"\amachine\x18\x03 \x01(\v2\x10.muster.v1.UsageR\amachine\x12&\n" +
+	"\x05agent\x18\x04 \x01(\v2\x10.muster.v1.UsageR\x05agent\x122\n" +
+	"\vsupervisors\x18\x05 \x01(\v2\x10.muster.v1.UsageR\vsupervisors\x12\x16\n" +
+	"\x06handle\x18\x06 \x03(\rR\x06handle\x12\x1b\n" +
+	"\tmicro_cpu\x18\a \x03(\x04R\bmicroCpu\x12!\n" +
+	"\fmemory_bytes\x18\b \x03(\x04R\vmemoryBytes\":\n" +
 	"\x03Bye\x123\n" +
 	"\arestart\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\arestart\"\xb1\x02\n" +
 	"\x0fConnectResponse\x124\n" +
@@ -2754,7 +2893,7 @@ func file_muster_agent_v1_session_proto_rawDescGZIP() []byte {
 	return file_muster_agent_v1_session_proto_rawDescData
 }
 
-var file_muster_agent_v1_session_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
+var file_muster_agent_v1_session_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
 var file_muster_agent_v1_session_proto_goTypes = []any{
 	(*JoinRequest)(nil),               // 0: muster.agent.v1.JoinRequest
 	(*JoinResponse)(nil),              // 1: muster.agent.v1.JoinResponse
@@ -2766,101 +2905,109 @@ var file_muster_agent_v1_session_proto_goTypes = []any{
 	(*ResultBatch)(nil),               // 7: muster.agent.v1.ResultBatch
 	(*ProbeChange)(nil),               // 8: muster.agent.v1.ProbeChange
 	(*EventBatch)(nil),                // 9: muster.agent.v1.EventBatch
-	(*Bye)(nil),                       // 10: muster.agent.v1.Bye
-	(*ConnectResponse)(nil),           // 11: muster.agent.v1.ConnectResponse
-	(*Welcome)(nil),                   // 12: muster.agent.v1.Welcome
-	(*Assignments)(nil),               // 13: muster.agent.v1.Assignments
-	(*Assignment)(nil),                // 14: muster.agent.v1.Assignment
-	(*HeldKey)(nil),                   // 15: muster.agent.v1.HeldKey
-	(*StatusAck)(nil),                 // 16: muster.agent.v1.StatusAck
-	(*Network)(nil),                   // 17: muster.agent.v1.Network
-	(*NetworkNode)(nil),               // 18: muster.agent.v1.NetworkNode
-	(*Ask)(nil),                       // 19: muster.agent.v1.Ask
-	(*ExecAsk)(nil),                   // 20: muster.agent.v1.ExecAsk
-	(*LogsAsk)(nil),                   // 21: muster.agent.v1.LogsAsk
-	(*ResultsAsk)(nil),                // 22: muster.agent.v1.ResultsAsk
-	(*AnswerRequest)(nil),             // 23: muster.agent.v1.AnswerRequest
-	(*ProbeResults)(nil),              // 24: muster.agent.v1.ProbeResults
-	(*AnswerError)(nil),               // 25: muster.agent.v1.AnswerError
-	(*InteractRequest)(nil),           // 26: muster.agent.v1.InteractRequest
-	(*InteractResponse)(nil),          // 27: muster.agent.v1.InteractResponse
-	(*AnswerResponse)(nil),            // 28: muster.agent.v1.AnswerResponse
-	(*RenewRequest)(nil),              // 29: muster.agent.v1.RenewRequest
-	(*RenewResponse)(nil),             // 30: muster.agent.v1.RenewResponse
-	nil,                               // 31: muster.agent.v1.Assignment.RestartsEntry
-	(*v1.NodeFacts)(nil),              // 32: muster.v1.NodeFacts
-	(*v1.HeldStatus)(nil),             // 33: muster.v1.HeldStatus
-	(*timestamppb.Timestamp)(nil),     // 34: google.protobuf.Timestamp
-	(v1.ProbeResult)(0),               // 35: muster.v1.ProbeResult
-	(*v1.ProbeAttempt)(nil),           // 36: muster.v1.ProbeAttempt
-	(*v1.Event)(nil),                  // 37: muster.v1.Event
-	(*durationpb.Duration)(nil),       // 38: google.protobuf.Duration
-	(*v1.Pod)(nil),                    // 39: muster.v1.Pod
-	(v1.FailoverClass)(0),             // 40: muster.v1.FailoverClass
-	(*v1.TerminalSize)(nil),           // 41: muster.v1.TerminalSize
-	(v1.ProbeKind)(0),                 // 42: muster.v1.ProbeKind
+	(*UsageBatch)(nil),                // 10: muster.agent.v1.UsageBatch
+	(*Bye)(nil),                       // 11: muster.agent.v1.Bye
+	(*ConnectResponse)(nil),           // 12: muster.agent.v1.ConnectResponse
+	(*Welcome)(nil),                   // 13: muster.agent.v1.Welcome
+	(*Assignments)(nil),               // 14: muster.agent.v1.Assignments
+	(*Assignment)(nil),                // 15: muster.agent.v1.Assignment
+	(*HeldKey)(nil),                   // 16: muster.agent.v1.HeldKey
+	(*StatusAck)(nil),                 // 17: muster.agent.v1.StatusAck
+	(*Network)(nil),                   // 18: muster.agent.v1.Network
+	(*NetworkNode)(nil),               // 19: muster.agent.v1.NetworkNode
+	(*Ask)(nil),                       // 20: muster.agent.v1.Ask
+	(*ExecAsk)(nil),                   // 21: muster.agent.v1.ExecAsk
+	(*LogsAsk)(nil),                   // 22: muster.agent.v1.LogsAsk
+	(*ResultsAsk)(nil),                // 23: muster.agent.v1.ResultsAsk
+	(*AnswerRequest)(nil),             // 24: muster.agent.v1.AnswerRequest
+	(*ProbeResults)(nil),              // 25: muster.agent.v1.ProbeResults
+	(*AnswerError)(nil),               // 26: muster.agent.v1.AnswerError
+	(*InteractRequest)(nil),           // 27: muster.agent.v1.InteractRequest
+	(*InteractResponse)(nil),          // 28: muster.agent.v1.InteractResponse
+	(*AnswerResponse)(nil),            // 29: muster.agent.v1.AnswerResponse
+	(*RenewRequest)(nil),              // 30: muster.agent.v1.RenewRequest
+	(*RenewResponse)(nil),             // 31: muster.agent.v1.RenewResponse
+	nil,                               // 32: muster.agent.v1.Assignment.RestartsEntry
+	(*v1.NodeFacts)(nil),              // 33: muster.v1.NodeFacts
+	(*v1.HeldStatus)(nil),             // 34: muster.v1.HeldStatus
+	(*timestamppb.Timestamp)(nil),     // 35: google.protobuf.Timestamp
+	(v1.ProbeResult)(0),               // 36: muster.v1.ProbeResult
+	(*v1.ProbeAttempt)(nil),           // 37: muster.v1.ProbeAttempt
+	(*v1.Event)(nil),                  // 38: muster.v1.Event
+	(*durationpb.Duration)(nil),       // 39: google.protobuf.Duration
+	(*v1.Usage)(nil),                  // 40: muster.v1.Usage
+	(*v1.Pod)(nil),                    // 41: muster.v1.Pod
+	(v1.FailoverClass)(0),             // 42: muster.v1.FailoverClass
+	(*v1.TerminalSize)(nil),           // 43: muster.v1.TerminalSize
+	(v1.ProbeKind)(0),                 // 44: muster.v1.ProbeKind
 }
 var file_muster_agent_v1_session_proto_depIdxs = []int32{
 	5,  // 0: muster.agent.v1.ConnectRequest.hello:type_name -> muster.agent.v1.Hello
 	6,  // 1: muster.agent.v1.ConnectRequest.statuses:type_name -> muster.agent.v1.StatusBatch
 	7,  // 2: muster.agent.v1.ConnectRequest.results:type_name -> muster.agent.v1.ResultBatch
 	9,  // 3: muster.agent.v1.ConnectRequest.events:type_name -> muster.agent.v1.EventBatch
-	10, // 4: muster.agent.v1.ConnectRequest.bye:type_name -> muster.agent.v1.Bye
-	32, // 5: muster.agent.v1.Hello.facts:type_name -> muster.v1.NodeFacts
-	33, // 6: muster.agent.v1.StatusBatch.statuses:type_name -> muster.v1.HeldStatus
-	34, // 7: muster.agent.v1.ResultBatch.base:type_name -> google.protobuf.Timestamp
-	8,  // 8: muster.agent.v1.ResultBatch.changes:type_name -> muster.agent.v1.ProbeChange
-	35, // 9: muster.agent.v1.ProbeChange.verdict:type_name -> muster.v1.ProbeResult
-	34, // 10: muster.agent.v1.ProbeChange.since:type_name -> google.protobuf.Timestamp
-	36, // 11: muster.agent.v1.ProbeChange.last:type_name -> muster.v1.ProbeAttempt
-	37, // 12: muster.agent.v1.EventBatch.events:type_name -> muster.v1.Event
-	38, // 13: muster.agent.v1.Bye.restart:type_name -> google.protobuf.Duration
-	12, // 14: muster.agent.v1.ConnectResponse.welcome:type_name -> muster.agent.v1.Welcome
-	13, // 15: muster.agent.v1.ConnectResponse.assignments:type_name -> muster.agent.v1.Assignments
-	16, // 16: muster.agent.v1.ConnectResponse.status_ack:type_name -> muster.agent.v1.StatusAck
-	19, // 17: muster.agent.v1.ConnectResponse.ask:type_name -> muster.agent.v1.Ask
-	17, // 18: muster.agent.v1.ConnectResponse.network:type_name -> muster.agent.v1.Network
-	38, // 19: muster.agent.v1.Welcome.lease_ttl:type_name -> google.protobuf.Duration
-	38, // 20: muster.agent.v1.Welcome.renew_every:type_name -> google.protobuf.Duration
-	14, // 21: muster.agent.v1.Assignments.assignments:type_name -> muster.agent.v1.Assignment
-	15, // 22: muster.agent.v1.Assignments.removed:type_name -> muster.agent.v1.HeldKey
-	39, // 23: muster.agent.v1.Assignment.pod:type_name -> muster.v1.Pod
-	40, // 24: muster.agent.v1.Assignment.class:type_name -> muster.v1.FailoverClass
-	31, // 25: muster.agent.v1.Assignment.restarts:type_name -> muster.agent.v1.Assignment.RestartsEntry
-	15, // 26: muster.agent.v1.StatusAck.committed:type_name -> muster.agent.v1.HeldKey
-	15, // 27: muster.agent.v1.StatusAck.not_yours:type_name -> muster.agent.v1.HeldKey
-	18, // 28: muster.agent.v1.Network.nodes:type_name -> muster.agent.v1.NetworkNode
-	21, // 29: muster.agent.v1.Ask.logs:type_name -> muster.agent.v1.LogsAsk
-	22, // 30: muster.agent.v1.Ask.results:type_name -> muster.agent.v1.ResultsAsk
-	20, // 31: muster.agent.v1.Ask.exec:type_name -> muster.agent.v1.ExecAsk
-	41, // 32: muster.agent.v1.ExecAsk.size:type_name -> muster.v1.TerminalSize
-	38, // 33: muster.agent.v1.LogsAsk.since:type_name -> google.protobuf.Duration
-	42, // 34: muster.agent.v1.ResultsAsk.kind:type_name -> muster.v1.ProbeKind
-	24, // 35: muster.agent.v1.AnswerRequest.results:type_name -> muster.agent.v1.ProbeResults
-	25, // 36: muster.agent.v1.AnswerRequest.error:type_name -> muster.agent.v1.AnswerError
-	36, // 37: muster.agent.v1.ProbeResults.results:type_name -> muster.v1.ProbeAttempt
-	25, // 38: muster.agent.v1.InteractRequest.error:type_name -> muster.agent.v1.AnswerError
-	41, // 39: muster.agent.v1.InteractResponse.size:type_name -> muster.v1.TerminalSize
-	38, // 40: muster.agent.v1.RenewRequest.longest:type_name -> google.protobuf.Duration
-	7,  // 41: muster.agent.v1.RenewRequest.results:type_name -> muster.agent.v1.ResultBatch
-	38, // 42: muster.agent.v1.RenewResponse.ttl:type_name -> google.protobuf.Duration
-	0,  // 43: muster.agent.v1.AgentService.Join:input_type -> muster.agent.v1.JoinRequest
-	2,  // 44: muster.agent.v1.AgentService.RotateCertificate:input_type -> muster.agent.v1.RotateCertificateRequest
-	4,  // 45: muster.agent.v1.AgentService.Connect:input_type -> muster.agent.v1.ConnectRequest
-	29, // 46: muster.agent.v1.AgentService.Renew:input_type -> muster.agent.v1.RenewRequest
-	23, // 47: muster.agent.v1.AgentService.Answer:input_type -> muster.agent.v1.AnswerRequest
-	26, // 48: muster.agent.v1.AgentService.Interact:input_type -> muster.agent.v1.InteractRequest
-	1,  // 49: muster.agent.v1.AgentService.Join:output_type -> muster.agent.v1.JoinResponse
-	3,  // 50: muster.agent.v1.AgentService.RotateCertificate:output_type -> muster.agent.v1.RotateCertificateResponse
-	11, // 51: muster.agent.v1.AgentService.Connect:output_type -> muster.agent.v1.ConnectResponse
-	30, // 52: muster.agent.v1.AgentService.Renew:output_type -> muster.agent.v1.RenewResponse
-	28, // 53: muster.agent.v1.AgentService.Answer:output_type -> muster.agent.v1.AnswerResponse
-	27, // 54: muster.agent.v1.AgentService.Interact:output_type -> muster.agent.v1.InteractResponse
-	49, // [49:55] is the sub-list for method output_type
-	43, // [43:49] is the sub-list for method input_type
-	43, // [43:43] is the sub-list for extension type_name
-	43, // [43:43] is the sub-list for extension extendee
-	0,  // [0:43] is the sub-list for field type_name
+	11, // 4: muster.agent.v1.ConnectRequest.bye:type_name -> muster.agent.v1.Bye
+	10, // 5: muster.agent.v1.ConnectRequest.usage:type_name -> muster.agent.v1.UsageBatch
+	33, // 6: muster.agent.v1.Hello.facts:type_name -> muster.v1.NodeFacts
+	34, // 7: muster.agent.v1.StatusBatch.statuses:type_name -> muster.v1.HeldStatus
+	35, // 8: muster.agent.v1.ResultBatch.base:type_name -> google.protobuf.Timestamp
+	8,  // 9: muster.agent.v1.ResultBatch.changes:type_name -> muster.agent.v1.ProbeChange
+	36, // 10: muster.agent.v1.ProbeChange.verdict:type_name -> muster.v1.ProbeResult
+	35, // 11: muster.agent.v1.ProbeChange.since:type_name -> google.protobuf.Timestamp
+	37, // 12: muster.agent.v1.ProbeChange.last:type_name -> muster.v1.ProbeAttempt
+	38, // 13: muster.agent.v1.EventBatch.events:type_name -> muster.v1.Event
+	39, // 14: muster.agent.v1.UsageBatch.age:type_name -> google.protobuf.Duration
+	39, // 15: muster.agent.v1.UsageBatch.window:type_name -> google.protobuf.Duration
+	40, // 16: muster.agent.v1.UsageBatch.machine:type_name -> muster.v1.Usage
+	40, // 17: muster.agent.v1.UsageBatch.agent:type_name -> muster.v1.Usage
+	40, // 18: muster.agent.v1.UsageBatch.supervisors:type_name -> muster.v1.Usage
+	39, // 19: muster.agent.v1.Bye.restart:type_name -> google.protobuf.Duration
+	13, // 20: muster.agent.v1.ConnectResponse.welcome:type_name -> muster.agent.v1.Welcome
+	14, // 21: muster.agent.v1.ConnectResponse.assignments:type_name -> muster.agent.v1.Assignments
+	17, // 22: muster.agent.v1.ConnectResponse.status_ack:type_name -> muster.agent.v1.StatusAck
+	20, // 23: muster.agent.v1.ConnectResponse.ask:type_name -> muster.agent.v1.Ask
+	18, // 24: muster.agent.v1.ConnectResponse.network:type_name -> muster.agent.v1.Network
+	39, // 25: muster.agent.v1.Welcome.lease_ttl:type_name -> google.protobuf.Duration
+	39, // 26: muster.agent.v1.Welcome.renew_every:type_name -> google.protobuf.Duration
+	15, // 27: muster.agent.v1.Assignments.assignments:type_name -> muster.agent.v1.Assignment
+	16, // 28: muster.agent.v1.Assignments.removed:type_name -> muster.agent.v1.HeldKey
+	41, // 29: muster.agent.v1.Assignment.pod:type_name -> muster.v1.Pod
+	42, // 30: muster.agent.v1.Assignment.class:type_name -> muster.v1.FailoverClass
+	32, // 31: muster.agent.v1.Assignment.restarts:type_name -> muster.agent.v1.Assignment.RestartsEntry
+	16, // 32: muster.agent.v1.StatusAck.committed:type_name -> muster.agent.v1.HeldKey
+	16, // 33: muster.agent.v1.StatusAck.not_yours:type_name -> muster.agent.v1.HeldKey
+	19, // 34: muster.agent.v1.Network.nodes:type_name -> muster.agent.v1.NetworkNode
+	22, // 35: muster.agent.v1.Ask.logs:type_name -> muster.agent.v1.LogsAsk
+	23, // 36: muster.agent.v1.Ask.results:type_name -> muster.agent.v1.ResultsAsk
+	21, // 37: muster.agent.v1.Ask.exec:type_name -> muster.agent.v1.ExecAsk
+	43, // 38: muster.agent.v1.ExecAsk.size:type_name -> muster.v1.TerminalSize
+	39, // 39: muster.agent.v1.LogsAsk.since:type_name -> google.protobuf.Duration
+	44, // 40: muster.agent.v1.ResultsAsk.kind:type_name -> muster.v1.ProbeKind
+	25, // 41: muster.agent.v1.AnswerRequest.results:type_name -> muster.agent.v1.ProbeResults
+	26, // 42: muster.agent.v1.AnswerRequest.error:type_name -> muster.agent.v1.AnswerError
+	37, // 43: muster.agent.v1.ProbeResults.results:type_name -> muster.v1.ProbeAttempt
+	26, // 44: muster.agent.v1.InteractRequest.error:type_name -> muster.agent.v1.AnswerError
+	43, // 45: muster.agent.v1.InteractResponse.size:type_name -> muster.v1.TerminalSize
+	39, // 46: muster.agent.v1.RenewRequest.longest:type_name -> google.protobuf.Duration
+	7,  // 47: muster.agent.v1.RenewRequest.results:type_name -> muster.agent.v1.ResultBatch
+	39, // 48: muster.agent.v1.RenewResponse.ttl:type_name -> google.protobuf.Duration
+	0,  // 49: muster.agent.v1.AgentService.Join:input_type -> muster.agent.v1.JoinRequest
+	2,  // 50: muster.agent.v1.AgentService.RotateCertificate:input_type -> muster.agent.v1.RotateCertificateRequest
+	4,  // 51: muster.agent.v1.AgentService.Connect:input_type -> muster.agent.v1.ConnectRequest
+	30, // 52: muster.agent.v1.AgentService.Renew:input_type -> muster.agent.v1.RenewRequest
+	24, // 53: muster.agent.v1.AgentService.Answer:input_type -> muster.agent.v1.AnswerRequest
+	27, // 54: muster.agent.v1.AgentService.Interact:input_type -> muster.agent.v1.InteractRequest
+	1,  // 55: muster.agent.v1.AgentService.Join:output_type -> muster.agent.v1.JoinResponse
+	3,  // 56: muster.agent.v1.AgentService.RotateCertificate:output_type -> muster.agent.v1.RotateCertificateResponse
+	12, // 57: muster.agent.v1.AgentService.Connect:output_type -> muster.agent.v1.ConnectResponse
+	31, // 58: muster.agent.v1.AgentService.Renew:output_type -> muster.agent.v1.RenewResponse
+	29, // 59: muster.agent.v1.AgentService.Answer:output_type -> muster.agent.v1.AnswerResponse
+	28, // 60: muster.agent.v1.AgentService.Interact:output_type -> muster.agent.v1.InteractResponse
+	55, // [55:61] is the sub-list for method output_type
+	49, // [49:55] is the sub-list for method input_type
+	49, // [49:49] is the sub-list for extension type_name
+	49, // [49:49] is the sub-list for extension extendee
+	0,  // [0:49] is the sub-list for field type_name
 }
 
 func init() { file_muster_agent_v1_session_proto_init() }
@@ -2874,33 +3021,34 @@ func file_muster_agent_v1_session_proto_init() {
 		(*ConnectRequest_Results)(nil),
 		(*ConnectRequest_Events)(nil),
 		(*ConnectRequest_Bye)(nil),
+		(*ConnectRequest_Usage)(nil),
 	}
-	file_muster_agent_v1_session_proto_msgTypes[11].OneofWrappers = []any{
+	file_muster_agent_v1_session_proto_msgTypes[12].OneofWrappers = []any{
 		(*ConnectResponse_Welcome)(nil),
 		(*ConnectResponse_Assignments)(nil),
 		(*ConnectResponse_StatusAck)(nil),
 		(*ConnectResponse_Ask)(nil),
 		(*ConnectResponse_Network)(nil),
 	}
-	file_muster_agent_v1_session_proto_msgTypes[19].OneofWrappers = []any{
+	file_muster_agent_v1_session_proto_msgTypes[20].OneofWrappers = []any{
 		(*Ask_Logs)(nil),
 		(*Ask_Results)(nil),
 		(*Ask_Exec)(nil),
 	}
-	file_muster_agent_v1_session_proto_msgTypes[21].OneofWrappers = []any{}
-	file_muster_agent_v1_session_proto_msgTypes[23].OneofWrappers = []any{
+	file_muster_agent_v1_session_proto_msgTypes[22].OneofWrappers = []any{}
+	file_muster_agent_v1_session_proto_msgTypes[24].OneofWrappers = []any{
 		(*AnswerRequest_Data)(nil),
 		(*AnswerRequest_Results)(nil),
 		(*AnswerRequest_Error)(nil),
 	}
-	file_muster_agent_v1_session_proto_msgTypes[26].OneofWrappers = []any{
+	file_muster_agent_v1_session_proto_msgTypes[27].OneofWrappers = []any{
 		(*InteractRequest_Stdout)(nil),
 		(*InteractRequest_Stderr)(nil),
 		(*InteractRequest_ExitCode)(nil),
 		(*InteractRequest_Error)(nil),
 		(*InteractRequest_Taken)(nil),
 	}
-	file_muster_agent_v1_session_proto_msgTypes[27].OneofWrappers = []any{
+	file_muster_agent_v1_session_proto_msgTypes[28].OneofWrappers = []any{
 		(*InteractResponse_Stdin)(nil),
 		(*InteractResponse_StdinClosed)(nil),
 		(*InteractResponse_Size)(nil),
@@ -2911,7 +3059,7 @@ func file_muster_agent_v1_session_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_muster_agent_v1_session_proto_rawDesc), len(file_muster_agent_v1_session_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   32,
+			NumMessages:   33,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
