@@ -112,7 +112,7 @@ func newRoot(w World) *cobra.Command {
 			applyCommand(o), getCommand(o), describeCommand(o), deleteCommand(o), waitCommand(o), scaleCommand(o),
 		}},
 		{"pods", "Pods and their probes:", []*cobra.Command{
-			logsCommand(o), execCommand(o), moveCommand(o), probeCommand(o),
+			logsCommand(o), execCommand(o), moveCommand(o), probeCommand(o), topCommand(o),
 		}},
 		{"cluster", "The cluster:", []*cobra.Command{
 			statusCommand(o), resumeCommand(o), cordonCommand(o, true), cordonCommand(o, false), tokenCommand(o),
@@ -233,7 +233,6 @@ func unbuiltCommands() []*cobra.Command {
 		unbuilt("simulate", "Tell what would happen if nodes were lost"),
 		unbuilt("drill", "Lose a node on purpose"),
 		under("rollout", "Follow and undo changes of a Deployment", "status", "restart", "undo", "history"),
-		under("top", "Show what uses most", "pods", "probes", "nodes"),
 		under("snapshot", "Save and restore the store", "save", "verify", "restore"),
 		under("loadtest", "Measure", "probes", "ingest", "fleet", "failover", "target"),
 	}

@@ -79,7 +79,7 @@ func TestWhatIsNotBuiltIsRefusedByItsName(t *testing.T) {
 		"probe tail web -c x --kind liveness": "probe tail", "probe run -f x": "probe run", "probe lint -f x": "probe lint",
 		"drain n1 --force": "drain", "label pod web a=b": "label", "annotate pod web a=b": "annotate",
 		"rollout status deployment/web": "rollout status", "rollout undo x": "rollout undo", "diff -f x": "diff",
-		"port-forward web 80:80": "port-forward", "why web": "why", "top pods": "top pods", "ui": "ui", "simulate --lose n1": "simulate",
+		"port-forward web 80:80": "port-forward", "why web": "why", "ui": "ui", "simulate --lose n1": "simulate",
 		"drill node n1": "drill", "snapshot save x": "snapshot save", "loadtest probes --report x": "loadtest probes",
 		"get services": "get services", "get svc web": "get services", "get configmaps": "get configmaps", "get secret/x": "get secrets",
 		"delete endpoints x": "delete endpoints", "resume pod/web": "resume TYPE/NAME", "apply -f x --dry-run=client": "apply --dry-run=client",

@@ -80,6 +80,7 @@ type client struct {
 	deployments musterv1.DeploymentServiceClient
 	events      musterv1.EventServiceClient
 	probes      musterv1.ProbeServiceClient
+	usages      musterv1.UsageServiceClient
 	cluster     musterv1.ClusterServiceClient
 }
 
@@ -151,6 +152,7 @@ func (o *options) connect() (*client, error) {
 		deployments: musterv1.NewDeploymentServiceClient(conn),
 		events:      musterv1.NewEventServiceClient(conn),
 		probes:      musterv1.NewProbeServiceClient(conn),
+		usages:      musterv1.NewUsageServiceClient(conn),
 		cluster:     musterv1.NewClusterServiceClient(conn),
 	}, nil
 }

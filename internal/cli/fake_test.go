@@ -42,6 +42,7 @@ type fake struct {
 	musterv1.UnimplementedEventServiceServer
 	musterv1.UnimplementedProbeServiceServer
 	musterv1.UnimplementedClusterServiceServer
+	musterv1.UnimplementedUsageServiceServer
 
 	mu          sync.Mutex
 	revision    int64
@@ -52,6 +53,9 @@ type fake struct {
 	probes      []*musterv1.ProbeState
 	results     []*musterv1.ProbeAttempt
 	failovers   []*musterv1.Failover
+	podUsages   []*musterv1.PodUsage
+	nodeUsages  []*musterv1.NodeUsage
+	probeUsages []*musterv1.ProbeUsage
 	status      *musterv1.GetStatusResponse
 	// deleteAfter is how long a deleted object stays.
 	deleteAfter time.Duration
@@ -105,6 +109,7 @@ func (f *fake) start(t testing.TB) clientconfig.Context {
 	musterv1.RegisterEventServiceServer(s, f)
 	musterv1.RegisterProbeServiceServer(s, f)
 	musterv1.RegisterClusterServiceServer(s, f)
+	musterv1.RegisterUsageServiceServer(s, f)
 	f.wg.Go(func() { _ = s.Serve(l) }) // ends with Stop
 	t.Cleanup(func() { s.Stop(); f.wg.Wait() })
 	return clientconfig.Context{Name: "test", Server: l.Addr().String(), CA: string(caPEM), Certificate: string(certPEM), Key: string(keyPEM)}
