@@ -36,6 +36,7 @@ import (
 	"github.com/musterhq/muster/agent/lease"
 	"github.com/musterhq/muster/agent/network"
 	"github.com/musterhq/muster/agent/network/hostgw"
+	"github.com/musterhq/muster/agent/pod"
 	"github.com/musterhq/muster/agent/probe"
 	"github.com/musterhq/muster/agent/prober"
 	"github.com/musterhq/muster/agent/runner"
@@ -76,12 +77,18 @@ type Config struct {
 	PodPIDs int64
 	// TimerSlack is the timer slack that pods have; 0: as this process has it.
 	TimerSlack time.Duration
+	// ProbeCPUWarning is how much of its CPU limit, in percent, a container's probes may take before an event says so: 0 to
+	// 100, 0 for no such event.
+	ProbeCPUWarning int
 	// Program is this program's path: it runs supervisors where no tiny binary is embedded.
 	Program string
 	// OpenMetrics serves metrics and health to everybody.
 	OpenMetrics bool
 	Log         *slog.Logger
 }
+
+// MaxProbeCPUWarning bounds Config.ProbeCPUWarning, in percent.
+const MaxProbeCPUWarning = 100
 
 // Agent is one run of an agent.
 type Agent struct{ cfg Config }
@@ -97,6 +104,9 @@ func New(cfg Config) (*Agent, error) {
 		return nil, errors.New("join: at least one coordinator's address is required")
 	case cfg.Images != "refuse" && cfg.Images != "ignore":
 		return nil, fmt.Errorf("images: %q, must be refuse or ignore", cfg.Images)
+	}
+	if cfg.ProbeCPUWarning < 0 || cfg.ProbeCPUWarning > MaxProbeCPUWarning {
+		return nil, fmt.Errorf("probe CPU warning: %d percent, must be 0 to %d", cfg.ProbeCPUWarning, MaxProbeCPUWarning)
 	}
 	for _, to := range cfg.Join {
 		if _, _, err := net.SplitHostPort(to); err != nil {
@@ -263,13 +273,18 @@ func (a *Agent) Run(ctx context.Context) error {
 	parts.runner, err = runner.New(runner.Config{
 		StateDir: filepath.Join(dir.Path(), "state", "pods"), Node: cfg.Node, HostIP: address, Path: os.Getenv("PATH"),
 		RunAsUID: uid, RunAsGID: gid, AllowPrivileged: cfg.AllowPrivilegedPods, HostPathAllow: cfg.HostPathAllow,
-		Isolation: info.Isolation, PodNetwork: flat != nil, Limits: info.Limits, PodPIDs: cfg.PodPIDs,
+		Isolation: info.Isolation, PodNetwork: flat != nil, Limits: info.Limits, PodPIDs: cfg.PodPIDs, ProbeCPUWarning: cfg.ProbeCPUWarning,
 		Dirs: func(r container.PodRef) (string, string, string) {
 			d := runtime.Dirs(r)
 			return d.Pod, d.Home, d.Tmp
 		},
 	}, runner.Deps{
-		Runtime: runtime, Addresses: addresses, Ports: published(flat), Lease: leases, Prober: probes{parts.prober}, Events: recorder, Log: log,
+		Runtime: runtime, Addresses: addresses, Ports: published(flat), Lease: leases, Prober: probes{parts.prober}, Events: recorder,
+		Spent: func(id spec.ProbeID) pod.Spent {
+			cpu, attempts := memory.Spent(id)
+			return pod.Spent{CPU: cpu, Attempts: attempts}
+		},
+		Log: log,
 	})
 	if err != nil {
 		return err

@@ -1,8 +1,10 @@
-// Package history holds what the probes of a node have answered: of each the last attempts, in memory.
+// Package history holds what the probes of a node have answered: of each the last attempts, in memory, and what all of
+// them have cost.
 package history
 
 import (
 	"sync"
+	"time"
 
 	"github.com/musterhq/muster/internal/spec"
 )
@@ -17,6 +19,9 @@ const (
 type ring struct {
 	attempts [Keep]spec.Attempt
 	n        int
+	// cpu is the processor time of all attempts of which it was measured, measured how many those were.
+	cpu      time.Duration
+	measured int
 }
 
 // History is the memory. Its methods may be called from any goroutine. Probes that are forgotten bound it: each holds at
@@ -44,6 +49,21 @@ func (h *History) Add(id spec.ProbeID, a spec.Attempt) {
 	}
 	r.attempts[r.n%Keep] = a
 	r.n++
+	if a.CPU >= 0 {
+		r.cpu += a.CPU
+		r.measured++
+	}
+}
+
+// Spent returns the processor time of a probe's attempts, those no longer kept included, and how many they were: attempts
+// of which it was not measured do not count.
+func (h *History) Spent(id spec.ProbeID) (cpu time.Duration, attempts int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if r := h.rings[id]; r != nil {
+		return r.cpu, r.measured
+	}
+	return 0, 0
 }
 
 // Last returns the newest n attempts of a probe, oldest first.

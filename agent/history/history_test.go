@@ -71,3 +71,18 @@ func TestWhatWasReadIsNotOverwritten(t *testing.T) {
 		t.Errorf("it became %v", got[0].Start)
 	}
 }
+
+func TestWhatAttemptsHaveCostIsKeptLongerThanTheyAre(t *testing.T) {
+	h := New()
+	for range 10 * Keep {
+		h.Add(id, spec.Attempt{CPU: time.Millisecond})
+		h.Add(id, spec.Attempt{CPU: -1})
+	}
+	if cpu, n := h.Spent(id); cpu != 10*Keep*time.Millisecond || n != 10*Keep {
+		t.Errorf("%v in %d attempts, want %v in %d", cpu, n, 10*Keep*time.Millisecond, 10*Keep)
+	}
+	h.Forget(id)
+	if cpu, n := h.Spent(id); cpu != 0 || n != 0 {
+		t.Errorf("of a probe that is forgotten: %v in %d attempts", cpu, n)
+	}
+}

@@ -15,6 +15,7 @@ import (
 	"github.com/musterhq/muster/agent/container"
 	"github.com/musterhq/muster/agent/container/containertest"
 	"github.com/musterhq/muster/agent/lease"
+	machine "github.com/musterhq/muster/agent/pod"
 	"github.com/musterhq/muster/agent/runner"
 	"github.com/musterhq/muster/internal/spec"
 )
@@ -41,6 +42,8 @@ type bench struct {
 	slots   map[string]int
 	adopted []string
 	ips     map[string]string
+	// spent is what each probe has spent.
+	spent map[spec.ProbeID]machine.Spent
 	// published has what pods publish; nil for a node without a pod network.
 	published map[string][]runner.PublishedPort
 }
@@ -84,6 +87,21 @@ func (b *bench) Record(ref spec.ObjectRef, kind, reason, message string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.events = append(b.events, strings.Join([]string{ref.Name, ref.FieldPath, kind, reason, message}, " "))
+}
+
+// spending is what a probe has spent.
+func (b *bench) spending(id spec.ProbeID) machine.Spent {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.spent[id]
+}
+
+// spend adds an attempt of a probe.
+func (b *bench) spend(id spec.ProbeID, cpu time.Duration) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	s := b.spent[id]
+	b.spent[id] = machine.Spent{CPU: s.CPU + cpu, Attempts: s.Attempts + 1}
 }
 
 func (b *bench) hasEvent(part string) bool {
@@ -177,7 +195,7 @@ func (s slowLister) List(ctx context.Context) (container.List, error) {
 
 func newBench(t *testing.T) *bench {
 	b := &bench{t: t, dir: t.TempDir(), fake: containertest.NewFake(), leased: true, rows: map[spec.ProbeID]runner.ProbeRow{}, slots: map[string]int{},
-		ips: map[string]string{}, log: &lockedBuffer{}}
+		ips: map[string]string{}, spent: map[spec.ProbeID]machine.Spent{}, log: &lockedBuffer{}}
 	b.cfg = runner.Config{StateDir: b.dir + "/state", Node: "n1", HostIP: "127.0.0.1", Path: "/bin", RunAsUID: -1, RunAsGID: -1, Isolation: "full",
 		Dirs: func(ref container.PodRef) (string, string, string) {
 			d := fmt.Sprintf("/pods/%s-%d", ref.UID, ref.Epoch)
@@ -189,7 +207,7 @@ func newBench(t *testing.T) *bench {
 // start makes a runner and runs it; stop ends it as a kill of the agent would, but orderly.
 func (b *bench) start() {
 	b.t.Helper()
-	deps := runner.Deps{Runtime: slowLister{b.fake, b}, Addresses: addresses{b}, Prober: b, Events: b, Log: slog.New(slog.NewTextHandler(b.log, nil))}
+	deps := runner.Deps{Runtime: slowLister{b.fake, b}, Addresses: addresses{b}, Prober: b, Events: b, Spent: b.spending, Log: slog.New(slog.NewTextHandler(b.log, nil))}
 	if b.published != nil {
 		deps.Ports = b
 	}

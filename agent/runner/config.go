@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/musterhq/muster/agent/container"
+	"github.com/musterhq/muster/agent/pod"
 	"github.com/musterhq/muster/internal/spec"
 )
 
@@ -77,6 +78,9 @@ type Config struct {
 	Limits bool
 	// PodPIDs bounds the processes and threads of a pod; 0 means no bound.
 	PodPIDs int64
+	// ProbeCPUWarning is how much of its CPU limit, in percent, a container's probes may take before an event says so; 0
+	// means that none does.
+	ProbeCPUWarning int
 	// Dirs returns a pod's own directory, HOME and TMPDIR; they exist once its sandbox does.
 	Dirs func(container.PodRef) (pod, home, tmp string)
 }
@@ -91,7 +95,10 @@ type Deps struct {
 	Lease  Lease
 	Prober Prober
 	Events Events
-	Log    *slog.Logger
+	// Spent returns what a probe has spent since it was set; it must not block, nor call the runner back. It is needed where
+	// ProbeCPUWarning is set.
+	Spent func(spec.ProbeID) pod.Spent
+	Log   *slog.Logger
 }
 
 // Addresses gives pods their addresses; agent/network does.

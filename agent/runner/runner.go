@@ -75,6 +75,9 @@ type held struct {
 	recheck  time.Time
 	rows     map[spec.ProbeID]rowState
 	removing bool
+	// costs measure the probes of containers with a CPU limit, by container; weighAt is when to look again.
+	costs   map[string]*pod.ProbeCost
+	weighAt time.Time
 
 	dirty, saving bool
 	saveAfter     time.Time
@@ -106,7 +109,7 @@ func New(cfg Config, deps Deps) (*Runner, error) {
 }
 
 func (r *Runner) newHeld(ref container.PodRef, p *spec.Pod, class spec.FailoverClass) *held {
-	h := &held{ref: ref, pod: p, class: class, rows: map[spec.ProbeID]rowState{}}
+	h := &held{ref: ref, pod: p, class: class, rows: map[spec.ProbeID]rowState{}, costs: map[string]*pod.ProbeCost{}}
 	r.pods[ref] = h
 	return h
 }
@@ -174,6 +177,9 @@ func (r *Runner) pass() (next time.Time) {
 		}
 		if due {
 			r.stepLocked(h)
+		}
+		if r.cfg.ProbeCPUWarning > 0 && len(h.rows) > 0 && !now.Before(h.weighAt) {
+			r.weighLocked(h, now)
 		}
 		if h.dirty {
 			r.saveLocked(h)

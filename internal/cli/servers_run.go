@@ -2,6 +2,7 @@ package cli
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"os"
 	"strings"
@@ -85,6 +86,7 @@ type agentFlags struct {
 	labels, hostPathAllow    []string
 	allowPrivilegedPods      bool
 	podPIDs                  int64
+	probeCPUWarning          int
 }
 
 func (s *agentFlags) add(f *pflag.FlagSet) {
@@ -101,6 +103,7 @@ func (s *agentFlags) add(f *pflag.FlagSet) {
 	f.BoolVar(&s.allowPrivilegedPods, "allow-privileged-pods", false, "pods may ask for user 0, for the host's namespaces, and for any hostPath")
 	f.StringSliceVar(&s.hostPathAllow, "host-path-allow", nil, "directories that every pod's hostPath may be in")
 	f.Int64Var(&s.podPIDs, "pod-pids-limit", 8192, "processes and threads that a pod may have, where the agent may make control groups; 0: no limit")
+	f.IntVar(&s.probeCPUWarning, "probe-cpu-warning", 10, fmt.Sprintf("percent of its CPU limit that a container's probes may take over a minute before a warning event says so, 0 to %d; 0: no event", agent.MaxProbeCPUWarning))
 	f.StringVar(&s.network, "network", "", "host-gw: pods have addresses in the cluster's flat network; none: they share the node's, each with an address of its own where that can be (default: host-gw as root where the node's address is not loopback)")
 	config.Secret(f, "token")
 }
@@ -112,6 +115,8 @@ func (s *agentFlags) checkAgent() error {
 		return usagef("--node is required: this node's name")
 	case s.podPIDs < 0:
 		return usagef("--pod-pids-limit %d: must not be negative", s.podPIDs)
+	case s.probeCPUWarning < 0 || s.probeCPUWarning > agent.MaxProbeCPUWarning:
+		return usagef("--probe-cpu-warning %d: must be 0 to %d", s.probeCPUWarning, agent.MaxProbeCPUWarning)
 	case len(s.join) == 0:
 		return usagef("--join is required: a coordinator's API address, HOST:PORT")
 	case s.images != "refuse" && s.images != "ignore":
@@ -242,7 +247,7 @@ func agentCommand(w World) *cobra.Command {
 			DataDir: s.dataDir, Node: s.node, Join: s.join, Token: s.token,
 			GossipListen: s.gossipListen, HTTPListen: s.httpListen, GuardListen: s.guardListen, Advertise: s.advertise,
 			Images: s.images, Network: s.network, Labels: labels, RunAs: s.runAs, AllowPrivilegedPods: s.allowPrivilegedPods, HostPathAllow: s.hostPathAllow,
-			PodPIDs: s.podPIDs, TimerSlack: slack,
+			PodPIDs: s.podPIDs, TimerSlack: slack, ProbeCPUWarning: s.probeCPUWarning,
 			Program: program, OpenMetrics: s.metricsAuth == "none", Log: log,
 		})
 		if err != nil {
