@@ -3,11 +3,13 @@ package guard_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -300,14 +302,35 @@ func pageHolder(t *testing.T, dir string) {
 	record(t, dir, "holder-1", &exec.Cmd{Process: self})
 }
 
+// halt stops a process. The signal is one thread's to take, which on a busy machine may be a while: until then the others go on,
+// and answer.
+func halt(t *testing.T, pid int) {
+	t.Helper()
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	goes := func() bool {
+		tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+		return err != nil || len(tasks) == 0 || slices.ContainsFunc(tasks, func(f string) bool {
+			b, err := os.ReadFile(f)
+			_, state, _ := strings.Cut(string(b), ") ")
+			return err != nil || !strings.HasPrefix(state, "T")
+		})
+	}
+	for end := time.Now().Add(10 * time.Second); goes(); {
+		if time.Now().After(end) {
+			t.Fatal("it does not stop")
+		}
+		<-time.After(time.Millisecond)
+	}
+}
+
 func TestStuckGuardIsReplaced(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	ensure(t, dir)
 	stuck := identity(t, dir)
-	if err := syscall.Kill(stuck.PID, syscall.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
+	halt(t, stuck.PID)
 	c := ensure(t, dir)
 	if c.Info().PID == stuck.PID || stuck.Alive() {
 		stat, err := supervisor.ReadStat(stuck.PID)

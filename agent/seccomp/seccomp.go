@@ -182,8 +182,8 @@ func conditional(number uint32, of []rule) ([]bpf.Instruction, error) {
 	var body []bpf.Instruction
 	for _, r := range of {
 		var tests []bpf.Instruction
-		for i := len(r.args) - 1; i >= 0; i-- { // from the end, for what fails skips the rest
-			t, err := test(r.args[i], len(tests)+1)
+		for _, arg := range slices.Backward(r.args) { // from the end, for what fails skips the rest
+			t, err := test(arg, len(tests)+1)
 			if err != nil {
 				return nil, fmt.Errorf("call %d: %w", number, err)
 			}

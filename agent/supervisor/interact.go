@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"slices"
 	"strconv"
 	"syscall"
 
@@ -37,7 +38,7 @@ func (p *initProcess) interact(req *ExecRequest, conn *os.File, connFD int) (Exe
 	}
 	run := running{marker: p.mark(), pidfd: -1, conn: connFD, timeout: req.Timeout}
 	sys := &syscall.SysProcAttr{Setsid: true, Setctty: req.TTY, PidFD: &run.pidfd}
-	env := mergeEnv(p.conf.Env, append(req.Env[:len(req.Env):len(req.Env)], run.marker))
+	env := mergeEnv(p.conf.Env, append(slices.Clip(req.Env), run.marker))
 	run.pid, err = p.fork(req.Argv, env, [3]uintptr{uintptr(files[0]), uintptr(files[1]), uintptr(files[2])}, sys)
 	for _, fd := range held {
 		unix.Close(fd) // who reads the other end sees the end once the command has ended
