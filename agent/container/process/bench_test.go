@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/musterhq/muster/agent/container"
+	"github.com/musterhq/muster/agent/container/process"
 )
 
 // cpuOf is the user and system time of a process itself, in clock ticks of 10 ms.
@@ -70,4 +71,41 @@ func BenchmarkExec(b *testing.B) {
 	b.ReportMetric(float64((self()-here).Microseconds())/n, "agent-µs/exec")
 	b.ReportMetric(float64((sum()-there).Microseconds())/n, "supervisor-µs/exec")
 	b.ReportMetric(float64(child.Microseconds())/n, "command-µs/exec")
+}
+
+// BenchmarkUsage is what it takes to measure all containers of a node with 30 pods once.
+func BenchmarkUsage(b *testing.B) {
+	groups := cgroups(b)
+	for name, mode := range map[string]func(*process.Config){
+		"Groups":    func(c *process.Config) { c.Cgroups = groups(c.DataDir) },
+		"Processes": plain,
+	} {
+		b.Run(name, func(b *testing.B) {
+			bench := newBench(b, mode)
+			var ids []container.ContainerID
+			for range 30 {
+				ref := bench.podOf(func(*container.PodConfig) {})
+				c, err := bench.StartContainer(bench.ctx, ref, container.ContainerConfig{
+					Name: "main", Argv: []string{"/bin/sleep", "3600"}, WorkingDir: "/", UID: -1, GID: -1,
+				})
+				if err != nil {
+					b.Fatal(err)
+				}
+				ids = append(ids, c.ID)
+			}
+			before := self()
+			for b.Loop() {
+				for _, id := range ids {
+					if _, err := bench.Usage(bench.ctx, id); err != nil {
+						b.Fatal(err)
+					}
+				}
+				if _, err := bench.Overhead(bench.ctx); err != nil {
+					b.Fatal(err)
+				}
+				bench.Forget()
+			}
+			b.ReportMetric(float64((self()-before).Microseconds())/float64(b.N), "agent-µs/op")
+		})
+	}
 }

@@ -569,7 +569,7 @@ func TestContainersAreHeldToTheirLimits(t *testing.T) {
 }
 
 // cgroups makes the control groups of a data directory, and takes them away in the end.
-func cgroups(t *testing.T) func(dir string) *cgroup.Manager {
+func cgroups(t testing.TB) func(dir string) *cgroup.Manager {
 	return func(dir string) *cgroup.Manager {
 		m, err := cgroup.New(cgroup.Config{DataDir: dir})
 		if err != nil {
