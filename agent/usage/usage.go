@@ -4,6 +4,7 @@
 package usage
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"hash/fnv"
@@ -147,7 +148,7 @@ func (m *Meter) measure(ctx context.Context) error {
 				continue // it has ended meanwhile
 			}
 			if uerr != nil {
-				err = errors.Join(err, uerr)
+				err = cmp.Or(err, uerr) // the others will be like the first
 				continue
 			}
 			now.containers[c.ID] = is

@@ -3,13 +3,17 @@ package process
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/musterhq/muster/agent/container"
 	"github.com/musterhq/muster/agent/supervisor"
@@ -130,10 +134,11 @@ func (r *Runtime) Usage(ctx context.Context, id container.ContainerID) (containe
 	u := container.Usage{At: time.Now(), CPU: -1, MemoryBytes: -1}
 	if r.grouped() {
 		g, err := r.cfg.Cgroups.Pod(groupName(p)).Child(name).Usage()
-		if err != nil {
+		// A group may go with its pod while it is read.
+		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENODEV) {
 			return container.Usage{}, fmt.Errorf("usage of container %s: %w", name, err)
 		}
-		u.CPU, u.MemoryBytes = g.CPU, g.MemoryBytes
+		u.CPU, u.MemoryBytes = g.CPU, g.MemoryBytes // -1 after an error
 	}
 	if u.CPU >= 0 && u.MemoryBytes >= 0 {
 		return u, nil
