@@ -82,6 +82,7 @@ func BenchmarkUsage(b *testing.B) {
 	} {
 		b.Run(name, func(b *testing.B) {
 			bench := newBench(b, mode)
+			bench.removes()
 			var ids []container.ContainerID
 			for range 30 {
 				ref := bench.podOf(func(*container.PodConfig) {})

@@ -53,6 +53,15 @@ func (b *bench) in(ref container.PodRef, name, script string, change ...func(*co
 	return b.log(c.ID)
 }
 
+// removes takes the bench's pod away with its runtime: the one that does it otherwise knows of no control groups.
+func (b *bench) removes() {
+	b.t.Cleanup(func() {
+		if err := b.RemovePod(context.Background(), b.ref); err != nil {
+			b.t.Errorf("remove pod: %v", err)
+		}
+	})
+}
+
 func (b *bench) needs(isolation string) {
 	b.t.Helper()
 	info, err := b.Info(b.ctx)

@@ -63,6 +63,7 @@ func TestWhatProbesRunIsChargedToTheContainersControlGroup(t *testing.T) {
 	t.Parallel()
 	groups := cgroups(t)
 	b := newBench(t, func(c *process.Config) { c.Cgroups = groups(c.DataDir) })
+	b.removes()
 	b.needs("full")
 	c := b.sh("exec sleep 1000")
 	group := groups(b.dir).Pod(b.ref.UID + "-7").Child("main")
