@@ -196,26 +196,15 @@ func (g Group) Usage() (Usage, error) {
 		errs = append(errs, err)
 		return v
 	}
-	switch dir := g.Dirs[CPUAcct]; {
-	case dir == "":
-	case dir == g.Unified:
-		u.CPU = time.Duration(number(dir, "cpu.stat", "usage_usec")) * time.Microsecond
-	default:
-		u.CPU = time.Duration(number(dir, "cpuacct.usage", ""))
-	}
+	var err error
+	u.CPU, u.MemoryBytes, err = g.Used()
+	errs = append(errs, err)
 	switch dir := g.Dirs[CPU]; {
 	case dir == "":
 	case dir == g.Unified:
 		u.Throttled = time.Duration(number(dir, "cpu.stat", "throttled_usec")) * time.Microsecond
 	default:
 		u.Throttled = time.Duration(number(dir, "cpu.stat", "throttled_time"))
-	}
-	switch dir := g.Dirs[Memory]; {
-	case dir == "":
-	case dir == g.Unified:
-		u.MemoryBytes = max(number(dir, "memory.current", "")-number(dir, "memory.stat", "inactive_file"), 0)
-	default:
-		u.MemoryBytes = max(number(dir, "memory.usage_in_bytes", "")-number(dir, "memory.stat", "total_inactive_file"), 0)
 	}
 	if dir := g.Dirs[PIDs]; dir != "" {
 		u.PIDs = number(dir, "pids.current", "")
@@ -224,6 +213,35 @@ func (g Group) Usage() (Usage, error) {
 		return Usage{CPU: -1, Throttled: -1, MemoryBytes: -1, PIDs: -1}, fmt.Errorf("read usage of cgroup: %w", err)
 	}
 	return u, nil
+}
+
+// Used is the processor time and the memory of Usage, for a third less of work; -1 where it is unknown.
+func (g Group) Used() (cpu time.Duration, memoryBytes int64, err error) {
+	cpu, memoryBytes = -1, -1
+	var errs []error
+	number := func(dir, file, key string) int64 {
+		v, err := read(dir, file, key)
+		errs = append(errs, err)
+		return v
+	}
+	switch dir := g.Dirs[CPUAcct]; {
+	case dir == "":
+	case dir == g.Unified:
+		cpu = time.Duration(number(dir, "cpu.stat", "usage_usec")) * time.Microsecond
+	default:
+		cpu = time.Duration(number(dir, "cpuacct.usage", ""))
+	}
+	switch dir := g.Dirs[Memory]; {
+	case dir == "":
+	case dir == g.Unified:
+		memoryBytes = max(number(dir, "memory.current", "")-number(dir, "memory.stat", "inactive_file"), 0)
+	default:
+		memoryBytes = max(number(dir, "memory.usage_in_bytes", "")-number(dir, "memory.stat", "total_inactive_file"), 0)
+	}
+	if err := errors.Join(errs...); err != nil {
+		return -1, -1, err
+	}
+	return cpu, memoryBytes, nil
 }
 
 // OOMKills is how many processes the kernel has killed here for want of memory; -1 without the controller memory. In

@@ -133,12 +133,12 @@ func (r *Runtime) Usage(ctx context.Context, id container.ContainerID) (containe
 	}
 	u := container.Usage{At: time.Now(), CPU: -1, MemoryBytes: -1}
 	if r.grouped() {
-		g, err := r.cfg.Cgroups.Pod(groupName(p)).Child(name).Usage()
+		cpu, memory, err := r.cfg.Cgroups.Pod(groupName(p)).Child(name).Used()
 		// A group may go with its pod while it is read.
 		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENODEV) {
 			return container.Usage{}, fmt.Errorf("usage of container %s: %w", name, err)
 		}
-		u.CPU, u.MemoryBytes = g.CPU, g.MemoryBytes // -1 after an error
+		u.CPU, u.MemoryBytes = cpu, memory // -1 after an error
 	}
 	if u.CPU >= 0 && u.MemoryBytes >= 0 {
 		return u, nil
@@ -158,7 +158,7 @@ func (p *pod) runs(ctx context.Context, name, instance string) (supervisor.Conta
 	p.mu.Lock()
 	dead, recs := p.dead, p.last
 	p.mu.Unlock()
-	if !dead && !p.sup.Stopped() {
+	if !dead && !p.stopped() {
 		ctx, cancel := context.WithTimeout(ctx, askLimit)
 		defer cancel()
 		said, err := p.records(ctx)
