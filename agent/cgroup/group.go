@@ -1,6 +1,7 @@
 package cgroup
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"math"
@@ -82,14 +83,15 @@ func (g Group) MakeChild(name string, limits Limits) (Group, error) {
 	child := g.Child(name)
 	var made []string
 	err := func() error {
-		for _, dir := range child.all() {
+		all := child.all()
+		for _, dir := range all {
 			if err := os.Mkdir(dir, 0o755); err == nil {
 				made = append(made, dir)
 			} else if !errors.Is(err, os.ErrExist) {
 				return err
 			}
 		}
-		return child.Limit(limits)
+		return child.limit(limits, len(made) == len(all))
 	}()
 	if err != nil {
 		for _, dir := range made {
@@ -117,7 +119,10 @@ func quota(milliCPU int64) int64 {
 
 // Limit sets all limits: one that is zero is lifted. It fails with ErrUnavailable when there is no controller for one
 // that is not.
-func (g Group) Limit(l Limits) error {
+func (g Group) Limit(l Limits) error { return g.limit(l, false) }
+
+// limit does so; a new group has none to be lifted.
+func (g Group) limit(l Limits, isNew bool) error {
 	for _, wanted := range []struct {
 		controller, text string
 		value            int64
@@ -148,10 +153,14 @@ func (g Group) Limit(l Limits) error {
 			errs = append(errs, err)
 		}
 	}
+	matters := func(value int64) bool { return value > 0 || !isNew }
 	switch dir := g.Dirs[CPU]; {
 	case dir == "":
 	case dir == g.Unified:
 		set(CPU, "cpu.weight", strconv.FormatInt(Weight(shares), 10))
+		if !matters(l.MilliCPU) {
+			break
+		}
 		most := "max"
 		if l.MilliCPU > 0 {
 			most = strconv.FormatInt(quota(l.MilliCPU), 10)
@@ -159,6 +168,9 @@ func (g Group) Limit(l Limits) error {
 		set(CPU, "cpu.max", fmt.Sprintf("%s %d", most, periodMicros))
 	default:
 		set(CPU, "cpu.shares", strconv.FormatInt(shares, 10))
+		if !matters(l.MilliCPU) {
+			break
+		}
 		most := "-1"
 		if l.MilliCPU > 0 {
 			most = strconv.FormatInt(quota(l.MilliCPU), 10)
@@ -167,7 +179,7 @@ func (g Group) Limit(l Limits) error {
 		set(CPU, "cpu.cfs_quota_us", most)
 	}
 	switch dir := g.Dirs[Memory]; {
-	case dir == "":
+	case dir == "" || !matters(l.MemoryBytes):
 	case dir == g.Unified:
 		set(Memory, "memory.max", number(l.MemoryBytes, "max"))
 		if l.MemoryBytes > 0 {
@@ -177,11 +189,13 @@ func (g Group) Limit(l Limits) error {
 		}
 	default:
 		// Memory with swap may at no moment be limited to less than memory is.
-		setSwap("memory.memsw.limit_in_bytes", "-1")
+		if !isNew {
+			setSwap("memory.memsw.limit_in_bytes", "-1")
+		}
 		set(Memory, "memory.limit_in_bytes", number(l.MemoryBytes, "-1"))
 		setSwap("memory.memsw.limit_in_bytes", number(l.MemoryBytes, "-1"))
 	}
-	if g.Dirs[PIDs] != "" {
+	if g.Dirs[PIDs] != "" && matters(l.PIDs) {
 		set(PIDs, "pids.max", number(l.PIDs, "max"))
 	}
 	return errors.Join(errs...)
@@ -259,20 +273,24 @@ func (g Group) OOMKills() (int64, error) {
 
 // read takes a number from a file: all there is for an empty key, else what follows the key in a line.
 func read(dir, file, key string) (int64, error) {
-	path := filepath.Join(dir, file)
-	text, err := os.ReadFile(path)
+	var room [4096]byte
+	path := dir + "/" + file
+	text, err := slurp(path, room[:])
 	if err != nil {
 		return -1, err
 	}
-	value := strings.TrimSpace(string(text))
-	if key != "" {
-		i := slices.IndexFunc(strings.Split(value, "\n"), func(line string) bool { return strings.HasPrefix(line, key+" ") })
-		if i < 0 {
-			return -1, fmt.Errorf("%s has no %s", path, key)
+	value, found := text, key == ""
+	for !found && len(text) > 0 {
+		var line []byte
+		line, text, _ = bytes.Cut(text, []byte("\n"))
+		if len(line) > len(key) && line[len(key)] == ' ' && string(line[:len(key)]) == key {
+			value, found = line[len(key)+1:], true
 		}
-		value = strings.TrimPrefix(strings.Split(value, "\n")[i], key+" ")
 	}
-	n, err := strconv.ParseInt(value, 10, 64)
+	if !found {
+		return -1, fmt.Errorf("%s has no %s", path, key)
+	}
+	n, err := strconv.ParseInt(string(bytes.TrimSpace(value)), 10, 64)
 	if err != nil {
 		return -1, fmt.Errorf("%s: %w", path, err)
 	}

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
 	"strings"
 
 	"github.com/vishvananda/netlink"
@@ -101,22 +100,22 @@ func attached(in *netlink.Handle, ip netip.Addr, own netip.Prefix) bool {
 
 // connect makes the pair of links, one end of it in the pod.
 func (k *kernel) connect(a alias, name string, in *netlink.Handle, pod netns.NsHandle, own netip.Prefix, mtu int) (netlink.Link, error) {
-	if left, err := in.LinkByName(podLink); err == nil && left.Type() == "veth" {
-		if err := in.LinkDel(left); err != nil { // its other end is gone, or not on our bridge
-			return nil, fmt.Errorf("delete the pod's old %s: %w", podLink, err)
-		}
-	}
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.MTU = name, mtu
 	// The hardware address follows from the IP: nobody's memory of who had it before is wrong.
 	mac := append(net.HardwareAddr{0x0a, 0x78}, a.ip.AsSlice()...)
-	veth := &netlink.Veth{LinkAttrs: attrs, PeerName: podLink, PeerHardwareAddr: mac, PeerNamespace: netlink.NsFd(pod)}
-	if err := k.handle.LinkAdd(veth); err != nil {
-		return nil, fmt.Errorf("add link %s: %w", name, err)
+	outer := &netlink.Veth{LinkAttrs: attrs, PeerName: podLink, PeerHardwareAddr: mac, PeerNamespace: netlink.NsFd(pod)}
+	err := k.handle.LinkAdd(outer)
+	if errors.Is(err, unix.EEXIST) { // the pod's old one, whose other end is gone, or not on our bridge
+		if left, lookErr := in.LinkByName(podLink); lookErr == nil && left.Type() == "veth" {
+			if err := in.LinkDel(left); err != nil {
+				return nil, fmt.Errorf("delete the pod's old %s: %w", podLink, err)
+			}
+			err = k.handle.LinkAdd(outer)
+		}
 	}
-	outer, err := k.handle.LinkByName(name)
 	if err != nil {
-		return nil, fmt.Errorf("link %s: %w", name, err)
+		return nil, fmt.Errorf("add link %s: %w", name, err)
 	}
 	_ = k.handle.LinkSetIP6AddrGenMode(outer, ip6None) // without IPv6 there is nothing to save
 	inner, err := in.LinkByName(podLink)
@@ -126,13 +125,10 @@ func (k *kernel) connect(a alias, name string, in *netlink.Handle, pod netns.NsH
 	if err := in.AddrAdd(inner, &netlink.Addr{IPNet: ipNet(netip.PrefixFrom(a.ip, own.Bits()))}); err != nil {
 		return nil, fmt.Errorf("add address %s: %w", a.ip, err)
 	}
-	for _, up := range []string{"lo", podLink} {
-		l, err := in.LinkByName(up)
-		if err == nil {
-			err = in.LinkSetUp(l)
-		}
-		if err != nil {
-			return nil, fmt.Errorf("set link %s of the pod up: %w", up, err)
+	loopback := &netlink.Device{LinkAttrs: netlink.LinkAttrs{Name: "lo", Index: loopbackIndex}}
+	for _, l := range []netlink.Link{loopback, inner} {
+		if err := in.LinkSetUp(l); err != nil {
+			return nil, fmt.Errorf("set link %s of the pod up: %w", l.Attrs().Name, err)
 		}
 	}
 	if err := in.RouteReplace(&netlink.Route{LinkIndex: inner.Attrs().Index, Gw: gatewayOf(own).AsSlice()}); err != nil {
@@ -140,7 +136,7 @@ func (k *kernel) connect(a alias, name string, in *netlink.Handle, pod netns.NsH
 	}
 	if err := inside(pod, func() error {
 		for path, value := range settings {
-			if err := os.WriteFile(path, []byte(value), 0); err != nil {
+			if err := set(path, value); err != nil {
 				return err
 			}
 		}
@@ -154,6 +150,22 @@ func (k *kernel) connect(a alias, name string, in *netlink.Handle, pod netns.NsH
 	}
 	return outer, nil
 }
+
+// set writes a setting of the kernel, without what a file that may block takes.
+func set(path, value string) error {
+	fd, err := unix.Open(path, unix.O_WRONLY|unix.O_CLOEXEC, 0)
+	if err == nil {
+		_, err = unix.Write(fd, []byte(value))
+		err = errors.Join(err, unix.Close(fd))
+	}
+	if err != nil {
+		return fmt.Errorf("write %q to %s: %w", value, path, err)
+	}
+	return nil
+}
+
+// loopbackIndex is that of a namespace's first link, which the kernel makes with it.
+const loopbackIndex = 1
 
 // ip6None keeps a link from making itself an IPv6 address: IN6_ADDR_GEN_MODE_NONE of the kernel.
 const ip6None = 1
