@@ -1,5 +1,5 @@
 // Package usage measures what a node uses: its containers, the whole machine, and what muster itself takes of it. Memory
-// can be told at once, processor time only between two measurements, so the agent measures every ten seconds and always
+// can be told at once, processor time only between two measurements, so the agent measures every 15 seconds and always
 // knows what was used over the last of these. Who wants to know takes the newest measurement; none is kept longer.
 package usage
 
@@ -18,7 +18,7 @@ import (
 )
 
 // Every is from one measurement to the next.
-const Every = 10 * time.Second
+const Every = 15 * time.Second
 
 // Runtime is what is measured; container.Runtime is one.
 type Runtime interface {
@@ -69,7 +69,7 @@ func New(cfg Config, r Runtime, log *slog.Logger) *Meter {
 	return &Meter{cfg: cfg, runtime: r, log: log, news: make(chan struct{})}
 }
 
-// Run measures at once, and then every ten seconds, until ctx ends.
+// Run measures at once, and then every 15 seconds, until ctx ends.
 func (m *Meter) Run(ctx context.Context) error {
 	failed := false
 	for {

@@ -13,7 +13,7 @@ import (
 )
 
 // Fresh is how old a report may be: an agent that lives makes three in that time.
-const Fresh = 30 * time.Second
+const Fresh = 45 * time.Second
 
 // Container is what one container uses.
 type Container struct {

@@ -92,7 +92,7 @@ func topPodsCommand(o *options) *cobra.Command {
 	t := &topFlags{}
 	cmd := &cobra.Command{
 		Use: "pods [NAME]", Aliases: []string{"pod", "po"}, Short: "Show what pods use", Args: cobra.MaximumNArgs(1),
-		Long: "Show what pods use: processor time on average over the last ten seconds, and the working set, which is all memory but\n" +
+		Long: "Show what pods use: processor time on average over the last 15 seconds, and the working set, which is all memory but\n" +
 			"the file cache that was not lately used. What nobody has measured lately is <unknown>.",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			name, err := o.topArgs(args, true)

@@ -28,7 +28,7 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// UsageService shows what pods, nodes and probes use now. Agents say it every ten seconds; what was said by a session that
+// UsageService shows what pods, nodes and probes use now. Agents say it every 15 seconds; what was said by a session that
 // is over, or more than 30 s ago, counts as unknown. Nothing of it is stored.
 type UsageServiceClient interface {
 	// What matching pods use, those left out that have ended for good.
@@ -81,7 +81,7 @@ func (c *usageServiceClient) ListProbeUsages(ctx context.Context, in *ListProbeU
 // All implementations must embed UnimplementedUsageServiceServer
 // for forward compatibility.
 //
-// UsageService shows what pods, nodes and probes use now. Agents say it every ten seconds; what was said by a session that
+// UsageService shows what pods, nodes and probes use now. Agents say it every 15 seconds; what was said by a session that
 // is over, or more than 30 s ago, counts as unknown. Nothing of it is stored.
 type UsageServiceServer interface {
 	// What matching pods use, those left out that have ended for good.
