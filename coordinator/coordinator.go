@@ -27,6 +27,7 @@ import (
 	"github.com/musterhq/muster/coordinator/api"
 	"github.com/musterhq/muster/coordinator/dispatch"
 	"github.com/musterhq/muster/coordinator/election"
+	"github.com/musterhq/muster/coordinator/endpoints"
 	"github.com/musterhq/muster/coordinator/events"
 	"github.com/musterhq/muster/coordinator/fleet"
 	"github.com/musterhq/muster/coordinator/leader"
@@ -145,7 +146,11 @@ func (c *Coordinator) Run(ctx context.Context) error {
 		return fmt.Errorf("listen for HTTPS: %w", err)
 	}
 	defer web.Close()
-	db, err := etcd.Open(ctx, etcd.Config{Dir: filepath.Join(dir.Path(), "etcd"), Codec: wire.Codec{}, Log: log})
+	secrets, err := trust.LoadSecretKey(dir.Path())
+	if err != nil {
+		return err
+	}
+	db, err := etcd.Open(ctx, etcd.Config{Dir: filepath.Join(dir.Path(), "etcd"), Codec: wire.Codec{Secrets: secrets}, Log: log})
 	if err != nil {
 		return err
 	}
@@ -199,7 +204,7 @@ func (c *Coordinator) Run(ctx context.Context) error {
 	}
 	recorder := event.New("coordinator", "")
 	writer := events.New(db, log)
-	table, used := probes.New(), usage.New()
+	table, used, behind := probes.New(), usage.New(), endpoints.New(cache)
 	measured, err := telemetry.NewMetrics("coordinator", c.cfg.Name, version.Version, log)
 	if err != nil {
 		return err
@@ -221,7 +226,7 @@ func (c *Coordinator) Run(ctx context.Context) error {
 		Owner: c.owner, ClusterID: authority.ClusterID(), Generation: 1, Version: version.Version, PodCIDR: c.cfg.PodCIDR,
 		GossipKey: authority.GossipKey(), GossipSeeds: func() []string { return []string{gossip.Address()} },
 	}, dispatch.Deps{
-		Store: db, Cache: cache, Leases: leases, Probes: table, Usage: used, Events: writer, Authority: authority,
+		Store: db, Cache: cache, Leases: leases, Probes: table, Usage: used, Endpoints: behind, Events: writer, Authority: authority,
 		Delivered: lead.Delivered, Log: log,
 	})
 	addresses := datadir.Addresses{Listen: at(listener.Addr()), HTTP: at(web.Addr()), Gossip: gossip.Address()}
@@ -230,7 +235,7 @@ func (c *Coordinator) Run(ctx context.Context) error {
 		Addresses:  map[string]string{"listen": addresses.Listen, "http": addresses.HTTP, "gossip": addresses.Gossip},
 		Validation: spec.Options{AllowProbeHosts: c.cfg.AllowProbeHosts},
 	}, api.Deps{
-		Store: db, Cache: cache, Probes: table, Usage: used, Sessions: sessions, Leader: lead, Tokens: tokens{authority},
+		Store: db, Cache: cache, Probes: table, Usage: used, Endpoints: behind, Sessions: sessions, Leader: lead, Tokens: tokens{authority},
 		Members: gossip.Members, Log: log, Now: time.Now,
 	})
 	server := newServer(identity.ServerTLS(authority.CA(), holder), log)
@@ -244,6 +249,7 @@ func (c *Coordinator) Run(ctx context.Context) error {
 	g.Go(func() error { return leases.Run(work) })
 	g.Go(func() error { return writer.Run(work) })
 	g.Go(func() error { return record(work, recorder, writer) })
+	g.Go(func() error { return behind.Run(work) })
 	g.Go(func() error { return sessions.Run(work) })
 	g.Go(func() error { return elector.Run(work, lead.Run) })
 	g.Go(func() error { return https.Run(work) })

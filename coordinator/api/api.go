@@ -14,6 +14,7 @@ import (
 
 	"google.golang.org/grpc"
 
+	"github.com/musterhq/muster/coordinator/endpoints"
 	"github.com/musterhq/muster/coordinator/probes"
 	"github.com/musterhq/muster/coordinator/store"
 	"github.com/musterhq/muster/coordinator/usage"
@@ -76,13 +77,15 @@ type Tokens interface {
 
 // Deps are the parts that the API works on.
 type Deps struct {
-	Store    store.Store
-	Cache    *store.Cache
-	Probes   *probes.Table
-	Usage    *usage.Table
-	Sessions Sessions
-	Leader   Leader
-	Tokens   Tokens
+	Store  store.Store
+	Cache  *store.Cache
+	Probes *probes.Table
+	Usage  *usage.Table
+	// Endpoints are those of all Services.
+	Endpoints *endpoints.Table
+	Sessions  Sessions
+	Leader    Leader
+	Tokens    Tokens
 	// Members lists the gossip.
 	Members func() []membership.Member
 	Log     *slog.Logger
@@ -105,6 +108,10 @@ func (a *API) Register(s grpc.ServiceRegistrar) {
 	musterv1.RegisterEventServiceServer(s, &eventService{API: a})
 	musterv1.RegisterDeploymentServiceServer(s, &deploymentService{API: a})
 	musterv1.RegisterProbeServiceServer(s, &probeService{API: a})
+	musterv1.RegisterServiceServiceServer(s, newServiceService(a))
+	musterv1.RegisterEndpointsServiceServer(s, &endpointsService{API: a})
+	musterv1.RegisterConfigMapServiceServer(s, newConfigMapService(a))
+	musterv1.RegisterSecretServiceServer(s, newSecretService(a))
 	musterv1.RegisterUsageServiceServer(s, &usageService{API: a})
 	musterv1.RegisterClusterServiceServer(s, &clusterService{API: a})
 }

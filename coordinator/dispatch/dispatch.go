@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/musterhq/muster/coordinator/endpoints"
 	"github.com/musterhq/muster/coordinator/fleet"
 	"github.com/musterhq/muster/coordinator/lease"
 	"github.com/musterhq/muster/coordinator/probes"
@@ -71,6 +72,7 @@ type Deps struct {
 	Leases    Leases
 	Probes    *probes.Table
 	Usage     *usage.Table
+	Endpoints *endpoints.Table
 	Events    Events
 	Authority Authority
 	// Delivered is told when an agent was sent a binding for the first time. It must not block.
@@ -199,6 +201,10 @@ func (d *Dispatch) apply(changes store.Changes) {
 			d.wakeLocked(d.bound[name])
 		case store.Stops, store.PodStatuses:
 			d.wakeLocked(d.bound[name])
+		case store.ConfigMaps, store.Secrets:
+			for _, s := range d.sessions {
+				s.wake() // whether a node's pods use it is looked up there
+			}
 		case store.NodeNetworks, store.NodeFacts:
 			for _, s := range d.sessions {
 				if s.inNetwork {

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/musterhq/muster/coordinator/endpoints"
 	"github.com/musterhq/muster/coordinator/fleet"
 	"github.com/musterhq/muster/coordinator/lease"
 	"github.com/musterhq/muster/coordinator/probes"
@@ -59,6 +60,9 @@ type session struct {
 	sent      map[string]sentPod
 	sentNodes map[string]spec.NetworkNode // by name
 	sentOwn   netip.Prefix
+	// sentServices and sentConfigs are too: what the agent was told of Services, and the revisions of what its pods use.
+	sentServices map[spec.ObjectName][]spec.Endpoint
+	sentConfigs  map[spec.ConfigKey]int64
 
 	mu         sync.Mutex
 	marked     map[string]bool // nodes whose part of the network may have changed; "" stands for all
@@ -112,6 +116,7 @@ func (d *Dispatch) Connect(stream agentv1.AgentService_ConnectServer) error {
 		ctx: ctx, cancel: cancel,
 		woken: make(chan struct{}, 1), out: make(chan *agentv1.ConnectResponse, maxOut),
 		inNetwork: hello.GetFacts().GetNetwork() == spec.NetworkHostGW, sentNodes: map[string]spec.NetworkNode{}, marked: map[string]bool{},
+		sentServices: map[spec.ObjectName][]spec.Endpoint{}, sentConfigs: map[spec.ConfigKey]int64{},
 		sent: map[string]sentPod{}, handles: map[uint32]probes.Key{}, nextHandle: 1,
 	}
 	d.admit(s)
@@ -136,12 +141,20 @@ func (d *Dispatch) Connect(stream agentv1.AgentService_ConnectServer) error {
 	if err := d.network(stream, s, true); err != nil {
 		return err
 	}
+	if err := d.deps.Endpoints.Wait(ctx); err != nil {
+		return err
+	}
+	named := d.deps.Endpoints.Watch()
+	defer named.Close()
+	if err := d.services(stream, s, named, true); err != nil {
+		return err
+	}
 	if err := d.assign(stream, s, true); err != nil {
 		return err
 	}
 	received := make(chan error, 1)
 	go func() { received <- d.receive(stream, s) }() // ends with the stream, which ends with this handler
-	err = d.sendLoop(stream, s, received)
+	err = d.sendLoop(stream, s, named, received)
 	log.Info("session ended", "err", err)
 	return err
 }
@@ -250,7 +263,7 @@ func (d *Dispatch) facts(ctx context.Context, node string, pb *musterv1.NodeFact
 }
 
 // sendLoop is the only sender of the stream after the first set.
-func (d *Dispatch) sendLoop(stream agentv1.AgentService_ConnectServer, s *session, received <-chan error) error {
+func (d *Dispatch) sendLoop(stream agentv1.AgentService_ConnectServer, s *session, named *endpoints.Watch, received <-chan error) error {
 	for {
 		var err error
 		select {
@@ -263,6 +276,8 @@ func (d *Dispatch) sendLoop(stream agentv1.AgentService_ConnectServer, s *sessio
 			return err
 		case m := <-s.out:
 			err = stream.Send(m)
+		case <-named.C():
+			err = d.services(stream, s, named, false)
 		case <-s.woken:
 			if err = d.network(stream, s, false); err == nil {
 				err = d.assign(stream, s, false)
@@ -278,6 +293,10 @@ func (d *Dispatch) sendLoop(stream agentv1.AgentService_ConnectServer, s *sessio
 func (d *Dispatch) assign(stream agentv1.AgentService_ConnectServer, s *session, full bool) error {
 	v := d.deps.Cache.View()
 	pods := d.assigned(s, v, full)
+	// What a pod is made of is there before the pod.
+	if err := d.configs(stream, s, v, pods, full); err != nil {
+		return err
+	}
 	now := make(map[string]bool, len(pods))
 	var set []*agentv1.Assignment
 	var fresh []fleet.Pod

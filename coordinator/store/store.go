@@ -61,6 +61,9 @@ const (
 	NodeNetworks Family = "nodenetwork" // *spec.NodeNetwork, by the leader
 	Deployments  Family = "deployments" // *spec.Deployment; Status is by the leader, in a family of its own
 	DeployState  Family = "deploystate" // *spec.DeploymentStatus, by the leader
+	Services     Family = "services"    // *spec.Service, by the user
+	ConfigMaps   Family = "configmaps"  // *spec.ConfigMap, by the user
+	Secrets      Family = "secrets"     // *spec.Secret, by the user; encrypted
 	Events       Family = "events"      // *spec.Event, by agents and the coordinator; kept 1 h
 	Failovers    Family = "failovers"   // *spec.Failover, by the leader; the last 1,000
 	Leader       Family = "leader"      // *spec.Leadership, by the election

@@ -60,6 +60,31 @@ var methods = map[string]class{
 	"/muster.v1.DeploymentService/UpdateDeployment": write,
 	"/muster.v1.DeploymentService/DeleteDeployment": write,
 
+	"/muster.v1.ServiceService/GetService":    read,
+	"/muster.v1.ServiceService/ListServices":  read,
+	"/muster.v1.ServiceService/WatchServices": read,
+	"/muster.v1.ServiceService/CreateService": write,
+	"/muster.v1.ServiceService/UpdateService": write,
+	"/muster.v1.ServiceService/DeleteService": write,
+
+	"/muster.v1.ConfigMapService/GetConfigMap":    read,
+	"/muster.v1.ConfigMapService/ListConfigMaps":  read,
+	"/muster.v1.ConfigMapService/WatchConfigMaps": read,
+	"/muster.v1.ConfigMapService/CreateConfigMap": write,
+	"/muster.v1.ConfigMapService/UpdateConfigMap": write,
+	"/muster.v1.ConfigMapService/DeleteConfigMap": write,
+
+	"/muster.v1.SecretService/GetSecret":    write,
+	"/muster.v1.SecretService/ListSecrets":  write,
+	"/muster.v1.SecretService/WatchSecrets": write,
+	"/muster.v1.SecretService/CreateSecret": write,
+	"/muster.v1.SecretService/UpdateSecret": write,
+	"/muster.v1.SecretService/DeleteSecret": write,
+
+	"/muster.v1.EndpointsService/GetEndpoints":   read,
+	"/muster.v1.EndpointsService/ListEndpoints":  read,
+	"/muster.v1.EndpointsService/WatchEndpoints": read,
+
 	"/muster.v1.NodeService/GetNode":    read,
 	"/muster.v1.NodeService/ListNodes":  read,
 	"/muster.v1.NodeService/WatchNodes": read,

@@ -30,14 +30,26 @@ const (
 
 	podConverted = "restartPolicy terminationGracePeriodSeconds nodeSelector readinessGates.conditionType hostname " +
 		"volumes.name volumes.hostPath.path volumes.hostPath.type volumes.emptyDir.medium volumes.emptyDir.sizeLimit " +
+		"volumes.configMap.name volumes.configMap.defaultMode volumes.configMap.optional volumes.configMap.items.key volumes.configMap.items.path volumes.configMap.items.mode " +
+		"volumes.secret.secretName volumes.secret.defaultMode volumes.secret.optional volumes.secret.items.key volumes.secret.items.path volumes.secret.items.mode " +
+		"volumes.downwardAPI.defaultMode " + "volumes.projected.defaultMode " +
+		"volumes.projected.sources.configMap.name volumes.projected.sources.configMap.optional volumes.projected.sources.configMap.items.key " +
+		"volumes.projected.sources.configMap.items.path volumes.projected.sources.configMap.items.mode " +
+		"volumes.projected.sources.secret.name volumes.projected.sources.secret.optional volumes.projected.sources.secret.items.key " +
+		"volumes.projected.sources.secret.items.path volumes.projected.sources.secret.items.mode " +
+		"dnsPolicy dnsConfig.nameservers dnsConfig.searches dnsConfig.options.name dnsConfig.options.value " +
 		"hostNetwork hostPID hostIPC shareProcessNamespace securityContext.runAsUser securityContext.runAsGroup securityContext.runAsNonRoot " +
 		"securityContext.supplementalGroups securityContext.fsGroup securityContext.seccompProfile.type"
-	podHarmless = "automountServiceAccountToken dnsPolicy enableServiceLinks imagePullSecrets preemptionPolicy priorityClassName " +
+	podHarmless = "automountServiceAccountToken enableServiceLinks imagePullSecrets preemptionPolicy priorityClassName " +
 		"schedulerName serviceAccount serviceAccountName"
 
 	containerConverted = "name image command args workingDir restartPolicy " +
 		"restartPolicyRules.action restartPolicyRules.exitCodes.operator restartPolicyRules.exitCodes.values " +
 		"env.name env.value env.valueFrom.fieldRef.apiVersion env.valueFrom.fieldRef.fieldPath " +
+		"env.valueFrom.configMapKeyRef.name env.valueFrom.configMapKeyRef.key env.valueFrom.configMapKeyRef.optional " +
+		"env.valueFrom.secretKeyRef.name env.valueFrom.secretKeyRef.key env.valueFrom.secretKeyRef.optional " +
+		"env.valueFrom.resourceFieldRef.containerName env.valueFrom.resourceFieldRef.resource env.valueFrom.resourceFieldRef.divisor " +
+		"envFrom.prefix envFrom.configMapRef.name envFrom.configMapRef.optional envFrom.secretRef.name envFrom.secretRef.optional " +
 		"ports.name ports.containerPort ports.hostPort ports.protocol resources.requests resources.limits " +
 		"volumeMounts.name volumeMounts.mountPath volumeMounts.readOnly volumeMounts.subPath " +
 		"securityContext.runAsUser securityContext.runAsGroup securityContext.runAsNonRoot " +
@@ -71,11 +83,36 @@ var podFields, deploymentFields = func() (pod, deployment fieldUses) {
 	return pod, deployment
 }()
 
+const (
+	serviceConverted = "selector clusterIP publishNotReadyAddresses type ports.name ports.protocol ports.port ports.targetPort ports.nodePort"
+	// What only matters to virtual addresses, to load balancers and to ports of nodes.
+	serviceHarmless = "clusterIPs ports.appProtocol internalTrafficPolicy externalTrafficPolicy ipFamilies ipFamilyPolicy sessionAffinity " +
+		"sessionAffinityConfig allocateLoadBalancerNodePorts loadBalancerClass loadBalancerIP loadBalancerSourceRanges healthCheckNodePort trafficDistribution"
+)
+
+var serviceFields, configMapFields, secretFields = func() (service, configMap, secret fieldUses) {
+	service, configMap, secret = fieldUses{}, fieldUses{}, fieldUses{}
+	for _, f := range []fieldUses{service, configMap, secret} {
+		f.set("", "apiVersion kind", converted)
+		f.set("metadata", metaConverted, converted)
+		f.set("metadata", metaHarmless, harmless)
+	}
+	service.set("", "status", harmless)
+	service.set("spec", serviceConverted, converted)
+	service.set("spec", serviceHarmless, harmless)
+	configMap.set("", "data binaryData immutable", converted)
+	secret.set("", "data stringData type immutable", converted)
+	return service, configMap, secret
+}()
+
 var listFields = fieldUses{"apiVersion": converted, "kind": converted, "items": converted, "metadata": harmless}
 
 func (f fieldUses) podSpec(at string) {
 	f.set(at, podConverted, converted)
 	f.set(at, podHarmless, harmless)
+	for _, items := range []string{".volumes.downwardAPI.items", ".volumes.projected.sources.downwardAPI.items"} {
+		f.set(at+items, "path mode fieldRef.apiVersion fieldRef.fieldPath resourceFieldRef.containerName resourceFieldRef.resource resourceFieldRef.divisor", converted)
+	}
 	for _, c := range []string{at + ".containers", at + ".initContainers"} {
 		f.set(c, containerConverted, converted)
 		f.set(c, containerHarmless, harmless)

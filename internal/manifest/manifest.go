@@ -57,10 +57,13 @@ type Object struct {
 	Source string
 	// Kind, Namespace and Name are as written, empty where they could not be read; cut where nothing may be as long.
 	Kind, Namespace, Name string
-	// At most one of Pod and Deployment is set; neither where Failed, or where muster has no use for the object and a
+	// At most one of these is set; none where Failed, or where muster has no use for the object and a
 	// warning says so. Their defaults are not filled in, the namespace among them.
 	Pod        *spec.Pod
 	Deployment *spec.Deployment
+	Service    *spec.Service
+	ConfigMap  *spec.ConfigMap
+	Secret     *spec.Secret
 	// Findings are errors and warnings, by their Kubernetes paths within the object. Those beyond MaxFindings are not
 	// listed; an item of a List may then have failed without a finding of its own, and an object after the items, of the
 	// kind List, says how many there are.
@@ -380,20 +383,20 @@ func (d *decoder) notBuilt(path string) {
 }
 
 // versions are the kinds that are decoded, with the apiVersion of each.
-var versions = map[string]string{"Pod": "v1", "Deployment": "apps/v1", "List": "v1", "Namespace": "v1"}
+var versions = map[string]string{"Pod": "v1", "Deployment": "apps/v1", "Service": "v1", "ConfigMap": "v1", "Secret": "v1", "List": "v1", "Namespace": "v1"}
 
 // knownKinds are the others that Kubernetes itself has and people apply.
 var knownKinds = map[string]bool{
-	"ClusterRole": true, "ClusterRoleBinding": true, "ConfigMap": true, "ControllerRevision": true, "CronJob": true, "CSIDriver": true,
+	"ClusterRole": true, "ClusterRoleBinding": true, "ControllerRevision": true, "CronJob": true, "CSIDriver": true,
 	"CustomResourceDefinition": true, "DaemonSet": true, "Endpoints": true, "EndpointSlice": true, "Event": true,
 	"HorizontalPodAutoscaler": true, "Ingress": true, "IngressClass": true, "Job": true, "Lease": true, "LimitRange": true,
 	"MutatingWebhookConfiguration": true, "NetworkPolicy": true, "Node": true, "PersistentVolume": true, "PersistentVolumeClaim": true,
 	"PodDisruptionBudget": true, "PodTemplate": true, "PriorityClass": true, "ReplicaSet": true, "ReplicationController": true,
-	"ResourceQuota": true, "Role": true, "RoleBinding": true, "RuntimeClass": true, "Secret": true, "Service": true,
+	"ResourceQuota": true, "Role": true, "RoleBinding": true, "RuntimeClass": true,
 	"ServiceAccount": true, "StatefulSet": true, "StorageClass": true, "ValidatingWebhookConfiguration": true, "VolumeSnapshot": true,
 }
 
-const supportedKinds = `supported values: "Pod", "Deployment", "List"`
+const supportedKinds = `supported values: "Pod", "Deployment", "Service", "ConfigMap", "Secret", "List"`
 
 // identify reads what the object is and tells whether it is a kind that is decoded.
 func (d *decoder) identify(fields map[string]any) bool {
@@ -470,13 +473,46 @@ func (d *decoder) decode(j []byte, fields map[string]any) {
 		found = append(spec.DefaultDeployment(full), spec.ValidateDeployment(full, anyHost)...)
 		dropIgnoredEnv(&dep.Spec.Template.Spec, &k.Spec.Template.Spec)
 		d.object.Deployment = dep
+	case "Service":
+		var k corev1.Service
+		if !d.strictly(j, fields, &k) {
+			return
+		}
+		d.unsupported(&k, serviceFields)
+		s := d.service(&k)
+		full := s.Clone()
+		spec.DefaultService(full)
+		found = spec.ValidateService(full)
+		d.object.Service = s
+	case "ConfigMap":
+		var k corev1.ConfigMap
+		if !d.strictly(j, fields, &k) {
+			return
+		}
+		d.unsupported(&k, configMapFields)
+		m := d.configMap(&k)
+		full := m.Clone()
+		spec.DefaultConfigMap(full)
+		found = spec.ValidateConfigMap(full)
+		d.object.ConfigMap = m
+	case "Secret":
+		var k corev1.Secret
+		if !d.strictly(j, fields, &k) {
+			return
+		}
+		d.unsupported(&k, secretFields)
+		s := d.secret(&k)
+		full := s.Clone()
+		spec.DefaultSecret(full)
+		found = spec.ValidateSecret(full)
+		d.object.Secret = s
 	default:
 		d.warn("kind", d.object.Kind+" is ignored: a namespace is there as soon as something is in it")
 		return
 	}
 	d.merge(found)
 	if d.object.Failed() {
-		d.object.Pod, d.object.Deployment = nil, nil
+		d.object.Pod, d.object.Deployment, d.object.Service, d.object.ConfigMap, d.object.Secret = nil, nil, nil, nil, nil
 	}
 }
 

@@ -64,6 +64,7 @@ func (d *decoder) podSpec(at string, k *corev1.PodSpec) spec.PodSpec {
 		RestartPolicy: spec.RestartPolicy(k.RestartPolicy), TerminationGrace: spec.UnsetGrace,
 		NodeSelector: k.NodeSelector, Hostname: k.Hostname, HostNetwork: k.HostNetwork, HostPID: k.HostPID, HostIPC: k.HostIPC,
 		ShareProcessNamespace: k.ShareProcessNamespace != nil && *k.ShareProcessNamespace,
+		DNSPolicy:             string(k.DNSPolicy), DNS: dnsConfig(k.DNSConfig),
 	}
 	if s := k.SecurityContext; s != nil {
 		out.Security = spec.PodSecurity{
@@ -85,6 +86,7 @@ func (d *decoder) podSpec(at string, k *corev1.PodSpec) spec.PodSpec {
 				volume.HostPathType = string(*h.Type)
 			}
 		}
+		volume.Files = d.files(fmt.Sprintf("%s.volumes[%d]", at, i), &v.VolumeSource)
 		if e := v.EmptyDir; e != nil {
 			volume.EmptyDir = d.emptyDir(fmt.Sprintf("%s.volumes[%d].emptyDir", at, i), e)
 		}
@@ -138,6 +140,7 @@ func (d *decoder) container(at string, k *corev1.Container) spec.Container {
 		Readiness: d.probe(at+".readinessProbe", k.ReadinessProbe),
 		Startup:   d.probe(at+".startupProbe", k.StartupProbe),
 	}
+	out.EnvFrom = d.envFrom(at+".envFrom", k.EnvFrom)
 	for i := range k.Env {
 		out.Env = append(out.Env, d.env(fmt.Sprintf("%s.env[%d]", at, i), &k.Env[i]))
 	}
@@ -189,14 +192,16 @@ func (d *decoder) env(at string, k *corev1.EnvVar) spec.EnvVar {
 		d.add(at+".valueFrom", spec.Invalid, nil, "must specify a source")
 	}
 	if ref := from.FieldRef; ref != nil {
-		if ref.APIVersion != "" && ref.APIVersion != "v1" {
-			d.add(at+".valueFrom.fieldRef.apiVersion", spec.NotSupported, ref.APIVersion, `supported values: "v1"`)
-		}
-		if ref.FieldPath == "" {
-			d.add(at+".valueFrom.fieldRef.fieldPath", spec.Required, nil, "")
-		}
+		d.refVersion(at+".valueFrom.fieldRef", ref)
 		out.FieldPath = ref.FieldPath
 	}
+	if ref := from.ResourceFieldRef; ref != nil {
+		out.Resource = d.resourceRef(at+".valueFrom.resourceFieldRef", ref)
+	}
+	if from.ConfigMapKeyRef != nil && from.SecretKeyRef != nil {
+		d.add(at+".valueFrom", spec.Invalid, nil, "may not have more than one field specified at a time")
+	}
+	out.Key = keyRef(from)
 	return out
 }
 
@@ -207,7 +212,7 @@ func dropIgnoredEnv(out *spec.PodSpec, k *corev1.PodSpec) {
 		c.Env = slices.DeleteFunc(c.Env, func(spec.EnvVar) bool {
 			at++
 			source := from[at].ValueFrom
-			return source != nil && source.FieldRef == nil
+			return source != nil && source.FieldRef == nil && source.ResourceFieldRef == nil && keyRef(source) == nil
 		})
 	}
 	for i := range out.InitContainers {

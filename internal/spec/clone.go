@@ -31,9 +31,9 @@ func (s PodSpec) Clone() PodSpec {
 	s.InitContainers, s.Containers = cloneContainers(s.InitContainers), cloneContainers(s.Containers)
 	s.Volumes, s.ReadinessGates = slices.Clone(s.Volumes), slices.Clone(s.ReadinessGates)
 	for i := range s.Volumes {
-		s.Volumes[i].EmptyDir = clonePtr(s.Volumes[i].EmptyDir)
+		s.Volumes[i].EmptyDir, s.Volumes[i].Files = clonePtr(s.Volumes[i].EmptyDir), s.Volumes[i].Files.clone()
 	}
-	s.NodeSelector = maps.Clone(s.NodeSelector)
+	s.NodeSelector, s.DNS = maps.Clone(s.NodeSelector), s.DNS.clone()
 	sec := &s.Security
 	sec.RunAsUser, sec.RunAsGroup, sec.FSGroup = clonePtr(sec.RunAsUser), clonePtr(sec.RunAsGroup), clonePtr(sec.FSGroup)
 	sec.SupplementalGroups = slices.Clone(sec.SupplementalGroups)
@@ -53,6 +53,10 @@ func cloneContainers(all []Container) []Container {
 	for i := range all {
 		c := &all[i]
 		c.Command, c.Args, c.Env = slices.Clone(c.Command), slices.Clone(c.Args), slices.Clone(c.Env)
+		for j := range c.Env {
+			c.Env[j].Key, c.Env[j].Resource = clonePtr(c.Env[j].Key), clonePtr(c.Env[j].Resource)
+		}
+		c.EnvFrom = slices.Clone(c.EnvFrom)
 		c.Ports, c.Mounts = slices.Clone(c.Ports), slices.Clone(c.Mounts)
 		c.Liveness, c.Readiness, c.Startup = c.Liveness.clone(), c.Readiness.clone(), c.Startup.clone()
 		c.RestartRules = slices.Clone(c.RestartRules)

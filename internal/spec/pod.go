@@ -44,6 +44,10 @@ type PodSpec struct {
 	// HostNetwork, HostPID and HostIPC use the node's own namespaces.
 	HostNetwork, HostPID, HostIPC bool        `json:",omitzero"`
 	Security                      PodSecurity `json:",omitzero"`
+	// DNSPolicy is one of the DNS constants; empty means DNSClusterFirst.
+	DNSPolicy string `json:",omitzero"`
+	// DNS is added to what follows from it; nil adds nothing.
+	DNS *DNSConfig `json:",omitzero"`
 }
 
 // PodSecurity has what all containers of a pod run as, unless they say otherwise.
@@ -96,10 +100,12 @@ type Container struct {
 	Command, Args []string
 	// WorkingDir is "/" when empty.
 	WorkingDir string
-	Env        []EnvVar
-	Ports      []Port
-	Resources  Resources
-	Mounts     []Mount
+	// EnvFrom are variables that Env overrides; a later one overrides an earlier one. At most 64.
+	EnvFrom   []EnvFrom `json:",omitempty"`
+	Env       []EnvVar
+	Ports     []Port
+	Resources Resources
+	Mounts    []Mount
 	// Liveness, Readiness and Startup are nil where the container has no such probe.
 	Liveness, Readiness, Startup *Probe
 	// RestartPolicy overrides the pod's; empty means the pod's.
@@ -132,13 +138,15 @@ type RestartRule struct {
 	ExitCodes []int32
 }
 
-// EnvVar is one environment variable: Value, or where FieldPath is set, that field of the pod.
+// EnvVar is one environment variable: Value, or what one of FieldPath, Key and Resource names.
 type EnvVar struct {
 	Name  string
 	Value string
 	// FieldPath is one of metadata.{name,namespace,uid,labels['…'],annotations['…']}, spec.nodeName,
 	// status.{podIP,hostIP}.
 	FieldPath string
+	Key       *KeyRef      `json:",omitzero"`
+	Resource  *ResourceRef `json:",omitzero"`
 }
 
 // Port is a declared port of a container.
@@ -165,13 +173,14 @@ type ResourceList struct {
 	MemoryBytes int64
 }
 
-// Volume is a source of files: exactly one of HostPath and EmptyDir.
+// Volume is a source of files: exactly one of HostPath, EmptyDir and Files.
 type Volume struct {
 	Name     string
 	HostPath string
 	// HostPathType is one of "", Directory, DirectoryOrCreate, File, FileOrCreate, Socket, CharDevice, BlockDevice.
 	HostPathType string
 	EmptyDir     *EmptyDir `json:",omitzero"`
+	Files        *Files    `json:",omitzero"`
 }
 
 // EmptyDir is a directory that lives as long as the pod on its node.

@@ -39,6 +39,10 @@ var kubernetesNames = map[string]string{
 	"EnvVar.FieldPath": "valueFrom.fieldRef.fieldPath", "Port.Number": "containerPort",
 	"ResourceList.MilliCPU": "[cpu]", "ResourceList.MemoryBytes": "[memory]",
 	"Volume.HostPath": "hostPath.path", "Volume.HostPathType": "hostPath.type",
+	"Container.EnvFrom": "envFrom", "EnvVar.Key": "valueFrom", "EnvVar.Resource": "valueFrom.resourceFieldRef",
+	"KeyRef.Kind": "", "KeyRef.Name": "", "KeyRef.Key": "", "KeyRef.Optional": "", "EnvFrom.Kind": "", "EnvFrom.Name": "", "EnvFrom.Optional": "",
+	"ResourceRef.Container": "containerName", "ResourceRef.DivisorMilli": "divisor", "Volume.Files": "",
+	"FileItem.FieldPath": "fieldRef.fieldPath", "FileItem.Resource": "resourceFieldRef", "PodSpec.DNSPolicy": "dnsPolicy", "PodSpec.DNS": "dnsConfig",
 	"EmptyDir.Memory": "medium", "Mount.Volume": "name", "Mount.Path": "mountPath",
 	"Probe.Handler": "", "Probe.InitialDelay": "initialDelaySeconds", "Probe.Period": "periodSeconds", "Probe.Timeout": "timeoutSeconds",
 	"Probe.TerminationGrace": "terminationGracePeriodSeconds",
@@ -67,9 +71,49 @@ func (d *changes) add(path string) {
 	}
 }
 
+// files compares volumes of files, whose paths follow from their kinds.
+func (d *changes) files(at string, old, f *Files) {
+	if old.Kind != f.Kind {
+		d.add(at + "." + f.Kind)
+		return
+	}
+	at += "." + f.Kind
+	if old.DefaultMode != f.DefaultMode {
+		d.add(at + ".defaultMode")
+	}
+	for i := range max(len(old.Sources), len(f.Sources)) {
+		at := at
+		if f.Kind == FilesProjected {
+			at = fmt.Sprintf("%s.sources[%d]", at, i)
+		}
+		if i >= min(len(old.Sources), len(f.Sources)) || old.Sources[i].Kind != f.Sources[i].Kind {
+			d.add(at)
+			continue
+		}
+		was, is, name := &old.Sources[i], &f.Sources[i], ".name"
+		if f.Kind == FilesProjected {
+			at += "." + is.Kind
+		} else if f.Kind == FilesSecret {
+			name = ".secretName"
+		}
+		if was.Name != is.Name {
+			d.add(at + name)
+		}
+		if was.Optional != is.Optional {
+			d.add(at + ".optional")
+		}
+		d.compare(at+".items", reflect.ValueOf(was.Items), reflect.ValueOf(is.Items))
+	}
+}
+
 func (d *changes) compare(at string, a, b reflect.Value) {
 	switch a.Kind() {
 	case reflect.Struct:
+		if was, ok := a.Interface().(Files); ok {
+			is := b.Interface().(Files)
+			d.files(at, &was, &is)
+			return
+		}
 		for i := range a.NumField() {
 			d.compare(pathOf(at, a.Type(), a.Type().Field(i).Name), a.Field(i), b.Field(i))
 		}

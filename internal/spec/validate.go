@@ -307,6 +307,7 @@ func (c *checker) podSpec(at string, s *PodSpec) {
 		c.container(p, &s.Containers[i], volumes, ports)
 	}
 	c.hostPorts(at, s)
+	c.dns(at, s)
 }
 
 // name checks a label-like name that must be unique among seen.
@@ -330,6 +331,11 @@ func (c *checker) volume(at string, v *Volume, seen map[string]*Volume) {
 	c.name(at+".name", v.Name, names)
 	seen[v.Name] = v
 	switch {
+	case v.Files != nil:
+		if v.HostPath != "" || v.EmptyDir != nil {
+			c.add(at+"."+v.Files.Kind, Forbidden, nil, "may not specify more than 1 volume type")
+		}
+		c.files(at, v.Files)
 	case v.EmptyDir != nil:
 		if v.HostPath != "" {
 			c.add(at+".emptyDir", Forbidden, nil, "may not specify more than 1 volume type")
@@ -363,6 +369,10 @@ func (c *checker) container(at string, k *Container, volumes map[string]*Volume,
 	if k.WorkingDir != "" && !path.IsAbs(k.WorkingDir) {
 		c.add(at+".workingDir", Invalid, k.WorkingDir, "must be an absolute path")
 	}
+	c.atMost(at+".envFrom", len(k.EnvFrom), maxEnvFrom)
+	for i := range k.EnvFrom {
+		c.envFrom(fmt.Sprintf("%s.envFrom[%d]", at, i), &k.EnvFrom[i])
+	}
 	c.atMost(at+".env", len(k.Env), maxEnv)
 	for i, e := range k.Env {
 		c.env(fmt.Sprintf("%s.env[%d]", at, i), &e)
@@ -393,11 +403,28 @@ func (c *checker) env(at string, e *EnvVar) {
 	case why != "":
 		c.add(at+".name", Invalid, e.Name, why)
 	}
+	sources := 0
+	for _, set := range []bool{e.FieldPath != "", e.Key != nil, e.Resource != nil} {
+		if set {
+			sources++
+		}
+	}
+	switch {
+	case sources == 0:
+		return
+	case sources > 1:
+		c.add(at+".valueFrom", Invalid, "", "may not have more than one field specified at a time")
+	case e.Value != "":
+		c.add(at+".valueFrom", Invalid, "", "may not be specified when `value` is not empty")
+	}
+	if e.Key != nil {
+		c.keyRef(at+".valueFrom", e.Key)
+	}
+	if e.Resource != nil {
+		c.resourceRef(at+".valueFrom", e.Resource, true)
+	}
 	if e.FieldPath == "" {
 		return
-	}
-	if e.Value != "" {
-		c.add(at+".valueFrom", Invalid, "", "may not be specified when `value` is not empty")
 	}
 	if !fieldPath(e.FieldPath) {
 		c.add(at+".valueFrom.fieldRef.fieldPath", NotSupported, e.FieldPath,
@@ -433,13 +460,7 @@ func (c *checker) port(at string, p *Port, names map[string]bool) {
 	} else if p.Number < 1 || p.Number > 65535 {
 		c.add(at+".containerPort", Invalid, p.Number, "must be between 1 and 65535, inclusive")
 	}
-	switch p.Protocol {
-	case "TCP", "UDP":
-	case "SCTP":
-		c.add(at+".protocol", NotBuilt, p.Protocol, "")
-	default:
-		c.add(at+".protocol", NotSupported, p.Protocol, `supported values: "TCP", "UDP"`)
-	}
+	c.protocol(at+".protocol", p.Protocol)
 	if p.HostPort != 0 && (p.HostPort < 1 || p.HostPort > 65535) {
 		c.add(at+".hostPort", Invalid, p.HostPort, "must be between 1 and 65535, inclusive")
 	}

@@ -38,6 +38,12 @@ func message(v any) (proto.Message, error) {
 		return DeploymentToProto(v), nil
 	case *spec.DeploymentStatus:
 		return deploymentStatusToProto(v), nil
+	case *spec.Service:
+		return ServiceToProto(v), nil
+	case *spec.ConfigMap:
+		return ConfigMapToProto(v), nil
+	case *spec.Secret:
+		return SecretToProto(v), nil
 	case *spec.Event:
 		return EventToProto(v), nil
 	case *spec.Failover:
@@ -59,10 +65,24 @@ func decode[M proto.Message, T any](data []byte, m M, convert func(M) (T, error)
 }
 
 // Codec turns the records of the store into bytes and back, by the names of the store's families.
-type Codec struct{}
+type Codec struct {
+	// Secrets encrypts Secrets; without it they are refused.
+	Secrets Sealer
+}
 
-// Encode returns the record's bytes; equal records have equal bytes.
-func (Codec) Encode(v any) ([]byte, error) {
+// Encode returns the record's bytes; equal records have equal bytes, but for Secrets.
+func (c Codec) Encode(v any) ([]byte, error) {
+	if s, ok := v.(*spec.Secret); ok {
+		m, err := c.seal(s)
+		if err != nil {
+			return nil, err
+		}
+		return deterministic.Marshal(m)
+	}
+	return encode(v)
+}
+
+func encode(v any) ([]byte, error) {
 	m, err := message(v)
 	if err != nil {
 		return nil, err
@@ -71,7 +91,7 @@ func (Codec) Encode(v any) ([]byte, error) {
 }
 
 // Decode is the inverse of Encode.
-func (Codec) Decode(family string, data []byte) (any, error) {
+func (c Codec) Decode(family string, data []byte) (any, error) {
 	switch family {
 	case "pods":
 		return decode(data, &musterv1.Pod{}, PodFromProto)
@@ -101,6 +121,12 @@ func (Codec) Decode(family string, data []byte) (any, error) {
 			s := p.deploymentStatus(m)
 			return &s, p.err
 		})
+	case "services":
+		return decode(data, &musterv1.Service{}, ServiceFromProto)
+	case "configmaps":
+		return decode(data, &musterv1.ConfigMap{}, ConfigMapFromProto)
+	case "secrets":
+		return decode(data, &musterv1.SealedSecret{}, c.unseal)
 	case "events":
 		return decode(data, &musterv1.Event{}, EventFromProto)
 	case "failovers":
@@ -119,10 +145,10 @@ func (Codec) Decode(family string, data []byte) (any, error) {
 
 // Equal tells whether two records would be kept as the same bytes.
 func Equal(a, b any) bool {
-	x, err := Codec{}.Encode(a)
+	x, err := encode(a)
 	if err != nil {
 		return false
 	}
-	y, err := Codec{}.Encode(b)
+	y, err := encode(b)
 	return err == nil && bytes.Equal(x, y)
 }

@@ -27,6 +27,7 @@ func podSpecToProto(s *spec.PodSpec) *musterv1.PodSpec {
 		RestartPolicy: restartPolicies.to[s.RestartPolicy], TerminationGrace: durationpb.New(s.TerminationGrace),
 		NodeSelector: s.NodeSelector, ReadinessGates: s.ReadinessGates, Hostname: s.Hostname,
 		ShareProcessNamespace: s.ShareProcessNamespace, HostNetwork: s.HostNetwork, HostPid: s.HostPID, HostIpc: s.HostIPC,
+		DnsPolicy: s.DNSPolicy, DnsConfig: dnsToProto(s.DNS),
 	}
 	for i := range s.InitContainers {
 		pb.InitContainers = append(pb.InitContainers, containerToProto(&s.InitContainers[i]))
@@ -35,7 +36,7 @@ func podSpecToProto(s *spec.PodSpec) *musterv1.PodSpec {
 		pb.Containers = append(pb.Containers, containerToProto(&s.Containers[i]))
 	}
 	for _, v := range s.Volumes {
-		out := &musterv1.Volume{Name: v.Name, HostPath: v.HostPath, HostPathType: v.HostPathType}
+		out := &musterv1.Volume{Name: v.Name, HostPath: v.HostPath, HostPathType: v.HostPathType, Files: filesToProto(v.Files)}
 		if e := v.EmptyDir; e != nil {
 			out.EmptyDir = &musterv1.EmptyDir{Memory: e.Memory, SizeLimitBytes: e.SizeLimit}
 		}
@@ -60,6 +61,7 @@ func (p *parser) podSpec(field string, pb *musterv1.PodSpec) spec.PodSpec {
 		NodeSelector:     pb.GetNodeSelector(), ReadinessGates: pb.GetReadinessGates(), Hostname: pb.GetHostname(),
 		ShareProcessNamespace: pb.GetShareProcessNamespace(),
 		HostNetwork:           pb.GetHostNetwork(), HostPID: pb.GetHostPid(), HostIPC: pb.GetHostIpc(),
+		DNSPolicy: pb.GetDnsPolicy(), DNS: dnsFromProto(pb.GetDnsConfig()),
 	}
 	if sec := pb.GetSecurity(); sec != nil {
 		s.Security = spec.PodSecurity{
@@ -77,7 +79,7 @@ func (p *parser) podSpec(field string, pb *musterv1.PodSpec) spec.PodSpec {
 		s.Containers = append(s.Containers, p.container(fmt.Sprintf("%s.containers[%d]", field, i), c))
 	}
 	for _, v := range pb.GetVolumes() {
-		out := spec.Volume{Name: v.GetName(), HostPath: v.GetHostPath(), HostPathType: v.GetHostPathType()}
+		out := spec.Volume{Name: v.GetName(), HostPath: v.GetHostPath(), HostPathType: v.GetHostPathType(), Files: filesFromProto(v.GetFiles())}
 		if e := v.GetEmptyDir(); e != nil {
 			out.EmptyDir = &spec.EmptyDir{Memory: e.GetMemory(), SizeLimit: e.GetSizeLimitBytes()}
 		}
@@ -104,8 +106,9 @@ func containerToProto(c *spec.Container) *musterv1.Container {
 		Liveness: probeToProto(c.Liveness), Readiness: probeToProto(c.Readiness), Startup: probeToProto(c.Startup),
 		RestartPolicy: restartPolicies.to[c.RestartPolicy],
 	}
-	for _, e := range c.Env {
-		pb.Env = append(pb.Env, &musterv1.EnvVar{Name: e.Name, Value: e.Value, FieldPath: e.FieldPath})
+	pb.EnvFrom = envFromsToProto(c.EnvFrom)
+	for i := range c.Env {
+		pb.Env = append(pb.Env, envToProto(&c.Env[i]))
 	}
 	for _, p := range c.Ports {
 		pb.Ports = append(pb.Ports, &musterv1.ContainerPort{Name: p.Name, Number: p.Number, Protocol: p.Protocol, HostPort: p.HostPort})
@@ -135,8 +138,9 @@ func (p *parser) container(field string, pb *musterv1.Container) spec.Container 
 		Startup:       p.probe(field+".startup", pb.GetStartup()),
 		RestartPolicy: in(p, field+".restart_policy", restartPolicies, pb.GetRestartPolicy()),
 	}
+	c.EnvFrom = envFromsFromProto(pb.GetEnvFrom())
 	for _, e := range pb.GetEnv() {
-		c.Env = append(c.Env, spec.EnvVar{Name: e.GetName(), Value: e.GetValue(), FieldPath: e.GetFieldPath()})
+		c.Env = append(c.Env, envFromProto(e))
 	}
 	for _, port := range pb.GetPorts() {
 		c.Ports = append(c.Ports, spec.Port{Name: port.GetName(), Number: port.GetNumber(), Protocol: port.GetProtocol(), HostPort: port.GetHostPort()})

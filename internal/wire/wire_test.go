@@ -2,6 +2,7 @@ package wire
 
 import (
 	"bytes"
+	"errors"
 	"math"
 	"net/netip"
 	"strings"
@@ -37,10 +38,17 @@ var records = map[string]func(*rapid.T) any{
 	},
 	"deployments": func(t *rapid.T) any { return spectest.Draw[spec.Deployment](t) },
 	"deploystate": func(t *rapid.T) any { return spectest.Draw[spec.DeploymentStatus](t) },
-	"events":      func(t *rapid.T) any { return spectest.Draw[spec.Event](t) },
-	"failovers":   func(t *rapid.T) any { return spectest.Draw[spec.Failover](t) },
-	"leader":      func(t *rapid.T) any { return spectest.Draw[spec.Leadership](t) },
-	"config":      func(t *rapid.T) any { return spectest.Draw[spec.Blob](t) },
+	"services":    func(t *rapid.T) any { return spectest.Draw[spec.Service](t) },
+	"configmaps":  func(t *rapid.T) any { return spectest.Draw[spec.ConfigMap](t) },
+	"secrets": func(t *rapid.T) any {
+		s := spectest.Draw[spec.Secret](t)
+		s.Unreadable = ""
+		return s
+	},
+	"events":    func(t *rapid.T) any { return spectest.Draw[spec.Event](t) },
+	"failovers": func(t *rapid.T) any { return spectest.Draw[spec.Failover](t) },
+	"leader":    func(t *rapid.T) any { return spectest.Draw[spec.Leadership](t) },
+	"config":    func(t *rapid.T) any { return spectest.Draw[spec.Blob](t) },
 }
 
 func TestEveryRecordComesBackAsItWas(t *testing.T) {
@@ -49,23 +57,57 @@ func TestEveryRecordComesBackAsItWas(t *testing.T) {
 			t.Parallel()
 			rapid.Check(t, func(t *rapid.T) {
 				want := draw(t)
-				data, err := Codec{}.Encode(want)
+				codec := Codec{Secrets: clear{}}
+				data, err := codec.Encode(want)
 				if err != nil {
 					t.Fatal(err)
 				}
-				got, err := Codec{}.Decode(family, data)
+				got, err := codec.Decode(family, data)
 				if err != nil {
 					t.Fatal(err)
 				}
 				if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {
 					t.Fatal(diff)
 				}
-				again, err := Codec{}.Encode(got)
+				again, err := codec.Encode(got)
 				if err != nil || !bytes.Equal(data, again) || !Equal(want, got) {
 					t.Fatalf("equal records have other bytes: %v", err)
 				}
 			})
 		})
+	}
+}
+
+// clear encrypts nothing.
+type clear struct{}
+
+func (clear) Seal(path string, plain []byte) ([]byte, string, error) {
+	return append([]byte(path+"\x00"), plain...), "key", nil
+}
+
+func (clear) Open(path, _ string, sealed []byte) ([]byte, error) {
+	plain, ok := bytes.CutPrefix(sealed, []byte(path+"\x00"))
+	if !ok {
+		return nil, errors.New("sealed for another path")
+	}
+	return plain, nil
+}
+
+func TestASecretThatCannotBeDecryptedIsThereWithoutItsData(t *testing.T) {
+	secret := &spec.Secret{Meta: spec.Meta{Namespace: "default", Name: "db"}, Type: "Opaque", Data: map[string][]byte{"password": []byte("hunter2")}}
+	sealed, err := Codec{Secrets: clear{}}.Encode(secret)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := Codec{}.Decode("secrets", sealed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s := got.(*spec.Secret); s.Name != "db" || s.Type != "Opaque" || s.Data != nil || s.Unreadable == "" {
+		t.Errorf("decoded without a key as %+v", s)
+	}
+	if _, err := (Codec{}).Encode(secret); err == nil {
+		t.Error("a secret is encoded in the clear")
 	}
 }
 
@@ -261,15 +303,16 @@ func FuzzDecode(f *testing.F) {
 	f.Add([]byte("\x0a\x04\x0a\x02ns"))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		for _, family := range families {
-			v, err := Codec{}.Decode(family, data)
-			if err != nil {
+			codec := Codec{Secrets: clear{}}
+			v, err := codec.Decode(family, data)
+			if s, ok := v.(*spec.Secret); err != nil || ok && s.Unreadable != "" {
 				continue
 			}
-			kept, err := Codec{}.Encode(v)
+			kept, err := codec.Encode(v)
 			if err != nil {
 				t.Fatalf("%s: %v", family, err)
 			}
-			if again, err := (Codec{}).Decode(family, kept); err != nil || !Equal(v, again) {
+			if again, err := codec.Decode(family, kept); err != nil || !Equal(v, again) {
 				t.Fatalf("%s: decoded again it differs: %v", family, err)
 			}
 		}

@@ -319,7 +319,12 @@ type PodSpec struct {
 	// Uses the node's IPC namespace. Default false.
 	HostIpc bool `protobuf:"varint,12,opt,name=host_ipc,json=hostIpc,proto3" json:"host_ipc,omitempty"`
 	// What all containers run as, unless they say otherwise.
-	Security      *PodSecurity `protobuf:"bytes,13,opt,name=security,proto3" json:"security,omitempty"`
+	Security *PodSecurity `protobuf:"bytes,13,opt,name=security,proto3" json:"security,omitempty"`
+	// Whom the pod's programs ask for names: "ClusterFirst" or empty: the cluster's, which asks the node's for the rest; with
+	// host_network and empty, or "Default": the node's; "None": dns_config alone.
+	DnsPolicy string `protobuf:"bytes,14,opt,name=dns_policy,json=dnsPolicy,proto3" json:"dns_policy,omitempty"`
+	// What is added to that. Unset: nothing.
+	DnsConfig     *DnsConfig `protobuf:"bytes,15,opt,name=dns_config,json=dnsConfig,proto3" json:"dns_config,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -445,6 +450,139 @@ func (x *PodSpec) GetSecurity() *PodSecurity {
 	return nil
 }
 
+func (x *PodSpec) GetDnsPolicy() string {
+	if x != nil {
+		return x.DnsPolicy
+	}
+	return ""
+}
+
+func (x *PodSpec) GetDnsConfig() *DnsConfig {
+	if x != nil {
+		return x.DnsConfig
+	}
+	return nil
+}
+
+// DnsConfig is added to what a pod's /etc/resolv.conf says.
+type DnsConfig struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// IP addresses; at most 3.
+	Nameservers []string `protobuf:"bytes,1,rep,name=nameservers,proto3" json:"nameservers,omitempty"`
+	// At most 32.
+	Searches []string `protobuf:"bytes,2,rep,name=searches,proto3" json:"searches,omitempty"`
+	// At most 32.
+	Options       []*DnsOption `protobuf:"bytes,3,rep,name=options,proto3" json:"options,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DnsConfig) Reset() {
+	*x = DnsConfig{}
+	mi := &file_muster_v1_pod_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DnsConfig) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DnsConfig) ProtoMessage() {}
+
+func (x *DnsConfig) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_pod_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DnsConfig.ProtoReflect.Descriptor instead.
+func (*DnsConfig) Descriptor() ([]byte, []int) {
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *DnsConfig) GetNameservers() []string {
+	if x != nil {
+		return x.Nameservers
+	}
+	return nil
+}
+
+func (x *DnsConfig) GetSearches() []string {
+	if x != nil {
+		return x.Searches
+	}
+	return nil
+}
+
+func (x *DnsConfig) GetOptions() []*DnsOption {
+	if x != nil {
+		return x.Options
+	}
+	return nil
+}
+
+// DnsOption is an option of a resolver.
+type DnsOption struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// For example "ndots".
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// May be empty.
+	Value         string `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DnsOption) Reset() {
+	*x = DnsOption{}
+	mi := &file_muster_v1_pod_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DnsOption) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DnsOption) ProtoMessage() {}
+
+func (x *DnsOption) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_pod_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DnsOption.ProtoReflect.Descriptor instead.
+func (*DnsOption) Descriptor() ([]byte, []int) {
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *DnsOption) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *DnsOption) GetValue() string {
+	if x != nil {
+		return x.Value
+	}
+	return ""
+}
+
 // PodSecurity is what all containers of a pod run as, unless they say otherwise.
 type PodSecurity struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -466,7 +604,7 @@ type PodSecurity struct {
 
 func (x *PodSecurity) Reset() {
 	*x = PodSecurity{}
-	mi := &file_muster_v1_pod_proto_msgTypes[2]
+	mi := &file_muster_v1_pod_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -478,7 +616,7 @@ func (x *PodSecurity) String() string {
 func (*PodSecurity) ProtoMessage() {}
 
 func (x *PodSecurity) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[2]
+	mi := &file_muster_v1_pod_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -491,7 +629,7 @@ func (x *PodSecurity) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PodSecurity.ProtoReflect.Descriptor instead.
 func (*PodSecurity) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{2}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *PodSecurity) GetRunAsUser() int64 {
@@ -561,7 +699,7 @@ type ContainerSecurity struct {
 
 func (x *ContainerSecurity) Reset() {
 	*x = ContainerSecurity{}
-	mi := &file_muster_v1_pod_proto_msgTypes[3]
+	mi := &file_muster_v1_pod_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -573,7 +711,7 @@ func (x *ContainerSecurity) String() string {
 func (*ContainerSecurity) ProtoMessage() {}
 
 func (x *ContainerSecurity) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[3]
+	mi := &file_muster_v1_pod_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -586,7 +724,7 @@ func (x *ContainerSecurity) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerSecurity.ProtoReflect.Descriptor instead.
 func (*ContainerSecurity) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{3}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ContainerSecurity) GetRunAsUser() int64 {
@@ -679,14 +817,16 @@ type Container struct {
 	// Looked at before restart_policy, which must then be set; at most 20.
 	RestartRules []*RestartRule `protobuf:"bytes,15,rep,name=restart_rules,json=restartRules,proto3" json:"restart_rules,omitempty"`
 	// What it may do.
-	Security      *ContainerSecurity `protobuf:"bytes,16,opt,name=security,proto3" json:"security,omitempty"`
+	Security *ContainerSecurity `protobuf:"bytes,16,opt,name=security,proto3" json:"security,omitempty"`
+	// Variables from all keys of ConfigMaps and Secrets, which env overrides; at most 64.
+	EnvFrom       []*EnvFrom `protobuf:"bytes,17,rep,name=env_from,json=envFrom,proto3" json:"env_from,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Container) Reset() {
 	*x = Container{}
-	mi := &file_muster_v1_pod_proto_msgTypes[4]
+	mi := &file_muster_v1_pod_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -698,7 +838,7 @@ func (x *Container) String() string {
 func (*Container) ProtoMessage() {}
 
 func (x *Container) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[4]
+	mi := &file_muster_v1_pod_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -711,7 +851,7 @@ func (x *Container) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Container.ProtoReflect.Descriptor instead.
 func (*Container) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{4}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Container) GetName() string {
@@ -826,6 +966,223 @@ func (x *Container) GetSecurity() *ContainerSecurity {
 	return nil
 }
 
+func (x *Container) GetEnvFrom() []*EnvFrom {
+	if x != nil {
+		return x.EnvFrom
+	}
+	return nil
+}
+
+// EnvFrom makes variables of the keys of a ConfigMap or Secret.
+type EnvFrom struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Put before each key; may be empty.
+	Prefix string `protobuf:"bytes,1,opt,name=prefix,proto3" json:"prefix,omitempty"`
+	// "ConfigMap" or "Secret".
+	Kind string `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`
+	// Its name.
+	Name string `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	// Its absence is no error. Default false.
+	Optional      bool `protobuf:"varint,4,opt,name=optional,proto3" json:"optional,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EnvFrom) Reset() {
+	*x = EnvFrom{}
+	mi := &file_muster_v1_pod_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EnvFrom) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EnvFrom) ProtoMessage() {}
+
+func (x *EnvFrom) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_pod_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EnvFrom.ProtoReflect.Descriptor instead.
+func (*EnvFrom) Descriptor() ([]byte, []int) {
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *EnvFrom) GetPrefix() string {
+	if x != nil {
+		return x.Prefix
+	}
+	return ""
+}
+
+func (x *EnvFrom) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *EnvFrom) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *EnvFrom) GetOptional() bool {
+	if x != nil {
+		return x.Optional
+	}
+	return false
+}
+
+// KeyReference names one value of a ConfigMap or Secret.
+type KeyReference struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "ConfigMap" or "Secret".
+	Kind string `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	// Its name.
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// The key in it.
+	Key string `protobuf:"bytes,3,opt,name=key,proto3" json:"key,omitempty"`
+	// The absence of either is no error. Default false.
+	Optional      bool `protobuf:"varint,4,opt,name=optional,proto3" json:"optional,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KeyReference) Reset() {
+	*x = KeyReference{}
+	mi := &file_muster_v1_pod_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeyReference) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeyReference) ProtoMessage() {}
+
+func (x *KeyReference) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_pod_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeyReference.ProtoReflect.Descriptor instead.
+func (*KeyReference) Descriptor() ([]byte, []int) {
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *KeyReference) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *KeyReference) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *KeyReference) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *KeyReference) GetOptional() bool {
+	if x != nil {
+		return x.Optional
+	}
+	return false
+}
+
+// ResourceReference is an amount that a container asks for or is held to.
+type ResourceReference struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The container; empty: the one whose variable this is.
+	Container string `protobuf:"bytes,1,opt,name=container,proto3" json:"container,omitempty"`
+	// "limits.cpu", "limits.memory", "requests.cpu" or "requests.memory".
+	Resource string `protobuf:"bytes,2,opt,name=resource,proto3" json:"resource,omitempty"`
+	// The unit that it is counted in, rounded up, in thousandths of a core or byte; default 1000.
+	DivisorMilli  int64 `protobuf:"varint,3,opt,name=divisor_milli,json=divisorMilli,proto3" json:"divisor_milli,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResourceReference) Reset() {
+	*x = ResourceReference{}
+	mi := &file_muster_v1_pod_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResourceReference) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResourceReference) ProtoMessage() {}
+
+func (x *ResourceReference) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_pod_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResourceReference.ProtoReflect.Descriptor instead.
+func (*ResourceReference) Descriptor() ([]byte, []int) {
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *ResourceReference) GetContainer() string {
+	if x != nil {
+		return x.Container
+	}
+	return ""
+}
+
+func (x *ResourceReference) GetResource() string {
+	if x != nil {
+		return x.Resource
+	}
+	return ""
+}
+
+func (x *ResourceReference) GetDivisorMilli() int64 {
+	if x != nil {
+		return x.DivisorMilli
+	}
+	return 0
+}
+
 // RestartRule restarts a container after certain exit codes.
 type RestartRule struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -841,7 +1198,7 @@ type RestartRule struct {
 
 func (x *RestartRule) Reset() {
 	*x = RestartRule{}
-	mi := &file_muster_v1_pod_proto_msgTypes[5]
+	mi := &file_muster_v1_pod_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -853,7 +1210,7 @@ func (x *RestartRule) String() string {
 func (*RestartRule) ProtoMessage() {}
 
 func (x *RestartRule) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[5]
+	mi := &file_muster_v1_pod_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -866,7 +1223,7 @@ func (x *RestartRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestartRule.ProtoReflect.Descriptor instead.
 func (*RestartRule) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{5}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *RestartRule) GetAction() string {
@@ -899,14 +1256,18 @@ type EnvVar struct {
 	Value string `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
 	// A field of the pod: metadata.{name,namespace,uid,labels['…'],annotations['…']}, spec.nodeName,
 	// status.{podIP,hostIP}.
-	FieldPath     string `protobuf:"bytes,3,opt,name=field_path,json=fieldPath,proto3" json:"field_path,omitempty"`
+	FieldPath string `protobuf:"bytes,3,opt,name=field_path,json=fieldPath,proto3" json:"field_path,omitempty"`
+	// A value of a ConfigMap or Secret; instead of value.
+	Key *KeyReference `protobuf:"bytes,4,opt,name=key,proto3" json:"key,omitempty"`
+	// A resource of a container; instead of value.
+	Resource      *ResourceReference `protobuf:"bytes,5,opt,name=resource,proto3" json:"resource,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *EnvVar) Reset() {
 	*x = EnvVar{}
-	mi := &file_muster_v1_pod_proto_msgTypes[6]
+	mi := &file_muster_v1_pod_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -918,7 +1279,7 @@ func (x *EnvVar) String() string {
 func (*EnvVar) ProtoMessage() {}
 
 func (x *EnvVar) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[6]
+	mi := &file_muster_v1_pod_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -931,7 +1292,7 @@ func (x *EnvVar) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnvVar.ProtoReflect.Descriptor instead.
 func (*EnvVar) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{6}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *EnvVar) GetName() string {
@@ -955,6 +1316,20 @@ func (x *EnvVar) GetFieldPath() string {
 	return ""
 }
 
+func (x *EnvVar) GetKey() *KeyReference {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *EnvVar) GetResource() *ResourceReference {
+	if x != nil {
+		return x.Resource
+	}
+	return nil
+}
+
 // ContainerPort is a declared port.
 type ContainerPort struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -972,7 +1347,7 @@ type ContainerPort struct {
 
 func (x *ContainerPort) Reset() {
 	*x = ContainerPort{}
-	mi := &file_muster_v1_pod_proto_msgTypes[7]
+	mi := &file_muster_v1_pod_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -984,7 +1359,7 @@ func (x *ContainerPort) String() string {
 func (*ContainerPort) ProtoMessage() {}
 
 func (x *ContainerPort) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[7]
+	mi := &file_muster_v1_pod_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -997,7 +1372,7 @@ func (x *ContainerPort) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerPort.ProtoReflect.Descriptor instead.
 func (*ContainerPort) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{7}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ContainerPort) GetName() string {
@@ -1041,7 +1416,7 @@ type ResourceList struct {
 
 func (x *ResourceList) Reset() {
 	*x = ResourceList{}
-	mi := &file_muster_v1_pod_proto_msgTypes[8]
+	mi := &file_muster_v1_pod_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1053,7 +1428,7 @@ func (x *ResourceList) String() string {
 func (*ResourceList) ProtoMessage() {}
 
 func (x *ResourceList) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[8]
+	mi := &file_muster_v1_pod_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1066,7 +1441,7 @@ func (x *ResourceList) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceList.ProtoReflect.Descriptor instead.
 func (*ResourceList) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{8}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ResourceList) GetMilliCpu() int64 {
@@ -1093,14 +1468,16 @@ type Volume struct {
 	// "" (no check), "Directory", "DirectoryOrCreate", "File" or "FileOrCreate".
 	HostPathType string `protobuf:"bytes,3,opt,name=host_path_type,json=hostPathType,proto3" json:"host_path_type,omitempty"`
 	// A directory that lives as long as the pod on its node; instead of host_path.
-	EmptyDir      *EmptyDir `protobuf:"bytes,4,opt,name=empty_dir,json=emptyDir,proto3" json:"empty_dir,omitempty"`
+	EmptyDir *EmptyDir `protobuf:"bytes,4,opt,name=empty_dir,json=emptyDir,proto3" json:"empty_dir,omitempty"`
+	// Files made from ConfigMaps, Secrets and the pod itself; instead of host_path.
+	Files         *FilesVolume `protobuf:"bytes,5,opt,name=files,proto3" json:"files,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Volume) Reset() {
 	*x = Volume{}
-	mi := &file_muster_v1_pod_proto_msgTypes[9]
+	mi := &file_muster_v1_pod_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1112,7 +1489,7 @@ func (x *Volume) String() string {
 func (*Volume) ProtoMessage() {}
 
 func (x *Volume) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[9]
+	mi := &file_muster_v1_pod_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1125,7 +1502,7 @@ func (x *Volume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Volume.ProtoReflect.Descriptor instead.
 func (*Volume) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{9}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Volume) GetName() string {
@@ -1156,6 +1533,232 @@ func (x *Volume) GetEmptyDir() *EmptyDir {
 	return nil
 }
 
+func (x *Volume) GetFiles() *FilesVolume {
+	if x != nil {
+		return x.Files
+	}
+	return nil
+}
+
+// FilesVolume is a directory with files that follow their sources: a change appears in all of them at once.
+type FilesVolume struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "configMap", "secret", "downwardAPI", each with one source of that kind, or "projected".
+	Kind string `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	// The files' mode, 0 to 0777; default 0644.
+	DefaultMode int32 `protobuf:"varint,2,opt,name=default_mode,json=defaultMode,proto3" json:"default_mode,omitempty"`
+	// At most 64.
+	Sources       []*FileSource `protobuf:"bytes,3,rep,name=sources,proto3" json:"sources,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FilesVolume) Reset() {
+	*x = FilesVolume{}
+	mi := &file_muster_v1_pod_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FilesVolume) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FilesVolume) ProtoMessage() {}
+
+func (x *FilesVolume) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_pod_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FilesVolume.ProtoReflect.Descriptor instead.
+func (*FilesVolume) Descriptor() ([]byte, []int) {
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *FilesVolume) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *FilesVolume) GetDefaultMode() int32 {
+	if x != nil {
+		return x.DefaultMode
+	}
+	return 0
+}
+
+func (x *FilesVolume) GetSources() []*FileSource {
+	if x != nil {
+		return x.Sources
+	}
+	return nil
+}
+
+// FileSource is where files of a volume come from.
+type FileSource struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "configMap", "secret" or "downwardAPI".
+	Kind string `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	// The ConfigMap's or Secret's name.
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// The absence of it, or of a key in items, is no error. Default false.
+	Optional bool `protobuf:"varint,3,opt,name=optional,proto3" json:"optional,omitempty"`
+	// Which keys; default all, each a file of its name. Those of downwardAPI are always given. At most 1,000.
+	Items         []*FileItem `protobuf:"bytes,4,rep,name=items,proto3" json:"items,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FileSource) Reset() {
+	*x = FileSource{}
+	mi := &file_muster_v1_pod_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FileSource) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FileSource) ProtoMessage() {}
+
+func (x *FileSource) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_pod_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FileSource.ProtoReflect.Descriptor instead.
+func (*FileSource) Descriptor() ([]byte, []int) {
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *FileSource) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *FileSource) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *FileSource) GetOptional() bool {
+	if x != nil {
+		return x.Optional
+	}
+	return false
+}
+
+func (x *FileSource) GetItems() []*FileItem {
+	if x != nil {
+		return x.Items
+	}
+	return nil
+}
+
+// FileItem is one file of a volume.
+type FileItem struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The key of a ConfigMap or Secret.
+	Key string `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	// Below the volume's root; relative and without "..".
+	Path string `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"`
+	// 0 to 0777; unset: the volume's.
+	Mode *int32 `protobuf:"varint,3,opt,name=mode,proto3,oneof" json:"mode,omitempty"`
+	// Of downwardAPI: a field of the pod, metadata.{name,namespace,uid,labels,annotations,labels['…'],annotations['…']}.
+	FieldPath string `protobuf:"bytes,4,opt,name=field_path,json=fieldPath,proto3" json:"field_path,omitempty"`
+	// Of downwardAPI: a resource of a container.
+	Resource      *ResourceReference `protobuf:"bytes,5,opt,name=resource,proto3" json:"resource,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FileItem) Reset() {
+	*x = FileItem{}
+	mi := &file_muster_v1_pod_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FileItem) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FileItem) ProtoMessage() {}
+
+func (x *FileItem) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_pod_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FileItem.ProtoReflect.Descriptor instead.
+func (*FileItem) Descriptor() ([]byte, []int) {
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *FileItem) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *FileItem) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *FileItem) GetMode() int32 {
+	if x != nil && x.Mode != nil {
+		return *x.Mode
+	}
+	return 0
+}
+
+func (x *FileItem) GetFieldPath() string {
+	if x != nil {
+		return x.FieldPath
+	}
+	return ""
+}
+
+func (x *FileItem) GetResource() *ResourceReference {
+	if x != nil {
+		return x.Resource
+	}
+	return nil
+}
+
 // EmptyDir is a directory of the pod's own, which any user may write in.
 type EmptyDir struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1169,7 +1772,7 @@ type EmptyDir struct {
 
 func (x *EmptyDir) Reset() {
 	*x = EmptyDir{}
-	mi := &file_muster_v1_pod_proto_msgTypes[10]
+	mi := &file_muster_v1_pod_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1181,7 +1784,7 @@ func (x *EmptyDir) String() string {
 func (*EmptyDir) ProtoMessage() {}
 
 func (x *EmptyDir) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[10]
+	mi := &file_muster_v1_pod_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1194,7 +1797,7 @@ func (x *EmptyDir) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EmptyDir.ProtoReflect.Descriptor instead.
 func (*EmptyDir) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{10}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *EmptyDir) GetMemory() bool {
@@ -1228,7 +1831,7 @@ type VolumeMount struct {
 
 func (x *VolumeMount) Reset() {
 	*x = VolumeMount{}
-	mi := &file_muster_v1_pod_proto_msgTypes[11]
+	mi := &file_muster_v1_pod_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1240,7 +1843,7 @@ func (x *VolumeMount) String() string {
 func (*VolumeMount) ProtoMessage() {}
 
 func (x *VolumeMount) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[11]
+	mi := &file_muster_v1_pod_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1253,7 +1856,7 @@ func (x *VolumeMount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VolumeMount.ProtoReflect.Descriptor instead.
 func (*VolumeMount) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{11}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *VolumeMount) GetVolume() string {
@@ -1313,7 +1916,7 @@ type PodStatus struct {
 
 func (x *PodStatus) Reset() {
 	*x = PodStatus{}
-	mi := &file_muster_v1_pod_proto_msgTypes[12]
+	mi := &file_muster_v1_pod_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1325,7 +1928,7 @@ func (x *PodStatus) String() string {
 func (*PodStatus) ProtoMessage() {}
 
 func (x *PodStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[12]
+	mi := &file_muster_v1_pod_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1338,7 +1941,7 @@ func (x *PodStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PodStatus.ProtoReflect.Descriptor instead.
 func (*PodStatus) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{12}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *PodStatus) GetPhase() PodPhase {
@@ -1436,7 +2039,7 @@ type ContainerStatus struct {
 
 func (x *ContainerStatus) Reset() {
 	*x = ContainerStatus{}
-	mi := &file_muster_v1_pod_proto_msgTypes[13]
+	mi := &file_muster_v1_pod_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1448,7 +2051,7 @@ func (x *ContainerStatus) String() string {
 func (*ContainerStatus) ProtoMessage() {}
 
 func (x *ContainerStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[13]
+	mi := &file_muster_v1_pod_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1461,7 +2064,7 @@ func (x *ContainerStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerStatus.ProtoReflect.Descriptor instead.
 func (*ContainerStatus) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{13}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ContainerStatus) GetName() string {
@@ -1537,7 +2140,7 @@ type ContainerState struct {
 
 func (x *ContainerState) Reset() {
 	*x = ContainerState{}
-	mi := &file_muster_v1_pod_proto_msgTypes[14]
+	mi := &file_muster_v1_pod_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1549,7 +2152,7 @@ func (x *ContainerState) String() string {
 func (*ContainerState) ProtoMessage() {}
 
 func (x *ContainerState) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[14]
+	mi := &file_muster_v1_pod_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1562,7 +2165,7 @@ func (x *ContainerState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerState.ProtoReflect.Descriptor instead.
 func (*ContainerState) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{14}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ContainerState) GetState() isContainerState_State {
@@ -1637,7 +2240,7 @@ type ContainerWaiting struct {
 
 func (x *ContainerWaiting) Reset() {
 	*x = ContainerWaiting{}
-	mi := &file_muster_v1_pod_proto_msgTypes[15]
+	mi := &file_muster_v1_pod_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1649,7 +2252,7 @@ func (x *ContainerWaiting) String() string {
 func (*ContainerWaiting) ProtoMessage() {}
 
 func (x *ContainerWaiting) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[15]
+	mi := &file_muster_v1_pod_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1662,7 +2265,7 @@ func (x *ContainerWaiting) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerWaiting.ProtoReflect.Descriptor instead.
 func (*ContainerWaiting) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{15}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ContainerWaiting) GetReason() string {
@@ -1690,7 +2293,7 @@ type ContainerRunning struct {
 
 func (x *ContainerRunning) Reset() {
 	*x = ContainerRunning{}
-	mi := &file_muster_v1_pod_proto_msgTypes[16]
+	mi := &file_muster_v1_pod_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1702,7 +2305,7 @@ func (x *ContainerRunning) String() string {
 func (*ContainerRunning) ProtoMessage() {}
 
 func (x *ContainerRunning) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[16]
+	mi := &file_muster_v1_pod_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1715,7 +2318,7 @@ func (x *ContainerRunning) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerRunning.ProtoReflect.Descriptor instead.
 func (*ContainerRunning) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{16}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ContainerRunning) GetStartedAt() *timestamppb.Timestamp {
@@ -1748,7 +2351,7 @@ type ContainerTerminated struct {
 
 func (x *ContainerTerminated) Reset() {
 	*x = ContainerTerminated{}
-	mi := &file_muster_v1_pod_proto_msgTypes[17]
+	mi := &file_muster_v1_pod_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1760,7 +2363,7 @@ func (x *ContainerTerminated) String() string {
 func (*ContainerTerminated) ProtoMessage() {}
 
 func (x *ContainerTerminated) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[17]
+	mi := &file_muster_v1_pod_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1773,7 +2376,7 @@ func (x *ContainerTerminated) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerTerminated.ProtoReflect.Descriptor instead.
 func (*ContainerTerminated) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{17}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ContainerTerminated) GetExitCode() int32 {
@@ -1838,7 +2441,7 @@ type GetPodRequest struct {
 
 func (x *GetPodRequest) Reset() {
 	*x = GetPodRequest{}
-	mi := &file_muster_v1_pod_proto_msgTypes[18]
+	mi := &file_muster_v1_pod_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1850,7 +2453,7 @@ func (x *GetPodRequest) String() string {
 func (*GetPodRequest) ProtoMessage() {}
 
 func (x *GetPodRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[18]
+	mi := &file_muster_v1_pod_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1863,7 +2466,7 @@ func (x *GetPodRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPodRequest.ProtoReflect.Descriptor instead.
 func (*GetPodRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{18}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *GetPodRequest) GetNamespace() string {
@@ -1891,7 +2494,7 @@ type GetPodResponse struct {
 
 func (x *GetPodResponse) Reset() {
 	*x = GetPodResponse{}
-	mi := &file_muster_v1_pod_proto_msgTypes[19]
+	mi := &file_muster_v1_pod_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1903,7 +2506,7 @@ func (x *GetPodResponse) String() string {
 func (*GetPodResponse) ProtoMessage() {}
 
 func (x *GetPodResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[19]
+	mi := &file_muster_v1_pod_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1916,7 +2519,7 @@ func (x *GetPodResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPodResponse.ProtoReflect.Descriptor instead.
 func (*GetPodResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{19}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *GetPodResponse) GetPod() *Pod {
@@ -1943,7 +2546,7 @@ type PodFilter struct {
 
 func (x *PodFilter) Reset() {
 	*x = PodFilter{}
-	mi := &file_muster_v1_pod_proto_msgTypes[20]
+	mi := &file_muster_v1_pod_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1955,7 +2558,7 @@ func (x *PodFilter) String() string {
 func (*PodFilter) ProtoMessage() {}
 
 func (x *PodFilter) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[20]
+	mi := &file_muster_v1_pod_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1968,7 +2571,7 @@ func (x *PodFilter) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PodFilter.ProtoReflect.Descriptor instead.
 func (*PodFilter) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{20}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *PodFilter) GetNamespace() string {
@@ -2014,7 +2617,7 @@ type ListPodsRequest struct {
 
 func (x *ListPodsRequest) Reset() {
 	*x = ListPodsRequest{}
-	mi := &file_muster_v1_pod_proto_msgTypes[21]
+	mi := &file_muster_v1_pod_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2026,7 +2629,7 @@ func (x *ListPodsRequest) String() string {
 func (*ListPodsRequest) ProtoMessage() {}
 
 func (x *ListPodsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[21]
+	mi := &file_muster_v1_pod_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2039,7 +2642,7 @@ func (x *ListPodsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPodsRequest.ProtoReflect.Descriptor instead.
 func (*ListPodsRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{21}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ListPodsRequest) GetFilter() *PodFilter {
@@ -2078,7 +2681,7 @@ type ListPodsResponse struct {
 
 func (x *ListPodsResponse) Reset() {
 	*x = ListPodsResponse{}
-	mi := &file_muster_v1_pod_proto_msgTypes[22]
+	mi := &file_muster_v1_pod_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2090,7 +2693,7 @@ func (x *ListPodsResponse) String() string {
 func (*ListPodsResponse) ProtoMessage() {}
 
 func (x *ListPodsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[22]
+	mi := &file_muster_v1_pod_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2103,7 +2706,7 @@ func (x *ListPodsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPodsResponse.ProtoReflect.Descriptor instead.
 func (*ListPodsResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{22}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ListPodsResponse) GetPods() []*Pod {
@@ -2140,7 +2743,7 @@ type WatchPodsRequest struct {
 
 func (x *WatchPodsRequest) Reset() {
 	*x = WatchPodsRequest{}
-	mi := &file_muster_v1_pod_proto_msgTypes[23]
+	mi := &file_muster_v1_pod_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2152,7 +2755,7 @@ func (x *WatchPodsRequest) String() string {
 func (*WatchPodsRequest) ProtoMessage() {}
 
 func (x *WatchPodsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[23]
+	mi := &file_muster_v1_pod_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2165,7 +2768,7 @@ func (x *WatchPodsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchPodsRequest.ProtoReflect.Descriptor instead.
 func (*WatchPodsRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{23}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *WatchPodsRequest) GetFilter() *PodFilter {
@@ -2197,7 +2800,7 @@ type WatchPodsResponse struct {
 
 func (x *WatchPodsResponse) Reset() {
 	*x = WatchPodsResponse{}
-	mi := &file_muster_v1_pod_proto_msgTypes[24]
+	mi := &file_muster_v1_pod_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2209,7 +2812,7 @@ func (x *WatchPodsResponse) String() string {
 func (*WatchPodsResponse) ProtoMessage() {}
 
 func (x *WatchPodsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[24]
+	mi := &file_muster_v1_pod_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2222,7 +2825,7 @@ func (x *WatchPodsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchPodsResponse.ProtoReflect.Descriptor instead.
 func (*WatchPodsResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{24}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *WatchPodsResponse) GetType() ChangeType {
@@ -2259,7 +2862,7 @@ type CreatePodRequest struct {
 
 func (x *CreatePodRequest) Reset() {
 	*x = CreatePodRequest{}
-	mi := &file_muster_v1_pod_proto_msgTypes[25]
+	mi := &file_muster_v1_pod_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2271,7 +2874,7 @@ func (x *CreatePodRequest) String() string {
 func (*CreatePodRequest) ProtoMessage() {}
 
 func (x *CreatePodRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[25]
+	mi := &file_muster_v1_pod_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2284,7 +2887,7 @@ func (x *CreatePodRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreatePodRequest.ProtoReflect.Descriptor instead.
 func (*CreatePodRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{25}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *CreatePodRequest) GetPod() *Pod {
@@ -2314,7 +2917,7 @@ type CreatePodResponse struct {
 
 func (x *CreatePodResponse) Reset() {
 	*x = CreatePodResponse{}
-	mi := &file_muster_v1_pod_proto_msgTypes[26]
+	mi := &file_muster_v1_pod_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2326,7 +2929,7 @@ func (x *CreatePodResponse) String() string {
 func (*CreatePodResponse) ProtoMessage() {}
 
 func (x *CreatePodResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[26]
+	mi := &file_muster_v1_pod_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2339,7 +2942,7 @@ func (x *CreatePodResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreatePodResponse.ProtoReflect.Descriptor instead.
 func (*CreatePodResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{26}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *CreatePodResponse) GetPod() *Pod {
@@ -2371,7 +2974,7 @@ type UpdatePodRequest struct {
 
 func (x *UpdatePodRequest) Reset() {
 	*x = UpdatePodRequest{}
-	mi := &file_muster_v1_pod_proto_msgTypes[27]
+	mi := &file_muster_v1_pod_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2383,7 +2986,7 @@ func (x *UpdatePodRequest) String() string {
 func (*UpdatePodRequest) ProtoMessage() {}
 
 func (x *UpdatePodRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[27]
+	mi := &file_muster_v1_pod_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2396,7 +2999,7 @@ func (x *UpdatePodRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdatePodRequest.ProtoReflect.Descriptor instead.
 func (*UpdatePodRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{27}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *UpdatePodRequest) GetPod() *Pod {
@@ -2435,7 +3038,7 @@ type UpdatePodResponse struct {
 
 func (x *UpdatePodResponse) Reset() {
 	*x = UpdatePodResponse{}
-	mi := &file_muster_v1_pod_proto_msgTypes[28]
+	mi := &file_muster_v1_pod_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2447,7 +3050,7 @@ func (x *UpdatePodResponse) String() string {
 func (*UpdatePodResponse) ProtoMessage() {}
 
 func (x *UpdatePodResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[28]
+	mi := &file_muster_v1_pod_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2460,7 +3063,7 @@ func (x *UpdatePodResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdatePodResponse.ProtoReflect.Descriptor instead.
 func (*UpdatePodResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{28}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *UpdatePodResponse) GetPod() *Pod {
@@ -2504,7 +3107,7 @@ type DeletePodRequest struct {
 
 func (x *DeletePodRequest) Reset() {
 	*x = DeletePodRequest{}
-	mi := &file_muster_v1_pod_proto_msgTypes[29]
+	mi := &file_muster_v1_pod_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2516,7 +3119,7 @@ func (x *DeletePodRequest) String() string {
 func (*DeletePodRequest) ProtoMessage() {}
 
 func (x *DeletePodRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[29]
+	mi := &file_muster_v1_pod_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2529,7 +3132,7 @@ func (x *DeletePodRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeletePodRequest.ProtoReflect.Descriptor instead.
 func (*DeletePodRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{29}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *DeletePodRequest) GetNamespace() string {
@@ -2578,7 +3181,7 @@ type DeletePodResponse struct {
 
 func (x *DeletePodResponse) Reset() {
 	*x = DeletePodResponse{}
-	mi := &file_muster_v1_pod_proto_msgTypes[30]
+	mi := &file_muster_v1_pod_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2590,7 +3193,7 @@ func (x *DeletePodResponse) String() string {
 func (*DeletePodResponse) ProtoMessage() {}
 
 func (x *DeletePodResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[30]
+	mi := &file_muster_v1_pod_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2603,7 +3206,7 @@ func (x *DeletePodResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeletePodResponse.ProtoReflect.Descriptor instead.
 func (*DeletePodResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{30}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *DeletePodResponse) GetPod() *Pod {
@@ -2628,7 +3231,7 @@ type MovePodRequest struct {
 
 func (x *MovePodRequest) Reset() {
 	*x = MovePodRequest{}
-	mi := &file_muster_v1_pod_proto_msgTypes[31]
+	mi := &file_muster_v1_pod_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2640,7 +3243,7 @@ func (x *MovePodRequest) String() string {
 func (*MovePodRequest) ProtoMessage() {}
 
 func (x *MovePodRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[31]
+	mi := &file_muster_v1_pod_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2653,7 +3256,7 @@ func (x *MovePodRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MovePodRequest.ProtoReflect.Descriptor instead.
 func (*MovePodRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{31}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *MovePodRequest) GetNamespace() string {
@@ -2688,7 +3291,7 @@ type MovePodResponse struct {
 
 func (x *MovePodResponse) Reset() {
 	*x = MovePodResponse{}
-	mi := &file_muster_v1_pod_proto_msgTypes[32]
+	mi := &file_muster_v1_pod_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2700,7 +3303,7 @@ func (x *MovePodResponse) String() string {
 func (*MovePodResponse) ProtoMessage() {}
 
 func (x *MovePodResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[32]
+	mi := &file_muster_v1_pod_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2713,7 +3316,7 @@ func (x *MovePodResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MovePodResponse.ProtoReflect.Descriptor instead.
 func (*MovePodResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{32}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *MovePodResponse) GetPod() *Pod {
@@ -2748,7 +3351,7 @@ type ReadPodLogsRequest struct {
 
 func (x *ReadPodLogsRequest) Reset() {
 	*x = ReadPodLogsRequest{}
-	mi := &file_muster_v1_pod_proto_msgTypes[33]
+	mi := &file_muster_v1_pod_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2760,7 +3363,7 @@ func (x *ReadPodLogsRequest) String() string {
 func (*ReadPodLogsRequest) ProtoMessage() {}
 
 func (x *ReadPodLogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[33]
+	mi := &file_muster_v1_pod_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2773,7 +3376,7 @@ func (x *ReadPodLogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadPodLogsRequest.ProtoReflect.Descriptor instead.
 func (*ReadPodLogsRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{33}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ReadPodLogsRequest) GetNamespace() string {
@@ -2843,7 +3446,7 @@ type ReadPodLogsResponse struct {
 
 func (x *ReadPodLogsResponse) Reset() {
 	*x = ReadPodLogsResponse{}
-	mi := &file_muster_v1_pod_proto_msgTypes[34]
+	mi := &file_muster_v1_pod_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2855,7 +3458,7 @@ func (x *ReadPodLogsResponse) String() string {
 func (*ReadPodLogsResponse) ProtoMessage() {}
 
 func (x *ReadPodLogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[34]
+	mi := &file_muster_v1_pod_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2868,7 +3471,7 @@ func (x *ReadPodLogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadPodLogsResponse.ProtoReflect.Descriptor instead.
 func (*ReadPodLogsResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{34}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ReadPodLogsResponse) GetData() []byte {
@@ -2891,7 +3494,7 @@ type TerminalSize struct {
 
 func (x *TerminalSize) Reset() {
 	*x = TerminalSize{}
-	mi := &file_muster_v1_pod_proto_msgTypes[35]
+	mi := &file_muster_v1_pod_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2903,7 +3506,7 @@ func (x *TerminalSize) String() string {
 func (*TerminalSize) ProtoMessage() {}
 
 func (x *TerminalSize) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[35]
+	mi := &file_muster_v1_pod_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2916,7 +3519,7 @@ func (x *TerminalSize) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TerminalSize.ProtoReflect.Descriptor instead.
 func (*TerminalSize) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{35}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *TerminalSize) GetColumns() uint32 {
@@ -2956,7 +3559,7 @@ type ExecStart struct {
 
 func (x *ExecStart) Reset() {
 	*x = ExecStart{}
-	mi := &file_muster_v1_pod_proto_msgTypes[36]
+	mi := &file_muster_v1_pod_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2968,7 +3571,7 @@ func (x *ExecStart) String() string {
 func (*ExecStart) ProtoMessage() {}
 
 func (x *ExecStart) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[36]
+	mi := &file_muster_v1_pod_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2981,7 +3584,7 @@ func (x *ExecStart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecStart.ProtoReflect.Descriptor instead.
 func (*ExecStart) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{36}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ExecStart) GetNamespace() string {
@@ -3051,7 +3654,7 @@ type ExecPodRequest struct {
 
 func (x *ExecPodRequest) Reset() {
 	*x = ExecPodRequest{}
-	mi := &file_muster_v1_pod_proto_msgTypes[37]
+	mi := &file_muster_v1_pod_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3063,7 +3666,7 @@ func (x *ExecPodRequest) String() string {
 func (*ExecPodRequest) ProtoMessage() {}
 
 func (x *ExecPodRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[37]
+	mi := &file_muster_v1_pod_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3076,7 +3679,7 @@ func (x *ExecPodRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecPodRequest.ProtoReflect.Descriptor instead.
 func (*ExecPodRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{37}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ExecPodRequest) GetInput() isExecPodRequest_Input {
@@ -3172,7 +3775,7 @@ type ExecPodResponse struct {
 
 func (x *ExecPodResponse) Reset() {
 	*x = ExecPodResponse{}
-	mi := &file_muster_v1_pod_proto_msgTypes[38]
+	mi := &file_muster_v1_pod_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3184,7 +3787,7 @@ func (x *ExecPodResponse) String() string {
 func (*ExecPodResponse) ProtoMessage() {}
 
 func (x *ExecPodResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[38]
+	mi := &file_muster_v1_pod_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3197,7 +3800,7 @@ func (x *ExecPodResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecPodResponse.ProtoReflect.Descriptor instead.
 func (*ExecPodResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{38}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *ExecPodResponse) GetOutput() isExecPodResponse_Output {
@@ -3286,7 +3889,7 @@ const file_muster_v1_pod_proto_rawDesc = "" +
 	"\x06status\x18\x03 \x01(\v2\x14.muster.v1.PodStatusR\x06status\x12\x12\n" +
 	"\x04node\x18\x04 \x01(\tR\x04node\x12\x14\n" +
 	"\x05epoch\x18\x05 \x01(\x03R\x05epoch\x12?\n" +
-	"\x0efailover_class\x18\x06 \x01(\x0e2\x18.muster.v1.FailoverClassR\rfailoverClass\"\xca\x05\n" +
+	"\x0efailover_class\x18\x06 \x01(\x0e2\x18.muster.v1.FailoverClassR\rfailoverClass\"\x9e\x06\n" +
 	"\aPodSpec\x124\n" +
 	"\n" +
 	"containers\x18\x01 \x03(\v2\x14.muster.v1.ContainerR\n" +
@@ -3303,10 +3906,21 @@ const file_muster_v1_pod_proto_rawDesc = "" +
 	" \x01(\bR\vhostNetwork\x12\x19\n" +
 	"\bhost_pid\x18\v \x01(\bR\ahostPid\x12\x19\n" +
 	"\bhost_ipc\x18\f \x01(\bR\ahostIpc\x122\n" +
-	"\bsecurity\x18\r \x01(\v2\x16.muster.v1.PodSecurityR\bsecurity\x1a?\n" +
+	"\bsecurity\x18\r \x01(\v2\x16.muster.v1.PodSecurityR\bsecurity\x12\x1d\n" +
+	"\n" +
+	"dns_policy\x18\x0e \x01(\tR\tdnsPolicy\x123\n" +
+	"\n" +
+	"dns_config\x18\x0f \x01(\v2\x14.muster.v1.DnsConfigR\tdnsConfig\x1a?\n" +
 	"\x11NodeSelectorEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x99\x02\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"y\n" +
+	"\tDnsConfig\x12 \n" +
+	"\vnameservers\x18\x01 \x03(\tR\vnameservers\x12\x1a\n" +
+	"\bsearches\x18\x02 \x03(\tR\bsearches\x12.\n" +
+	"\aoptions\x18\x03 \x03(\v2\x14.muster.v1.DnsOptionR\aoptions\"5\n" +
+	"\tDnsOption\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value\"\x99\x02\n" +
 	"\vPodSecurity\x12#\n" +
 	"\vrun_as_user\x18\x01 \x01(\x03H\x00R\trunAsUser\x88\x01\x01\x12%\n" +
 	"\frun_as_group\x18\x02 \x01(\x03H\x01R\n" +
@@ -3331,7 +3945,7 @@ const file_muster_v1_pod_proto_rawDesc = "" +
 	"\f_run_as_userB\x0f\n" +
 	"\r_run_as_groupB\x12\n" +
 	"\x10_run_as_non_rootB\x1d\n" +
-	"\x1b_allow_privilege_escalation\"\xb1\x05\n" +
+	"\x1b_allow_privilege_escalation\"\xe0\x05\n" +
 	"\tContainer\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05image\x18\x02 \x01(\tR\x05image\x12\x18\n" +
@@ -3350,17 +3964,34 @@ const file_muster_v1_pod_proto_rawDesc = "" +
 	"\astartup\x18\r \x01(\v2\x10.muster.v1.ProbeR\astartup\x12?\n" +
 	"\x0erestart_policy\x18\x0e \x01(\x0e2\x18.muster.v1.RestartPolicyR\rrestartPolicy\x12;\n" +
 	"\rrestart_rules\x18\x0f \x03(\v2\x16.muster.v1.RestartRuleR\frestartRules\x128\n" +
-	"\bsecurity\x18\x10 \x01(\v2\x1c.muster.v1.ContainerSecurityR\bsecurity\"T\n" +
+	"\bsecurity\x18\x10 \x01(\v2\x1c.muster.v1.ContainerSecurityR\bsecurity\x12-\n" +
+	"\benv_from\x18\x11 \x03(\v2\x12.muster.v1.EnvFromR\aenvFrom\"e\n" +
+	"\aEnvFrom\x12\x16\n" +
+	"\x06prefix\x18\x01 \x01(\tR\x06prefix\x12\x12\n" +
+	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x12\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\x12\x1a\n" +
+	"\boptional\x18\x04 \x01(\bR\boptional\"d\n" +
+	"\fKeyReference\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x10\n" +
+	"\x03key\x18\x03 \x01(\tR\x03key\x12\x1a\n" +
+	"\boptional\x18\x04 \x01(\bR\boptional\"r\n" +
+	"\x11ResourceReference\x12\x1c\n" +
+	"\tcontainer\x18\x01 \x01(\tR\tcontainer\x12\x1a\n" +
+	"\bresource\x18\x02 \x01(\tR\bresource\x12#\n" +
+	"\rdivisor_milli\x18\x03 \x01(\x03R\fdivisorMilli\"T\n" +
 	"\vRestartRule\x12\x16\n" +
 	"\x06action\x18\x01 \x01(\tR\x06action\x12\x0e\n" +
 	"\x02in\x18\x02 \x01(\bR\x02in\x12\x1d\n" +
 	"\n" +
-	"exit_codes\x18\x03 \x03(\x05R\texitCodes\"Q\n" +
+	"exit_codes\x18\x03 \x03(\x05R\texitCodes\"\xb6\x01\n" +
 	"\x06EnvVar\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value\x12\x1d\n" +
 	"\n" +
-	"field_path\x18\x03 \x01(\tR\tfieldPath\"t\n" +
+	"field_path\x18\x03 \x01(\tR\tfieldPath\x12)\n" +
+	"\x03key\x18\x04 \x01(\v2\x17.muster.v1.KeyReferenceR\x03key\x128\n" +
+	"\bresource\x18\x05 \x01(\v2\x1c.muster.v1.ResourceReferenceR\bresource\"t\n" +
 	"\rContainerPort\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06number\x18\x02 \x01(\x05R\x06number\x12\x1a\n" +
@@ -3368,12 +3999,31 @@ const file_muster_v1_pod_proto_rawDesc = "" +
 	"\thost_port\x18\x04 \x01(\x05R\bhostPort\"N\n" +
 	"\fResourceList\x12\x1b\n" +
 	"\tmilli_cpu\x18\x01 \x01(\x03R\bmilliCpu\x12!\n" +
-	"\fmemory_bytes\x18\x02 \x01(\x03R\vmemoryBytes\"\x91\x01\n" +
+	"\fmemory_bytes\x18\x02 \x01(\x03R\vmemoryBytes\"\xbf\x01\n" +
 	"\x06Volume\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1b\n" +
 	"\thost_path\x18\x02 \x01(\tR\bhostPath\x12$\n" +
 	"\x0ehost_path_type\x18\x03 \x01(\tR\fhostPathType\x120\n" +
-	"\tempty_dir\x18\x04 \x01(\v2\x13.muster.v1.EmptyDirR\bemptyDir\"L\n" +
+	"\tempty_dir\x18\x04 \x01(\v2\x13.muster.v1.EmptyDirR\bemptyDir\x12,\n" +
+	"\x05files\x18\x05 \x01(\v2\x16.muster.v1.FilesVolumeR\x05files\"u\n" +
+	"\vFilesVolume\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12!\n" +
+	"\fdefault_mode\x18\x02 \x01(\x05R\vdefaultMode\x12/\n" +
+	"\asources\x18\x03 \x03(\v2\x15.muster.v1.FileSourceR\asources\"{\n" +
+	"\n" +
+	"FileSource\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1a\n" +
+	"\boptional\x18\x03 \x01(\bR\boptional\x12)\n" +
+	"\x05items\x18\x04 \x03(\v2\x13.muster.v1.FileItemR\x05items\"\xab\x01\n" +
+	"\bFileItem\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x12\n" +
+	"\x04path\x18\x02 \x01(\tR\x04path\x12\x17\n" +
+	"\x04mode\x18\x03 \x01(\x05H\x00R\x04mode\x88\x01\x01\x12\x1d\n" +
+	"\n" +
+	"field_path\x18\x04 \x01(\tR\tfieldPath\x128\n" +
+	"\bresource\x18\x05 \x01(\v2\x1c.muster.v1.ResourceReferenceR\bresourceB\a\n" +
+	"\x05_mode\"L\n" +
 	"\bEmptyDir\x12\x16\n" +
 	"\x06memory\x18\x01 \x01(\bR\x06memory\x12(\n" +
 	"\x10size_limit_bytes\x18\x02 \x01(\x03R\x0esizeLimitBytes\"q\n" +
@@ -3564,137 +4214,154 @@ func file_muster_v1_pod_proto_rawDescGZIP() []byte {
 }
 
 var file_muster_v1_pod_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_muster_v1_pod_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
+var file_muster_v1_pod_proto_msgTypes = make([]protoimpl.MessageInfo, 48)
 var file_muster_v1_pod_proto_goTypes = []any{
 	(FailoverClass)(0),            // 0: muster.v1.FailoverClass
 	(RestartPolicy)(0),            // 1: muster.v1.RestartPolicy
 	(PodPhase)(0),                 // 2: muster.v1.PodPhase
 	(*Pod)(nil),                   // 3: muster.v1.Pod
 	(*PodSpec)(nil),               // 4: muster.v1.PodSpec
-	(*PodSecurity)(nil),           // 5: muster.v1.PodSecurity
-	(*ContainerSecurity)(nil),     // 6: muster.v1.ContainerSecurity
-	(*Container)(nil),             // 7: muster.v1.Container
-	(*RestartRule)(nil),           // 8: muster.v1.RestartRule
-	(*EnvVar)(nil),                // 9: muster.v1.EnvVar
-	(*ContainerPort)(nil),         // 10: muster.v1.ContainerPort
-	(*ResourceList)(nil),          // 11: muster.v1.ResourceList
-	(*Volume)(nil),                // 12: muster.v1.Volume
-	(*EmptyDir)(nil),              // 13: muster.v1.EmptyDir
-	(*VolumeMount)(nil),           // 14: muster.v1.VolumeMount
-	(*PodStatus)(nil),             // 15: muster.v1.PodStatus
-	(*ContainerStatus)(nil),       // 16: muster.v1.ContainerStatus
-	(*ContainerState)(nil),        // 17: muster.v1.ContainerState
-	(*ContainerWaiting)(nil),      // 18: muster.v1.ContainerWaiting
-	(*ContainerRunning)(nil),      // 19: muster.v1.ContainerRunning
-	(*ContainerTerminated)(nil),   // 20: muster.v1.ContainerTerminated
-	(*GetPodRequest)(nil),         // 21: muster.v1.GetPodRequest
-	(*GetPodResponse)(nil),        // 22: muster.v1.GetPodResponse
-	(*PodFilter)(nil),             // 23: muster.v1.PodFilter
-	(*ListPodsRequest)(nil),       // 24: muster.v1.ListPodsRequest
-	(*ListPodsResponse)(nil),      // 25: muster.v1.ListPodsResponse
-	(*WatchPodsRequest)(nil),      // 26: muster.v1.WatchPodsRequest
-	(*WatchPodsResponse)(nil),     // 27: muster.v1.WatchPodsResponse
-	(*CreatePodRequest)(nil),      // 28: muster.v1.CreatePodRequest
-	(*CreatePodResponse)(nil),     // 29: muster.v1.CreatePodResponse
-	(*UpdatePodRequest)(nil),      // 30: muster.v1.UpdatePodRequest
-	(*UpdatePodResponse)(nil),     // 31: muster.v1.UpdatePodResponse
-	(*DeletePodRequest)(nil),      // 32: muster.v1.DeletePodRequest
-	(*DeletePodResponse)(nil),     // 33: muster.v1.DeletePodResponse
-	(*MovePodRequest)(nil),        // 34: muster.v1.MovePodRequest
-	(*MovePodResponse)(nil),       // 35: muster.v1.MovePodResponse
-	(*ReadPodLogsRequest)(nil),    // 36: muster.v1.ReadPodLogsRequest
-	(*ReadPodLogsResponse)(nil),   // 37: muster.v1.ReadPodLogsResponse
-	(*TerminalSize)(nil),          // 38: muster.v1.TerminalSize
-	(*ExecStart)(nil),             // 39: muster.v1.ExecStart
-	(*ExecPodRequest)(nil),        // 40: muster.v1.ExecPodRequest
-	(*ExecPodResponse)(nil),       // 41: muster.v1.ExecPodResponse
-	nil,                           // 42: muster.v1.PodSpec.NodeSelectorEntry
-	(*ObjectMeta)(nil),            // 43: muster.v1.ObjectMeta
-	(*durationpb.Duration)(nil),   // 44: google.protobuf.Duration
-	(*Probe)(nil),                 // 45: muster.v1.Probe
-	(*Condition)(nil),             // 46: muster.v1.Condition
-	(*timestamppb.Timestamp)(nil), // 47: google.protobuf.Timestamp
-	(ChangeType)(0),               // 48: muster.v1.ChangeType
-	(WriteResult)(0),              // 49: muster.v1.WriteResult
+	(*DnsConfig)(nil),             // 5: muster.v1.DnsConfig
+	(*DnsOption)(nil),             // 6: muster.v1.DnsOption
+	(*PodSecurity)(nil),           // 7: muster.v1.PodSecurity
+	(*ContainerSecurity)(nil),     // 8: muster.v1.ContainerSecurity
+	(*Container)(nil),             // 9: muster.v1.Container
+	(*EnvFrom)(nil),               // 10: muster.v1.EnvFrom
+	(*KeyReference)(nil),          // 11: muster.v1.KeyReference
+	(*ResourceReference)(nil),     // 12: muster.v1.ResourceReference
+	(*RestartRule)(nil),           // 13: muster.v1.RestartRule
+	(*EnvVar)(nil),                // 14: muster.v1.EnvVar
+	(*ContainerPort)(nil),         // 15: muster.v1.ContainerPort
+	(*ResourceList)(nil),          // 16: muster.v1.ResourceList
+	(*Volume)(nil),                // 17: muster.v1.Volume
+	(*FilesVolume)(nil),           // 18: muster.v1.FilesVolume
+	(*FileSource)(nil),            // 19: muster.v1.FileSource
+	(*FileItem)(nil),              // 20: muster.v1.FileItem
+	(*EmptyDir)(nil),              // 21: muster.v1.EmptyDir
+	(*VolumeMount)(nil),           // 22: muster.v1.VolumeMount
+	(*PodStatus)(nil),             // 23: muster.v1.PodStatus
+	(*ContainerStatus)(nil),       // 24: muster.v1.ContainerStatus
+	(*ContainerState)(nil),        // 25: muster.v1.ContainerState
+	(*ContainerWaiting)(nil),      // 26: muster.v1.ContainerWaiting
+	(*ContainerRunning)(nil),      // 27: muster.v1.ContainerRunning
+	(*ContainerTerminated)(nil),   // 28: muster.v1.ContainerTerminated
+	(*GetPodRequest)(nil),         // 29: muster.v1.GetPodRequest
+	(*GetPodResponse)(nil),        // 30: muster.v1.GetPodResponse
+	(*PodFilter)(nil),             // 31: muster.v1.PodFilter
+	(*ListPodsRequest)(nil),       // 32: muster.v1.ListPodsRequest
+	(*ListPodsResponse)(nil),      // 33: muster.v1.ListPodsResponse
+	(*WatchPodsRequest)(nil),      // 34: muster.v1.WatchPodsRequest
+	(*WatchPodsResponse)(nil),     // 35: muster.v1.WatchPodsResponse
+	(*CreatePodRequest)(nil),      // 36: muster.v1.CreatePodRequest
+	(*CreatePodResponse)(nil),     // 37: muster.v1.CreatePodResponse
+	(*UpdatePodRequest)(nil),      // 38: muster.v1.UpdatePodRequest
+	(*UpdatePodResponse)(nil),     // 39: muster.v1.UpdatePodResponse
+	(*DeletePodRequest)(nil),      // 40: muster.v1.DeletePodRequest
+	(*DeletePodResponse)(nil),     // 41: muster.v1.DeletePodResponse
+	(*MovePodRequest)(nil),        // 42: muster.v1.MovePodRequest
+	(*MovePodResponse)(nil),       // 43: muster.v1.MovePodResponse
+	(*ReadPodLogsRequest)(nil),    // 44: muster.v1.ReadPodLogsRequest
+	(*ReadPodLogsResponse)(nil),   // 45: muster.v1.ReadPodLogsResponse
+	(*TerminalSize)(nil),          // 46: muster.v1.TerminalSize
+	(*ExecStart)(nil),             // 47: muster.v1.ExecStart
+	(*ExecPodRequest)(nil),        // 48: muster.v1.ExecPodRequest
+	(*ExecPodResponse)(nil),       // 49: muster.v1.ExecPodResponse
+	nil,                           // 50: muster.v1.PodSpec.NodeSelectorEntry
+	(*ObjectMeta)(nil),            // 51: muster.v1.ObjectMeta
+	(*durationpb.Duration)(nil),   // 52: google.protobuf.Duration
+	(*Probe)(nil),                 // 53: muster.v1.Probe
+	(*Condition)(nil),             // 54: muster.v1.Condition
+	(*timestamppb.Timestamp)(nil), // 55: google.protobuf.Timestamp
+	(ChangeType)(0),               // 56: muster.v1.ChangeType
+	(WriteResult)(0),              // 57: muster.v1.WriteResult
 }
 var file_muster_v1_pod_proto_depIdxs = []int32{
-	43, // 0: muster.v1.Pod.meta:type_name -> muster.v1.ObjectMeta
+	51, // 0: muster.v1.Pod.meta:type_name -> muster.v1.ObjectMeta
 	4,  // 1: muster.v1.Pod.spec:type_name -> muster.v1.PodSpec
-	15, // 2: muster.v1.Pod.status:type_name -> muster.v1.PodStatus
+	23, // 2: muster.v1.Pod.status:type_name -> muster.v1.PodStatus
 	0,  // 3: muster.v1.Pod.failover_class:type_name -> muster.v1.FailoverClass
-	7,  // 4: muster.v1.PodSpec.containers:type_name -> muster.v1.Container
-	12, // 5: muster.v1.PodSpec.volumes:type_name -> muster.v1.Volume
+	9,  // 4: muster.v1.PodSpec.containers:type_name -> muster.v1.Container
+	17, // 5: muster.v1.PodSpec.volumes:type_name -> muster.v1.Volume
 	1,  // 6: muster.v1.PodSpec.restart_policy:type_name -> muster.v1.RestartPolicy
-	44, // 7: muster.v1.PodSpec.termination_grace:type_name -> google.protobuf.Duration
-	42, // 8: muster.v1.PodSpec.node_selector:type_name -> muster.v1.PodSpec.NodeSelectorEntry
-	7,  // 9: muster.v1.PodSpec.init_containers:type_name -> muster.v1.Container
-	5,  // 10: muster.v1.PodSpec.security:type_name -> muster.v1.PodSecurity
-	9,  // 11: muster.v1.Container.env:type_name -> muster.v1.EnvVar
-	10, // 12: muster.v1.Container.ports:type_name -> muster.v1.ContainerPort
-	11, // 13: muster.v1.Container.requests:type_name -> muster.v1.ResourceList
-	11, // 14: muster.v1.Container.limits:type_name -> muster.v1.ResourceList
-	14, // 15: muster.v1.Container.mounts:type_name -> muster.v1.VolumeMount
-	45, // 16: muster.v1.Container.liveness:type_name -> muster.v1.Probe
-	45, // 17: muster.v1.Container.readiness:type_name -> muster.v1.Probe
-	45, // 18: muster.v1.Container.startup:type_name -> muster.v1.Probe
-	1,  // 19: muster.v1.Container.restart_policy:type_name -> muster.v1.RestartPolicy
-	8,  // 20: muster.v1.Container.restart_rules:type_name -> muster.v1.RestartRule
-	6,  // 21: muster.v1.Container.security:type_name -> muster.v1.ContainerSecurity
-	13, // 22: muster.v1.Volume.empty_dir:type_name -> muster.v1.EmptyDir
-	2,  // 23: muster.v1.PodStatus.phase:type_name -> muster.v1.PodPhase
-	46, // 24: muster.v1.PodStatus.conditions:type_name -> muster.v1.Condition
-	47, // 25: muster.v1.PodStatus.start_time:type_name -> google.protobuf.Timestamp
-	16, // 26: muster.v1.PodStatus.containers:type_name -> muster.v1.ContainerStatus
-	16, // 27: muster.v1.PodStatus.init_containers:type_name -> muster.v1.ContainerStatus
-	17, // 28: muster.v1.ContainerStatus.state:type_name -> muster.v1.ContainerState
-	17, // 29: muster.v1.ContainerStatus.last:type_name -> muster.v1.ContainerState
-	18, // 30: muster.v1.ContainerState.waiting:type_name -> muster.v1.ContainerWaiting
-	19, // 31: muster.v1.ContainerState.running:type_name -> muster.v1.ContainerRunning
-	20, // 32: muster.v1.ContainerState.terminated:type_name -> muster.v1.ContainerTerminated
-	47, // 33: muster.v1.ContainerRunning.started_at:type_name -> google.protobuf.Timestamp
-	47, // 34: muster.v1.ContainerTerminated.started_at:type_name -> google.protobuf.Timestamp
-	47, // 35: muster.v1.ContainerTerminated.finished_at:type_name -> google.protobuf.Timestamp
-	3,  // 36: muster.v1.GetPodResponse.pod:type_name -> muster.v1.Pod
-	23, // 37: muster.v1.ListPodsRequest.filter:type_name -> muster.v1.PodFilter
-	3,  // 38: muster.v1.ListPodsResponse.pods:type_name -> muster.v1.Pod
-	23, // 39: muster.v1.WatchPodsRequest.filter:type_name -> muster.v1.PodFilter
-	48, // 40: muster.v1.WatchPodsResponse.type:type_name -> muster.v1.ChangeType
-	3,  // 41: muster.v1.WatchPodsResponse.pod:type_name -> muster.v1.Pod
-	3,  // 42: muster.v1.CreatePodRequest.pod:type_name -> muster.v1.Pod
-	3,  // 43: muster.v1.CreatePodResponse.pod:type_name -> muster.v1.Pod
-	3,  // 44: muster.v1.UpdatePodRequest.pod:type_name -> muster.v1.Pod
-	3,  // 45: muster.v1.UpdatePodResponse.pod:type_name -> muster.v1.Pod
-	49, // 46: muster.v1.UpdatePodResponse.result:type_name -> muster.v1.WriteResult
-	44, // 47: muster.v1.DeletePodRequest.grace:type_name -> google.protobuf.Duration
-	3,  // 48: muster.v1.DeletePodResponse.pod:type_name -> muster.v1.Pod
-	3,  // 49: muster.v1.MovePodResponse.pod:type_name -> muster.v1.Pod
-	44, // 50: muster.v1.ReadPodLogsRequest.since:type_name -> google.protobuf.Duration
-	38, // 51: muster.v1.ExecStart.size:type_name -> muster.v1.TerminalSize
-	39, // 52: muster.v1.ExecPodRequest.start:type_name -> muster.v1.ExecStart
-	38, // 53: muster.v1.ExecPodRequest.size:type_name -> muster.v1.TerminalSize
-	21, // 54: muster.v1.PodService.GetPod:input_type -> muster.v1.GetPodRequest
-	24, // 55: muster.v1.PodService.ListPods:input_type -> muster.v1.ListPodsRequest
-	26, // 56: muster.v1.PodService.WatchPods:input_type -> muster.v1.WatchPodsRequest
-	28, // 57: muster.v1.PodService.CreatePod:input_type -> muster.v1.CreatePodRequest
-	30, // 58: muster.v1.PodService.UpdatePod:input_type -> muster.v1.UpdatePodRequest
-	32, // 59: muster.v1.PodService.DeletePod:input_type -> muster.v1.DeletePodRequest
-	34, // 60: muster.v1.PodService.MovePod:input_type -> muster.v1.MovePodRequest
-	36, // 61: muster.v1.PodService.ReadPodLogs:input_type -> muster.v1.ReadPodLogsRequest
-	40, // 62: muster.v1.PodService.ExecPod:input_type -> muster.v1.ExecPodRequest
-	22, // 63: muster.v1.PodService.GetPod:output_type -> muster.v1.GetPodResponse
-	25, // 64: muster.v1.PodService.ListPods:output_type -> muster.v1.ListPodsResponse
-	27, // 65: muster.v1.PodService.WatchPods:output_type -> muster.v1.WatchPodsResponse
-	29, // 66: muster.v1.PodService.CreatePod:output_type -> muster.v1.CreatePodResponse
-	31, // 67: muster.v1.PodService.UpdatePod:output_type -> muster.v1.UpdatePodResponse
-	33, // 68: muster.v1.PodService.DeletePod:output_type -> muster.v1.DeletePodResponse
-	35, // 69: muster.v1.PodService.MovePod:output_type -> muster.v1.MovePodResponse
-	37, // 70: muster.v1.PodService.ReadPodLogs:output_type -> muster.v1.ReadPodLogsResponse
-	41, // 71: muster.v1.PodService.ExecPod:output_type -> muster.v1.ExecPodResponse
-	63, // [63:72] is the sub-list for method output_type
-	54, // [54:63] is the sub-list for method input_type
-	54, // [54:54] is the sub-list for extension type_name
-	54, // [54:54] is the sub-list for extension extendee
-	0,  // [0:54] is the sub-list for field type_name
+	52, // 7: muster.v1.PodSpec.termination_grace:type_name -> google.protobuf.Duration
+	50, // 8: muster.v1.PodSpec.node_selector:type_name -> muster.v1.PodSpec.NodeSelectorEntry
+	9,  // 9: muster.v1.PodSpec.init_containers:type_name -> muster.v1.Container
+	7,  // 10: muster.v1.PodSpec.security:type_name -> muster.v1.PodSecurity
+	5,  // 11: muster.v1.PodSpec.dns_config:type_name -> muster.v1.DnsConfig
+	6,  // 12: muster.v1.DnsConfig.options:type_name -> muster.v1.DnsOption
+	14, // 13: muster.v1.Container.env:type_name -> muster.v1.EnvVar
+	15, // 14: muster.v1.Container.ports:type_name -> muster.v1.ContainerPort
+	16, // 15: muster.v1.Container.requests:type_name -> muster.v1.ResourceList
+	16, // 16: muster.v1.Container.limits:type_name -> muster.v1.ResourceList
+	22, // 17: muster.v1.Container.mounts:type_name -> muster.v1.VolumeMount
+	53, // 18: muster.v1.Container.liveness:type_name -> muster.v1.Probe
+	53, // 19: muster.v1.Container.readiness:type_name -> muster.v1.Probe
+	53, // 20: muster.v1.Container.startup:type_name -> muster.v1.Probe
+	1,  // 21: muster.v1.Container.restart_policy:type_name -> muster.v1.RestartPolicy
+	13, // 22: muster.v1.Container.restart_rules:type_name -> muster.v1.RestartRule
+	8,  // 23: muster.v1.Container.security:type_name -> muster.v1.ContainerSecurity
+	10, // 24: muster.v1.Container.env_from:type_name -> muster.v1.EnvFrom
+	11, // 25: muster.v1.EnvVar.key:type_name -> muster.v1.KeyReference
+	12, // 26: muster.v1.EnvVar.resource:type_name -> muster.v1.ResourceReference
+	21, // 27: muster.v1.Volume.empty_dir:type_name -> muster.v1.EmptyDir
+	18, // 28: muster.v1.Volume.files:type_name -> muster.v1.FilesVolume
+	19, // 29: muster.v1.FilesVolume.sources:type_name -> muster.v1.FileSource
+	20, // 30: muster.v1.FileSource.items:type_name -> muster.v1.FileItem
+	12, // 31: muster.v1.FileItem.resource:type_name -> muster.v1.ResourceReference
+	2,  // 32: muster.v1.PodStatus.phase:type_name -> muster.v1.PodPhase
+	54, // 33: muster.v1.PodStatus.conditions:type_name -> muster.v1.Condition
+	55, // 34: muster.v1.PodStatus.start_time:type_name -> google.protobuf.Timestamp
+	24, // 35: muster.v1.PodStatus.containers:type_name -> muster.v1.ContainerStatus
+	24, // 36: muster.v1.PodStatus.init_containers:type_name -> muster.v1.ContainerStatus
+	25, // 37: muster.v1.ContainerStatus.state:type_name -> muster.v1.ContainerState
+	25, // 38: muster.v1.ContainerStatus.last:type_name -> muster.v1.ContainerState
+	26, // 39: muster.v1.ContainerState.waiting:type_name -> muster.v1.ContainerWaiting
+	27, // 40: muster.v1.ContainerState.running:type_name -> muster.v1.ContainerRunning
+	28, // 41: muster.v1.ContainerState.terminated:type_name -> muster.v1.ContainerTerminated
+	55, // 42: muster.v1.ContainerRunning.started_at:type_name -> google.protobuf.Timestamp
+	55, // 43: muster.v1.ContainerTerminated.started_at:type_name -> google.protobuf.Timestamp
+	55, // 44: muster.v1.ContainerTerminated.finished_at:type_name -> google.protobuf.Timestamp
+	3,  // 45: muster.v1.GetPodResponse.pod:type_name -> muster.v1.Pod
+	31, // 46: muster.v1.ListPodsRequest.filter:type_name -> muster.v1.PodFilter
+	3,  // 47: muster.v1.ListPodsResponse.pods:type_name -> muster.v1.Pod
+	31, // 48: muster.v1.WatchPodsRequest.filter:type_name -> muster.v1.PodFilter
+	56, // 49: muster.v1.WatchPodsResponse.type:type_name -> muster.v1.ChangeType
+	3,  // 50: muster.v1.WatchPodsResponse.pod:type_name -> muster.v1.Pod
+	3,  // 51: muster.v1.CreatePodRequest.pod:type_name -> muster.v1.Pod
+	3,  // 52: muster.v1.CreatePodResponse.pod:type_name -> muster.v1.Pod
+	3,  // 53: muster.v1.UpdatePodRequest.pod:type_name -> muster.v1.Pod
+	3,  // 54: muster.v1.UpdatePodResponse.pod:type_name -> muster.v1.Pod
+	57, // 55: muster.v1.UpdatePodResponse.result:type_name -> muster.v1.WriteResult
+	52, // 56: muster.v1.DeletePodRequest.grace:type_name -> google.protobuf.Duration
+	3,  // 57: muster.v1.DeletePodResponse.pod:type_name -> muster.v1.Pod
+	3,  // 58: muster.v1.MovePodResponse.pod:type_name -> muster.v1.Pod
+	52, // 59: muster.v1.ReadPodLogsRequest.since:type_name -> google.protobuf.Duration
+	46, // 60: muster.v1.ExecStart.size:type_name -> muster.v1.TerminalSize
+	47, // 61: muster.v1.ExecPodRequest.start:type_name -> muster.v1.ExecStart
+	46, // 62: muster.v1.ExecPodRequest.size:type_name -> muster.v1.TerminalSize
+	29, // 63: muster.v1.PodService.GetPod:input_type -> muster.v1.GetPodRequest
+	32, // 64: muster.v1.PodService.ListPods:input_type -> muster.v1.ListPodsRequest
+	34, // 65: muster.v1.PodService.WatchPods:input_type -> muster.v1.WatchPodsRequest
+	36, // 66: muster.v1.PodService.CreatePod:input_type -> muster.v1.CreatePodRequest
+	38, // 67: muster.v1.PodService.UpdatePod:input_type -> muster.v1.UpdatePodRequest
+	40, // 68: muster.v1.PodService.DeletePod:input_type -> muster.v1.DeletePodRequest
+	42, // 69: muster.v1.PodService.MovePod:input_type -> muster.v1.MovePodRequest
+	44, // 70: muster.v1.PodService.ReadPodLogs:input_type -> muster.v1.ReadPodLogsRequest
+	48, // 71: muster.v1.PodService.ExecPod:input_type -> muster.v1.ExecPodRequest
+	30, // 72: muster.v1.PodService.GetPod:output_type -> muster.v1.GetPodResponse
+	33, // 73: muster.v1.PodService.ListPods:output_type -> muster.v1.ListPodsResponse
+	35, // 74: muster.v1.PodService.WatchPods:output_type -> muster.v1.WatchPodsResponse
+	37, // 75: muster.v1.PodService.CreatePod:output_type -> muster.v1.CreatePodResponse
+	39, // 76: muster.v1.PodService.UpdatePod:output_type -> muster.v1.UpdatePodResponse
+	41, // 77: muster.v1.PodService.DeletePod:output_type -> muster.v1.DeletePodResponse
+	43, // 78: muster.v1.PodService.MovePod:output_type -> muster.v1.MovePodResponse
+	45, // 79: muster.v1.PodService.ReadPodLogs:output_type -> muster.v1.ReadPodLogsResponse
+	49, // 80: muster.v1.PodService.ExecPod:output_type -> muster.v1.ExecPodResponse
+	72, // [72:81] is the sub-list for method output_type
+	63, // [63:72] is the sub-list for method input_type
+	63, // [63:63] is the sub-list for extension type_name
+	63, // [63:63] is the sub-list for extension extendee
+	0,  // [0:63] is the sub-list for field type_name
 }
 
 func init() { file_muster_v1_pod_proto_init() }
@@ -3704,21 +4371,22 @@ func file_muster_v1_pod_proto_init() {
 	}
 	file_muster_v1_meta_proto_init()
 	file_muster_v1_probe_proto_init()
-	file_muster_v1_pod_proto_msgTypes[2].OneofWrappers = []any{}
-	file_muster_v1_pod_proto_msgTypes[3].OneofWrappers = []any{}
-	file_muster_v1_pod_proto_msgTypes[14].OneofWrappers = []any{
+	file_muster_v1_pod_proto_msgTypes[4].OneofWrappers = []any{}
+	file_muster_v1_pod_proto_msgTypes[5].OneofWrappers = []any{}
+	file_muster_v1_pod_proto_msgTypes[17].OneofWrappers = []any{}
+	file_muster_v1_pod_proto_msgTypes[22].OneofWrappers = []any{
 		(*ContainerState_Waiting)(nil),
 		(*ContainerState_Running)(nil),
 		(*ContainerState_Terminated)(nil),
 	}
-	file_muster_v1_pod_proto_msgTypes[33].OneofWrappers = []any{}
-	file_muster_v1_pod_proto_msgTypes[37].OneofWrappers = []any{
+	file_muster_v1_pod_proto_msgTypes[41].OneofWrappers = []any{}
+	file_muster_v1_pod_proto_msgTypes[45].OneofWrappers = []any{
 		(*ExecPodRequest_Start)(nil),
 		(*ExecPodRequest_Stdin)(nil),
 		(*ExecPodRequest_StdinClosed)(nil),
 		(*ExecPodRequest_Size)(nil),
 	}
-	file_muster_v1_pod_proto_msgTypes[38].OneofWrappers = []any{
+	file_muster_v1_pod_proto_msgTypes[46].OneofWrappers = []any{
 		(*ExecPodResponse_Container)(nil),
 		(*ExecPodResponse_Stdout)(nil),
 		(*ExecPodResponse_Stderr)(nil),
@@ -3730,7 +4398,7 @@ func file_muster_v1_pod_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_muster_v1_pod_proto_rawDesc), len(file_muster_v1_pod_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   40,
+			NumMessages:   48,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -82,6 +82,9 @@ func fill(t *rapid.T, v reflect.Value) {
 			for i := range n {
 				value := reflect.New(v.Type().Elem()).Elem()
 				fill(t, value)
+				if value.Kind() == reflect.Slice && value.IsNil() {
+					value.Set(reflect.MakeSlice(value.Type(), 0, 0)) // what is in a map is never nil
+				}
 				v.SetMapIndex(reflect.ValueOf(fmt.Sprintf("key%d", i)), value)
 			}
 		}

@@ -977,6 +977,8 @@ type ConnectResponse struct {
 	//	*ConnectResponse_StatusAck
 	//	*ConnectResponse_Ask
 	//	*ConnectResponse_Network
+	//	*ConnectResponse_Services
+	//	*ConnectResponse_Configs
 	Message       isConnectResponse_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1064,6 +1066,24 @@ func (x *ConnectResponse) GetNetwork() *Network {
 	return nil
 }
 
+func (x *ConnectResponse) GetServices() *Services {
+	if x != nil {
+		if x, ok := x.Message.(*ConnectResponse_Services); ok {
+			return x.Services
+		}
+	}
+	return nil
+}
+
+func (x *ConnectResponse) GetConfigs() *Configs {
+	if x != nil {
+		if x, ok := x.Message.(*ConnectResponse_Configs); ok {
+			return x.Configs
+		}
+	}
+	return nil
+}
+
 type isConnectResponse_Message interface {
 	isConnectResponse_Message()
 }
@@ -1093,6 +1113,16 @@ type ConnectResponse_Network struct {
 	Network *Network `protobuf:"bytes,5,opt,name=network,proto3,oneof"`
 }
 
+type ConnectResponse_Services struct {
+	// The Services that pods may ask for.
+	Services *Services `protobuf:"bytes,6,opt,name=services,proto3,oneof"`
+}
+
+type ConnectResponse_Configs struct {
+	// The ConfigMaps and Secrets that the node's pods use.
+	Configs *Configs `protobuf:"bytes,7,opt,name=configs,proto3,oneof"`
+}
+
 func (*ConnectResponse_Welcome) isConnectResponse_Message() {}
 
 func (*ConnectResponse_Assignments) isConnectResponse_Message() {}
@@ -1102,6 +1132,10 @@ func (*ConnectResponse_StatusAck) isConnectResponse_Message() {}
 func (*ConnectResponse_Ask) isConnectResponse_Message() {}
 
 func (*ConnectResponse_Network) isConnectResponse_Message() {}
+
+func (*ConnectResponse_Services) isConnectResponse_Message() {}
+
+func (*ConnectResponse_Configs) isConnectResponse_Message() {}
 
 // Welcome says that the session is open.
 type Welcome struct {
@@ -1660,6 +1694,381 @@ func (x *NetworkNode) GetPodCidr() string {
 	return ""
 }
 
+// Services is what the cluster's names lead to.
+type Services struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// These are all. Otherwise a change to what came before.
+	Full bool `protobuf:"varint,1,opt,name=full,proto3" json:"full,omitempty"`
+	// New or changed ones, with all their endpoints. At most 4 MiB together.
+	Services []*NamedService `protobuf:"bytes,2,rep,name=services,proto3" json:"services,omitempty"`
+	// Ones that are gone.
+	Removed []*ObjectKey `protobuf:"bytes,3,rep,name=removed,proto3" json:"removed,omitempty"`
+	// More of the same set follow; only with the last one is it whole.
+	More          bool `protobuf:"varint,4,opt,name=more,proto3" json:"more,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Services) Reset() {
+	*x = Services{}
+	mi := &file_muster_agent_v1_session_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Services) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Services) ProtoMessage() {}
+
+func (x *Services) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_agent_v1_session_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Services.ProtoReflect.Descriptor instead.
+func (*Services) Descriptor() ([]byte, []int) {
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *Services) GetFull() bool {
+	if x != nil {
+		return x.Full
+	}
+	return false
+}
+
+func (x *Services) GetServices() []*NamedService {
+	if x != nil {
+		return x.Services
+	}
+	return nil
+}
+
+func (x *Services) GetRemoved() []*ObjectKey {
+	if x != nil {
+		return x.Removed
+	}
+	return nil
+}
+
+func (x *Services) GetMore() bool {
+	if x != nil {
+		return x.More
+	}
+	return false
+}
+
+// NamedService is a Service as names lead to it: its ready endpoints.
+type NamedService struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its name and namespace.
+	Key *ObjectKey `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	// By address.
+	Endpoints     []*v1.Endpoint `protobuf:"bytes,2,rep,name=endpoints,proto3" json:"endpoints,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NamedService) Reset() {
+	*x = NamedService{}
+	mi := &file_muster_agent_v1_session_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NamedService) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NamedService) ProtoMessage() {}
+
+func (x *NamedService) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_agent_v1_session_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NamedService.ProtoReflect.Descriptor instead.
+func (*NamedService) Descriptor() ([]byte, []int) {
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *NamedService) GetKey() *ObjectKey {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *NamedService) GetEndpoints() []*v1.Endpoint {
+	if x != nil {
+		return x.Endpoints
+	}
+	return nil
+}
+
+// Configs are the ConfigMaps and Secrets that the node's pods use. They come before the assignments that need them.
+type Configs struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// These are all. Otherwise a change to what came before.
+	Full bool `protobuf:"varint,1,opt,name=full,proto3" json:"full,omitempty"`
+	// New or changed ones. One that is used and not among them does not exist.
+	Objects []*ConfigObject `protobuf:"bytes,2,rep,name=objects,proto3" json:"objects,omitempty"`
+	// Ones that are gone, or used no more.
+	Removed []*ConfigKey `protobuf:"bytes,3,rep,name=removed,proto3" json:"removed,omitempty"`
+	// More of the same set follow; only with the last one is it whole.
+	More          bool `protobuf:"varint,4,opt,name=more,proto3" json:"more,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Configs) Reset() {
+	*x = Configs{}
+	mi := &file_muster_agent_v1_session_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Configs) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Configs) ProtoMessage() {}
+
+func (x *Configs) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_agent_v1_session_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Configs.ProtoReflect.Descriptor instead.
+func (*Configs) Descriptor() ([]byte, []int) {
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *Configs) GetFull() bool {
+	if x != nil {
+		return x.Full
+	}
+	return false
+}
+
+func (x *Configs) GetObjects() []*ConfigObject {
+	if x != nil {
+		return x.Objects
+	}
+	return nil
+}
+
+func (x *Configs) GetRemoved() []*ConfigKey {
+	if x != nil {
+		return x.Removed
+	}
+	return nil
+}
+
+func (x *Configs) GetMore() bool {
+	if x != nil {
+		return x.More
+	}
+	return false
+}
+
+// ConfigObject is a ConfigMap or Secret.
+type ConfigObject struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Which one.
+	Key *ConfigKey `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	// Its values, texts and others.
+	Data          map[string][]byte `protobuf:"bytes,2,rep,name=data,proto3" json:"data,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConfigObject) Reset() {
+	*x = ConfigObject{}
+	mi := &file_muster_agent_v1_session_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConfigObject) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConfigObject) ProtoMessage() {}
+
+func (x *ConfigObject) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_agent_v1_session_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConfigObject.ProtoReflect.Descriptor instead.
+func (*ConfigObject) Descriptor() ([]byte, []int) {
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *ConfigObject) GetKey() *ConfigKey {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *ConfigObject) GetData() map[string][]byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+// ConfigKey names a ConfigMap or Secret.
+type ConfigKey struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "ConfigMap" or "Secret".
+	Kind string `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	// Its namespace.
+	Namespace string `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	// Its name.
+	Name          string `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConfigKey) Reset() {
+	*x = ConfigKey{}
+	mi := &file_muster_agent_v1_session_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConfigKey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConfigKey) ProtoMessage() {}
+
+func (x *ConfigKey) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_agent_v1_session_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConfigKey.ProtoReflect.Descriptor instead.
+func (*ConfigKey) Descriptor() ([]byte, []int) {
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *ConfigKey) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *ConfigKey) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *ConfigKey) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+// ObjectKey names an object of a known kind.
+type ObjectKey struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its namespace.
+	Namespace string `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	// Its name.
+	Name          string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ObjectKey) Reset() {
+	*x = ObjectKey{}
+	mi := &file_muster_agent_v1_session_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ObjectKey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ObjectKey) ProtoMessage() {}
+
+func (x *ObjectKey) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_agent_v1_session_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ObjectKey.ProtoReflect.Descriptor instead.
+func (*ObjectKey) Descriptor() ([]byte, []int) {
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *ObjectKey) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *ObjectKey) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
 // Ask is a question to answer through Answer.
 type Ask struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1679,7 +2088,7 @@ type Ask struct {
 
 func (x *Ask) Reset() {
 	*x = Ask{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[20]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1691,7 +2100,7 @@ func (x *Ask) String() string {
 func (*Ask) ProtoMessage() {}
 
 func (x *Ask) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[20]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1704,7 +2113,7 @@ func (x *Ask) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ask.ProtoReflect.Descriptor instead.
 func (*Ask) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{20}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Ask) GetId() uint64 {
@@ -1794,7 +2203,7 @@ type ExecAsk struct {
 
 func (x *ExecAsk) Reset() {
 	*x = ExecAsk{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[21]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1806,7 +2215,7 @@ func (x *ExecAsk) String() string {
 func (*ExecAsk) ProtoMessage() {}
 
 func (x *ExecAsk) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[21]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1819,7 +2228,7 @@ func (x *ExecAsk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecAsk.ProtoReflect.Descriptor instead.
 func (*ExecAsk) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{21}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ExecAsk) GetUid() string {
@@ -1887,7 +2296,7 @@ type LogsAsk struct {
 
 func (x *LogsAsk) Reset() {
 	*x = LogsAsk{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[22]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1899,7 +2308,7 @@ func (x *LogsAsk) String() string {
 func (*LogsAsk) ProtoMessage() {}
 
 func (x *LogsAsk) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[22]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1912,7 +2321,7 @@ func (x *LogsAsk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsAsk.ProtoReflect.Descriptor instead.
 func (*LogsAsk) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{22}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *LogsAsk) GetUid() string {
@@ -1981,7 +2390,7 @@ type ResultsAsk struct {
 
 func (x *ResultsAsk) Reset() {
 	*x = ResultsAsk{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[23]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1993,7 +2402,7 @@ func (x *ResultsAsk) String() string {
 func (*ResultsAsk) ProtoMessage() {}
 
 func (x *ResultsAsk) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[23]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2006,7 +2415,7 @@ func (x *ResultsAsk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResultsAsk.ProtoReflect.Descriptor instead.
 func (*ResultsAsk) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{23}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ResultsAsk) GetUid() string {
@@ -2056,7 +2465,7 @@ type AnswerRequest struct {
 
 func (x *AnswerRequest) Reset() {
 	*x = AnswerRequest{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[24]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2068,7 +2477,7 @@ func (x *AnswerRequest) String() string {
 func (*AnswerRequest) ProtoMessage() {}
 
 func (x *AnswerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[24]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2081,7 +2490,7 @@ func (x *AnswerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnswerRequest.ProtoReflect.Descriptor instead.
 func (*AnswerRequest) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{24}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *AnswerRequest) GetId() uint64 {
@@ -2161,7 +2570,7 @@ type ProbeResults struct {
 
 func (x *ProbeResults) Reset() {
 	*x = ProbeResults{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[25]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2173,7 +2582,7 @@ func (x *ProbeResults) String() string {
 func (*ProbeResults) ProtoMessage() {}
 
 func (x *ProbeResults) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[25]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2186,7 +2595,7 @@ func (x *ProbeResults) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeResults.ProtoReflect.Descriptor instead.
 func (*ProbeResults) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{25}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ProbeResults) GetResults() []*v1.ProbeAttempt {
@@ -2209,7 +2618,7 @@ type AnswerError struct {
 
 func (x *AnswerError) Reset() {
 	*x = AnswerError{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[26]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2221,7 +2630,7 @@ func (x *AnswerError) String() string {
 func (*AnswerError) ProtoMessage() {}
 
 func (x *AnswerError) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[26]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2234,7 +2643,7 @@ func (x *AnswerError) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnswerError.ProtoReflect.Descriptor instead.
 func (*AnswerError) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{26}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *AnswerError) GetReason() string {
@@ -2272,7 +2681,7 @@ type InteractRequest struct {
 
 func (x *InteractRequest) Reset() {
 	*x = InteractRequest{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[27]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2284,7 +2693,7 @@ func (x *InteractRequest) String() string {
 func (*InteractRequest) ProtoMessage() {}
 
 func (x *InteractRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[27]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2297,7 +2706,7 @@ func (x *InteractRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InteractRequest.ProtoReflect.Descriptor instead.
 func (*InteractRequest) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{27}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *InteractRequest) GetId() uint64 {
@@ -2416,7 +2825,7 @@ type InteractResponse struct {
 
 func (x *InteractResponse) Reset() {
 	*x = InteractResponse{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[28]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2428,7 +2837,7 @@ func (x *InteractResponse) String() string {
 func (*InteractResponse) ProtoMessage() {}
 
 func (x *InteractResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[28]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2441,7 +2850,7 @@ func (x *InteractResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InteractResponse.ProtoReflect.Descriptor instead.
 func (*InteractResponse) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{28}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *InteractResponse) GetInput() isInteractResponse_Input {
@@ -2512,7 +2921,7 @@ type AnswerResponse struct {
 
 func (x *AnswerResponse) Reset() {
 	*x = AnswerResponse{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[29]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2524,7 +2933,7 @@ func (x *AnswerResponse) String() string {
 func (*AnswerResponse) ProtoMessage() {}
 
 func (x *AnswerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[29]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2537,7 +2946,7 @@ func (x *AnswerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnswerResponse.ProtoReflect.Descriptor instead.
 func (*AnswerResponse) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{29}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{35}
 }
 
 // RenewRequest is one renewal. At most 4 KiB, results included.
@@ -2559,7 +2968,7 @@ type RenewRequest struct {
 
 func (x *RenewRequest) Reset() {
 	*x = RenewRequest{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[30]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2571,7 +2980,7 @@ func (x *RenewRequest) String() string {
 func (*RenewRequest) ProtoMessage() {}
 
 func (x *RenewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[30]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2584,7 +2993,7 @@ func (x *RenewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewRequest.ProtoReflect.Descriptor instead.
 func (*RenewRequest) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{30}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *RenewRequest) GetSession() int64 {
@@ -2635,7 +3044,7 @@ type RenewResponse struct {
 
 func (x *RenewResponse) Reset() {
 	*x = RenewResponse{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[31]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2647,7 +3056,7 @@ func (x *RenewResponse) String() string {
 func (*RenewResponse) ProtoMessage() {}
 
 func (x *RenewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[31]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2660,7 +3069,7 @@ func (x *RenewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewResponse.ProtoReflect.Descriptor instead.
 func (*RenewResponse) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{31}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *RenewResponse) GetNumber() uint64 {
@@ -2681,7 +3090,7 @@ var File_muster_agent_v1_session_proto protoreflect.FileDescriptor
 
 const file_muster_agent_v1_session_proto_rawDesc = "" +
 	"\n" +
-	"\x1dmuster/agent/v1/session.proto\x12\x0fmuster.agent.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15muster/v1/event.proto\x1a\x14muster/v1/node.proto\x1a\x13muster/v1/pod.proto\x1a\x15muster/v1/probe.proto\x1a\x17muster/v1/records.proto\x1a\x15muster/v1/usage.proto\"f\n" +
+	"\x1dmuster/agent/v1/session.proto\x12\x0fmuster.agent.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15muster/v1/event.proto\x1a\x14muster/v1/node.proto\x1a\x13muster/v1/pod.proto\x1a\x15muster/v1/probe.proto\x1a\x17muster/v1/service.proto\x1a\x17muster/v1/records.proto\x1a\x15muster/v1/usage.proto\"f\n" +
 	"\vJoinRequest\x12\x19\n" +
 	"\btoken_id\x18\x01 \x01(\tR\atokenId\x12\x16\n" +
 	"\x06secret\x18\x02 \x01(\tR\x06secret\x12\x12\n" +
@@ -2749,14 +3158,16 @@ const file_muster_agent_v1_session_proto_rawDesc = "" +
 	"\tmicro_cpu\x18\a \x03(\x04R\bmicroCpu\x12!\n" +
 	"\fmemory_bytes\x18\b \x03(\x04R\vmemoryBytes\":\n" +
 	"\x03Bye\x123\n" +
-	"\arestart\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\arestart\"\xb1\x02\n" +
+	"\arestart\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\arestart\"\xa0\x03\n" +
 	"\x0fConnectResponse\x124\n" +
 	"\awelcome\x18\x01 \x01(\v2\x18.muster.agent.v1.WelcomeH\x00R\awelcome\x12@\n" +
 	"\vassignments\x18\x02 \x01(\v2\x1c.muster.agent.v1.AssignmentsH\x00R\vassignments\x12;\n" +
 	"\n" +
 	"status_ack\x18\x03 \x01(\v2\x1a.muster.agent.v1.StatusAckH\x00R\tstatusAck\x12(\n" +
 	"\x03ask\x18\x04 \x01(\v2\x14.muster.agent.v1.AskH\x00R\x03ask\x124\n" +
-	"\anetwork\x18\x05 \x01(\v2\x18.muster.agent.v1.NetworkH\x00R\anetworkB\t\n" +
+	"\anetwork\x18\x05 \x01(\v2\x18.muster.agent.v1.NetworkH\x00R\anetwork\x127\n" +
+	"\bservices\x18\x06 \x01(\v2\x19.muster.agent.v1.ServicesH\x00R\bservices\x124\n" +
+	"\aconfigs\x18\a \x01(\v2\x18.muster.agent.v1.ConfigsH\x00R\aconfigsB\t\n" +
 	"\amessage\"\xae\x02\n" +
 	"\aWelcome\x12\x14\n" +
 	"\x05owner\x18\x01 \x01(\tR\x05owner\x126\n" +
@@ -2807,7 +3218,33 @@ const file_muster_agent_v1_session_proto_rawDesc = "" +
 	"\vNetworkNode\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x19\n" +
-	"\bpod_cidr\x18\x03 \x01(\tR\apodCidr\"\xba\x01\n" +
+	"\bpod_cidr\x18\x03 \x01(\tR\apodCidr\"\xa3\x01\n" +
+	"\bServices\x12\x12\n" +
+	"\x04full\x18\x01 \x01(\bR\x04full\x129\n" +
+	"\bservices\x18\x02 \x03(\v2\x1d.muster.agent.v1.NamedServiceR\bservices\x124\n" +
+	"\aremoved\x18\x03 \x03(\v2\x1a.muster.agent.v1.ObjectKeyR\aremoved\x12\x12\n" +
+	"\x04more\x18\x04 \x01(\bR\x04more\"o\n" +
+	"\fNamedService\x12,\n" +
+	"\x03key\x18\x01 \x01(\v2\x1a.muster.agent.v1.ObjectKeyR\x03key\x121\n" +
+	"\tendpoints\x18\x02 \x03(\v2\x13.muster.v1.EndpointR\tendpoints\"\xa0\x01\n" +
+	"\aConfigs\x12\x12\n" +
+	"\x04full\x18\x01 \x01(\bR\x04full\x127\n" +
+	"\aobjects\x18\x02 \x03(\v2\x1d.muster.agent.v1.ConfigObjectR\aobjects\x124\n" +
+	"\aremoved\x18\x03 \x03(\v2\x1a.muster.agent.v1.ConfigKeyR\aremoved\x12\x12\n" +
+	"\x04more\x18\x04 \x01(\bR\x04more\"\xb2\x01\n" +
+	"\fConfigObject\x12,\n" +
+	"\x03key\x18\x01 \x01(\v2\x1a.muster.agent.v1.ConfigKeyR\x03key\x12;\n" +
+	"\x04data\x18\x02 \x03(\v2'.muster.agent.v1.ConfigObject.DataEntryR\x04data\x1a7\n" +
+	"\tDataEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\fR\x05value:\x028\x01\"Q\n" +
+	"\tConfigKey\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x1c\n" +
+	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x12\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\"=\n" +
+	"\tObjectKey\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\"\xba\x01\n" +
 	"\x03Ask\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12.\n" +
 	"\x04logs\x18\x02 \x01(\v2\x18.muster.agent.v1.LogsAskH\x00R\x04logs\x127\n" +
@@ -2893,7 +3330,7 @@ func file_muster_agent_v1_session_proto_rawDescGZIP() []byte {
 	return file_muster_agent_v1_session_proto_rawDescData
 }
 
-var file_muster_agent_v1_session_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
+var file_muster_agent_v1_session_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
 var file_muster_agent_v1_session_proto_goTypes = []any{
 	(*JoinRequest)(nil),               // 0: muster.agent.v1.JoinRequest
 	(*JoinResponse)(nil),              // 1: muster.agent.v1.JoinResponse
@@ -2915,31 +3352,39 @@ var file_muster_agent_v1_session_proto_goTypes = []any{
 	(*StatusAck)(nil),                 // 17: muster.agent.v1.StatusAck
 	(*Network)(nil),                   // 18: muster.agent.v1.Network
 	(*NetworkNode)(nil),               // 19: muster.agent.v1.NetworkNode
-	(*Ask)(nil),                       // 20: muster.agent.v1.Ask
-	(*ExecAsk)(nil),                   // 21: muster.agent.v1.ExecAsk
-	(*LogsAsk)(nil),                   // 22: muster.agent.v1.LogsAsk
-	(*ResultsAsk)(nil),                // 23: muster.agent.v1.ResultsAsk
-	(*AnswerRequest)(nil),             // 24: muster.agent.v1.AnswerRequest
-	(*ProbeResults)(nil),              // 25: muster.agent.v1.ProbeResults
-	(*AnswerError)(nil),               // 26: muster.agent.v1.AnswerError
-	(*InteractRequest)(nil),           // 27: muster.agent.v1.InteractRequest
-	(*InteractResponse)(nil),          // 28: muster.agent.v1.InteractResponse
-	(*AnswerResponse)(nil),            // 29: muster.agent.v1.AnswerResponse
-	(*RenewRequest)(nil),              // 30: muster.agent.v1.RenewRequest
-	(*RenewResponse)(nil),             // 31: muster.agent.v1.RenewResponse
-	nil,                               // 32: muster.agent.v1.Assignment.RestartsEntry
-	(*v1.NodeFacts)(nil),              // 33: muster.v1.NodeFacts
-	(*v1.HeldStatus)(nil),             // 34: muster.v1.HeldStatus
-	(*timestamppb.Timestamp)(nil),     // 35: google.protobuf.Timestamp
-	(v1.ProbeResult)(0),               // 36: muster.v1.ProbeResult
-	(*v1.ProbeAttempt)(nil),           // 37: muster.v1.ProbeAttempt
-	(*v1.Event)(nil),                  // 38: muster.v1.Event
-	(*durationpb.Duration)(nil),       // 39: google.protobuf.Duration
-	(*v1.Usage)(nil),                  // 40: muster.v1.Usage
-	(*v1.Pod)(nil),                    // 41: muster.v1.Pod
-	(v1.FailoverClass)(0),             // 42: muster.v1.FailoverClass
-	(*v1.TerminalSize)(nil),           // 43: muster.v1.TerminalSize
-	(v1.ProbeKind)(0),                 // 44: muster.v1.ProbeKind
+	(*Services)(nil),                  // 20: muster.agent.v1.Services
+	(*NamedService)(nil),              // 21: muster.agent.v1.NamedService
+	(*Configs)(nil),                   // 22: muster.agent.v1.Configs
+	(*ConfigObject)(nil),              // 23: muster.agent.v1.ConfigObject
+	(*ConfigKey)(nil),                 // 24: muster.agent.v1.ConfigKey
+	(*ObjectKey)(nil),                 // 25: muster.agent.v1.ObjectKey
+	(*Ask)(nil),                       // 26: muster.agent.v1.Ask
+	(*ExecAsk)(nil),                   // 27: muster.agent.v1.ExecAsk
+	(*LogsAsk)(nil),                   // 28: muster.agent.v1.LogsAsk
+	(*ResultsAsk)(nil),                // 29: muster.agent.v1.ResultsAsk
+	(*AnswerRequest)(nil),             // 30: muster.agent.v1.AnswerRequest
+	(*ProbeResults)(nil),              // 31: muster.agent.v1.ProbeResults
+	(*AnswerError)(nil),               // 32: muster.agent.v1.AnswerError
+	(*InteractRequest)(nil),           // 33: muster.agent.v1.InteractRequest
+	(*InteractResponse)(nil),          // 34: muster.agent.v1.InteractResponse
+	(*AnswerResponse)(nil),            // 35: muster.agent.v1.AnswerResponse
+	(*RenewRequest)(nil),              // 36: muster.agent.v1.RenewRequest
+	(*RenewResponse)(nil),             // 37: muster.agent.v1.RenewResponse
+	nil,                               // 38: muster.agent.v1.Assignment.RestartsEntry
+	nil,                               // 39: muster.agent.v1.ConfigObject.DataEntry
+	(*v1.NodeFacts)(nil),              // 40: muster.v1.NodeFacts
+	(*v1.HeldStatus)(nil),             // 41: muster.v1.HeldStatus
+	(*timestamppb.Timestamp)(nil),     // 42: google.protobuf.Timestamp
+	(v1.ProbeResult)(0),               // 43: muster.v1.ProbeResult
+	(*v1.ProbeAttempt)(nil),           // 44: muster.v1.ProbeAttempt
+	(*v1.Event)(nil),                  // 45: muster.v1.Event
+	(*durationpb.Duration)(nil),       // 46: google.protobuf.Duration
+	(*v1.Usage)(nil),                  // 47: muster.v1.Usage
+	(*v1.Pod)(nil),                    // 48: muster.v1.Pod
+	(v1.FailoverClass)(0),             // 49: muster.v1.FailoverClass
+	(*v1.Endpoint)(nil),               // 50: muster.v1.Endpoint
+	(*v1.TerminalSize)(nil),           // 51: muster.v1.TerminalSize
+	(v1.ProbeKind)(0),                 // 52: muster.v1.ProbeKind
 }
 var file_muster_agent_v1_session_proto_depIdxs = []int32{
 	5,  // 0: muster.agent.v1.ConnectRequest.hello:type_name -> muster.agent.v1.Hello
@@ -2948,66 +3393,76 @@ var file_muster_agent_v1_session_proto_depIdxs = []int32{
 	9,  // 3: muster.agent.v1.ConnectRequest.events:type_name -> muster.agent.v1.EventBatch
 	11, // 4: muster.agent.v1.ConnectRequest.bye:type_name -> muster.agent.v1.Bye
 	10, // 5: muster.agent.v1.ConnectRequest.usage:type_name -> muster.agent.v1.UsageBatch
-	33, // 6: muster.agent.v1.Hello.facts:type_name -> muster.v1.NodeFacts
-	34, // 7: muster.agent.v1.StatusBatch.statuses:type_name -> muster.v1.HeldStatus
-	35, // 8: muster.agent.v1.ResultBatch.base:type_name -> google.protobuf.Timestamp
+	40, // 6: muster.agent.v1.Hello.facts:type_name -> muster.v1.NodeFacts
+	41, // 7: muster.agent.v1.StatusBatch.statuses:type_name -> muster.v1.HeldStatus
+	42, // 8: muster.agent.v1.ResultBatch.base:type_name -> google.protobuf.Timestamp
 	8,  // 9: muster.agent.v1.ResultBatch.changes:type_name -> muster.agent.v1.ProbeChange
-	36, // 10: muster.agent.v1.ProbeChange.verdict:type_name -> muster.v1.ProbeResult
-	35, // 11: muster.agent.v1.ProbeChange.since:type_name -> google.protobuf.Timestamp
-	37, // 12: muster.agent.v1.ProbeChange.last:type_name -> muster.v1.ProbeAttempt
-	38, // 13: muster.agent.v1.EventBatch.events:type_name -> muster.v1.Event
-	39, // 14: muster.agent.v1.UsageBatch.age:type_name -> google.protobuf.Duration
-	39, // 15: muster.agent.v1.UsageBatch.window:type_name -> google.protobuf.Duration
-	40, // 16: muster.agent.v1.UsageBatch.machine:type_name -> muster.v1.Usage
-	40, // 17: muster.agent.v1.UsageBatch.agent:type_name -> muster.v1.Usage
-	40, // 18: muster.agent.v1.UsageBatch.supervisors:type_name -> muster.v1.Usage
-	39, // 19: muster.agent.v1.Bye.restart:type_name -> google.protobuf.Duration
+	43, // 10: muster.agent.v1.ProbeChange.verdict:type_name -> muster.v1.ProbeResult
+	42, // 11: muster.agent.v1.ProbeChange.since:type_name -> google.protobuf.Timestamp
+	44, // 12: muster.agent.v1.ProbeChange.last:type_name -> muster.v1.ProbeAttempt
+	45, // 13: muster.agent.v1.EventBatch.events:type_name -> muster.v1.Event
+	46, // 14: muster.agent.v1.UsageBatch.age:type_name -> google.protobuf.Duration
+	46, // 15: muster.agent.v1.UsageBatch.window:type_name -> google.protobuf.Duration
+	47, // 16: muster.agent.v1.UsageBatch.machine:type_name -> muster.v1.Usage
+	47, // 17: muster.agent.v1.UsageBatch.agent:type_name -> muster.v1.Usage
+	47, // 18: muster.agent.v1.UsageBatch.supervisors:type_name -> muster.v1.Usage
+	46, // 19: muster.agent.v1.Bye.restart:type_name -> google.protobuf.Duration
 	13, // 20: muster.agent.v1.ConnectResponse.welcome:type_name -> muster.agent.v1.Welcome
 	14, // 21: muster.agent.v1.ConnectResponse.assignments:type_name -> muster.agent.v1.Assignments
 	17, // 22: muster.agent.v1.ConnectResponse.status_ack:type_name -> muster.agent.v1.StatusAck
-	20, // 23: muster.agent.v1.ConnectResponse.ask:type_name -> muster.agent.v1.Ask
+	26, // 23: muster.agent.v1.ConnectResponse.ask:type_name -> muster.agent.v1.Ask
 	18, // 24: muster.agent.v1.ConnectResponse.network:type_name -> muster.agent.v1.Network
-	39, // 25: muster.agent.v1.Welcome.lease_ttl:type_name -> google.protobuf.Duration
-	39, // 26: muster.agent.v1.Welcome.renew_every:type_name -> google.protobuf.Duration
-	15, // 27: muster.agent.v1.Assignments.assignments:type_name -> muster.agent.v1.Assignment
-	16, // 28: muster.agent.v1.Assignments.removed:type_name -> muster.agent.v1.HeldKey
-	41, // 29: muster.agent.v1.Assignment.pod:type_name -> muster.v1.Pod
-	42, // 30: muster.agent.v1.Assignment.class:type_name -> muster.v1.FailoverClass
-	32, // 31: muster.agent.v1.Assignment.restarts:type_name -> muster.agent.v1.Assignment.RestartsEntry
-	16, // 32: muster.agent.v1.StatusAck.committed:type_name -> muster.agent.v1.HeldKey
-	16, // 33: muster.agent.v1.StatusAck.not_yours:type_name -> muster.agent.v1.HeldKey
-	19, // 34: muster.agent.v1.Network.nodes:type_name -> muster.agent.v1.NetworkNode
-	22, // 35: muster.agent.v1.Ask.logs:type_name -> muster.agent.v1.LogsAsk
-	23, // 36: muster.agent.v1.Ask.results:type_name -> muster.agent.v1.ResultsAsk
-	21, // 37: muster.agent.v1.Ask.exec:type_name -> muster.agent.v1.ExecAsk
-	43, // 38: muster.agent.v1.ExecAsk.size:type_name -> muster.v1.TerminalSize
-	39, // 39: muster.agent.v1.LogsAsk.since:type_name -> google.protobuf.Duration
-	44, // 40: muster.agent.v1.ResultsAsk.kind:type_name -> muster.v1.ProbeKind
-	25, // 41: muster.agent.v1.AnswerRequest.results:type_name -> muster.agent.v1.ProbeResults
-	26, // 42: muster.agent.v1.AnswerRequest.error:type_name -> muster.agent.v1.AnswerError
-	37, // 43: muster.agent.v1.ProbeResults.results:type_name -> muster.v1.ProbeAttempt
-	26, // 44: muster.agent.v1.InteractRequest.error:type_name -> muster.agent.v1.AnswerError
-	43, // 45: muster.agent.v1.InteractResponse.size:type_name -> muster.v1.TerminalSize
-	39, // 46: muster.agent.v1.RenewRequest.longest:type_name -> google.protobuf.Duration
-	7,  // 47: muster.agent.v1.RenewRequest.results:type_name -> muster.agent.v1.ResultBatch
-	39, // 48: muster.agent.v1.RenewResponse.ttl:type_name -> google.protobuf.Duration
-	0,  // 49: muster.agent.v1.AgentService.Join:input_type -> muster.agent.v1.JoinRequest
-	2,  // 50: muster.agent.v1.AgentService.RotateCertificate:input_type -> muster.agent.v1.RotateCertificateRequest
-	4,  // 51: muster.agent.v1.AgentService.Connect:input_type -> muster.agent.v1.ConnectRequest
-	30, // 52: muster.agent.v1.AgentService.Renew:input_type -> muster.agent.v1.RenewRequest
-	24, // 53: muster.agent.v1.AgentService.Answer:input_type -> muster.agent.v1.AnswerRequest
-	27, // 54: muster.agent.v1.AgentService.Interact:input_type -> muster.agent.v1.InteractRequest
-	1,  // 55: muster.agent.v1.AgentService.Join:output_type -> muster.agent.v1.JoinResponse
-	3,  // 56: muster.agent.v1.AgentService.RotateCertificate:output_type -> muster.agent.v1.RotateCertificateResponse
-	12, // 57: muster.agent.v1.AgentService.Connect:output_type -> muster.agent.v1.ConnectResponse
-	31, // 58: muster.agent.v1.AgentService.Renew:output_type -> muster.agent.v1.RenewResponse
-	29, // 59: muster.agent.v1.AgentService.Answer:output_type -> muster.agent.v1.AnswerResponse
-	28, // 60: muster.agent.v1.AgentService.Interact:output_type -> muster.agent.v1.InteractResponse
-	55, // [55:61] is the sub-list for method output_type
-	49, // [49:55] is the sub-list for method input_type
-	49, // [49:49] is the sub-list for extension type_name
-	49, // [49:49] is the sub-list for extension extendee
-	0,  // [0:49] is the sub-list for field type_name
+	20, // 25: muster.agent.v1.ConnectResponse.services:type_name -> muster.agent.v1.Services
+	22, // 26: muster.agent.v1.ConnectResponse.configs:type_name -> muster.agent.v1.Configs
+	46, // 27: muster.agent.v1.Welcome.lease_ttl:type_name -> google.protobuf.Duration
+	46, // 28: muster.agent.v1.Welcome.renew_every:type_name -> google.protobuf.Duration
+	15, // 29: muster.agent.v1.Assignments.assignments:type_name -> muster.agent.v1.Assignment
+	16, // 30: muster.agent.v1.Assignments.removed:type_name -> muster.agent.v1.HeldKey
+	48, // 31: muster.agent.v1.Assignment.pod:type_name -> muster.v1.Pod
+	49, // 32: muster.agent.v1.Assignment.class:type_name -> muster.v1.FailoverClass
+	38, // 33: muster.agent.v1.Assignment.restarts:type_name -> muster.agent.v1.Assignment.RestartsEntry
+	16, // 34: muster.agent.v1.StatusAck.committed:type_name -> muster.agent.v1.HeldKey
+	16, // 35: muster.agent.v1.StatusAck.not_yours:type_name -> muster.agent.v1.HeldKey
+	19, // 36: muster.agent.v1.Network.nodes:type_name -> muster.agent.v1.NetworkNode
+	21, // 37: muster.agent.v1.Services.services:type_name -> muster.agent.v1.NamedService
+	25, // 38: muster.agent.v1.Services.removed:type_name -> muster.agent.v1.ObjectKey
+	25, // 39: muster.agent.v1.NamedService.key:type_name -> muster.agent.v1.ObjectKey
+	50, // 40: muster.agent.v1.NamedService.endpoints:type_name -> muster.v1.Endpoint
+	23, // 41: muster.agent.v1.Configs.objects:type_name -> muster.agent.v1.ConfigObject
+	24, // 42: muster.agent.v1.Configs.removed:type_name -> muster.agent.v1.ConfigKey
+	24, // 43: muster.agent.v1.ConfigObject.key:type_name -> muster.agent.v1.ConfigKey
+	39, // 44: muster.agent.v1.ConfigObject.data:type_name -> muster.agent.v1.ConfigObject.DataEntry
+	28, // 45: muster.agent.v1.Ask.logs:type_name -> muster.agent.v1.LogsAsk
+	29, // 46: muster.agent.v1.Ask.results:type_name -> muster.agent.v1.ResultsAsk
+	27, // 47: muster.agent.v1.Ask.exec:type_name -> muster.agent.v1.ExecAsk
+	51, // 48: muster.agent.v1.ExecAsk.size:type_name -> muster.v1.TerminalSize
+	46, // 49: muster.agent.v1.LogsAsk.since:type_name -> google.protobuf.Duration
+	52, // 50: muster.agent.v1.ResultsAsk.kind:type_name -> muster.v1.ProbeKind
+	31, // 51: muster.agent.v1.AnswerRequest.results:type_name -> muster.agent.v1.ProbeResults
+	32, // 52: muster.agent.v1.AnswerRequest.error:type_name -> muster.agent.v1.AnswerError
+	44, // 53: muster.agent.v1.ProbeResults.results:type_name -> muster.v1.ProbeAttempt
+	32, // 54: muster.agent.v1.InteractRequest.error:type_name -> muster.agent.v1.AnswerError
+	51, // 55: muster.agent.v1.InteractResponse.size:type_name -> muster.v1.TerminalSize
+	46, // 56: muster.agent.v1.RenewRequest.longest:type_name -> google.protobuf.Duration
+	7,  // 57: muster.agent.v1.RenewRequest.results:type_name -> muster.agent.v1.ResultBatch
+	46, // 58: muster.agent.v1.RenewResponse.ttl:type_name -> google.protobuf.Duration
+	0,  // 59: muster.agent.v1.AgentService.Join:input_type -> muster.agent.v1.JoinRequest
+	2,  // 60: muster.agent.v1.AgentService.RotateCertificate:input_type -> muster.agent.v1.RotateCertificateRequest
+	4,  // 61: muster.agent.v1.AgentService.Connect:input_type -> muster.agent.v1.ConnectRequest
+	36, // 62: muster.agent.v1.AgentService.Renew:input_type -> muster.agent.v1.RenewRequest
+	30, // 63: muster.agent.v1.AgentService.Answer:input_type -> muster.agent.v1.AnswerRequest
+	33, // 64: muster.agent.v1.AgentService.Interact:input_type -> muster.agent.v1.InteractRequest
+	1,  // 65: muster.agent.v1.AgentService.Join:output_type -> muster.agent.v1.JoinResponse
+	3,  // 66: muster.agent.v1.AgentService.RotateCertificate:output_type -> muster.agent.v1.RotateCertificateResponse
+	12, // 67: muster.agent.v1.AgentService.Connect:output_type -> muster.agent.v1.ConnectResponse
+	37, // 68: muster.agent.v1.AgentService.Renew:output_type -> muster.agent.v1.RenewResponse
+	35, // 69: muster.agent.v1.AgentService.Answer:output_type -> muster.agent.v1.AnswerResponse
+	34, // 70: muster.agent.v1.AgentService.Interact:output_type -> muster.agent.v1.InteractResponse
+	65, // [65:71] is the sub-list for method output_type
+	59, // [59:65] is the sub-list for method input_type
+	59, // [59:59] is the sub-list for extension type_name
+	59, // [59:59] is the sub-list for extension extendee
+	0,  // [0:59] is the sub-list for field type_name
 }
 
 func init() { file_muster_agent_v1_session_proto_init() }
@@ -3029,26 +3484,28 @@ func file_muster_agent_v1_session_proto_init() {
 		(*ConnectResponse_StatusAck)(nil),
 		(*ConnectResponse_Ask)(nil),
 		(*ConnectResponse_Network)(nil),
+		(*ConnectResponse_Services)(nil),
+		(*ConnectResponse_Configs)(nil),
 	}
-	file_muster_agent_v1_session_proto_msgTypes[20].OneofWrappers = []any{
+	file_muster_agent_v1_session_proto_msgTypes[26].OneofWrappers = []any{
 		(*Ask_Logs)(nil),
 		(*Ask_Results)(nil),
 		(*Ask_Exec)(nil),
 	}
-	file_muster_agent_v1_session_proto_msgTypes[22].OneofWrappers = []any{}
-	file_muster_agent_v1_session_proto_msgTypes[24].OneofWrappers = []any{
+	file_muster_agent_v1_session_proto_msgTypes[28].OneofWrappers = []any{}
+	file_muster_agent_v1_session_proto_msgTypes[30].OneofWrappers = []any{
 		(*AnswerRequest_Data)(nil),
 		(*AnswerRequest_Results)(nil),
 		(*AnswerRequest_Error)(nil),
 	}
-	file_muster_agent_v1_session_proto_msgTypes[27].OneofWrappers = []any{
+	file_muster_agent_v1_session_proto_msgTypes[33].OneofWrappers = []any{
 		(*InteractRequest_Stdout)(nil),
 		(*InteractRequest_Stderr)(nil),
 		(*InteractRequest_ExitCode)(nil),
 		(*InteractRequest_Error)(nil),
 		(*InteractRequest_Taken)(nil),
 	}
-	file_muster_agent_v1_session_proto_msgTypes[28].OneofWrappers = []any{
+	file_muster_agent_v1_session_proto_msgTypes[34].OneofWrappers = []any{
 		(*InteractResponse_Stdin)(nil),
 		(*InteractResponse_StdinClosed)(nil),
 		(*InteractResponse_Size)(nil),
@@ -3059,7 +3516,7 @@ func file_muster_agent_v1_session_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_muster_agent_v1_session_proto_rawDesc), len(file_muster_agent_v1_session_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   33,
+			NumMessages:   40,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
