@@ -31,6 +31,7 @@ import (
 	"github.com/musterhq/muster/agent/cgroup"
 	"github.com/musterhq/muster/agent/container"
 	"github.com/musterhq/muster/agent/container/process"
+	"github.com/musterhq/muster/agent/dns"
 	"github.com/musterhq/muster/agent/guard"
 	"github.com/musterhq/muster/agent/history"
 	"github.com/musterhq/muster/agent/lease"
@@ -259,6 +260,13 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	memory := history.New()
 	attempter := probe.New(runtime)
+	names := dns.NewNames()
+	resolver := dns.New(dns.Config{Allow: mayAsk(flat, ip)}, names, log)
+	if flat == nil {
+		resolver.Listen(namesAt(keeper.Info().Node))
+	} else {
+		resolver.Listen(dns.Address{IP: flat.Gateway()})
+	}
 	parts := &parts{}
 	parts.prober = prober.New(prober.Config{
 		Attempt: attempter.Attempt,
@@ -274,6 +282,8 @@ func (a *Agent) Run(ctx context.Context) error {
 		StateDir: filepath.Join(dir.Path(), "state", "pods"), Node: cfg.Node, HostIP: address, Path: os.Getenv("PATH"),
 		RunAsUID: uid, RunAsGID: gid, AllowPrivileged: cfg.AllowPrivilegedPods, HostPathAllow: cfg.HostPathAllow,
 		Isolation: info.Isolation, PodNetwork: flat != nil, Limits: info.Limits, PodPIDs: cfg.PodPIDs, ProbeCPUWarning: cfg.ProbeCPUWarning,
+		Allocatable: spec.ResourceList{MilliCPU: int64(cpus()) * 1000, MemoryBytes: memoryBytes()},
+		DNS:         namesText(resolver), Resolv: resolvConf(resolver, flat),
 		Dirs: func(r container.PodRef) (string, string, string) {
 			d := runtime.Dirs(r)
 			return d.Pod, d.Home, d.Tmp
@@ -295,7 +305,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	facts := a.facts(address, mode, info, keeper, talk, joinPort(address, web.Addr().String()), leases.Instance())
 	parts.session = session.New(session.Config{
 		Node: cfg.Node, Instance: leases.Instance(), BootID: supervisor.BootID(), Version: version.Version,
-		Facts: facts, Dial: dialer.dial, Welcomed: talk.welcomed, Network: networkTold(flat, log),
+		Facts: facts, Dial: dialer.dial, Welcomed: talk.welcomed, Network: networkTold(flat, resolver, log), Services: tellNames(names),
 	}, session.Deps{
 		Lease: leases, Pods: &pods{parts.runner, leases}, Probes: &probeMemory{parts.prober, memory}, Events: recorder, Usage: meter, Log: log,
 	})
@@ -331,6 +341,10 @@ func (a *Agent) Run(ctx context.Context) error {
 	log.Info("agent runs", "node", cfg.Node, "address", address, "isolation", info.Isolation, "fence", info.Fence, "note", info.Note)
 
 	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return resolver.Run(ctx) })
+	if flat == nil {
+		startNames(ctx, resolver)
+	}
 	g.Go(func() error { return keeper.Run(ctx) })
 	g.Go(func() error { return parts.prober.Run(ctx) })
 	g.Go(func() error { return parts.runner.Run(ctx) })

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/musterhq/muster/agent/container"
+	"github.com/musterhq/muster/agent/dns"
 	"github.com/musterhq/muster/agent/history"
 	"github.com/musterhq/muster/agent/lease"
 	"github.com/musterhq/muster/agent/network"
@@ -66,6 +67,8 @@ func (p *pods) Assign(a session.Assignments) {
 	p.lease.Assign(a.Session, a.Full, fenced)
 	p.Runner.Assign(set)
 }
+
+func (p *pods) Configure(c session.Configs) { p.Runner.Configure(runner.Configs(c)) }
 
 func refs(held []session.Held) []container.PodRef {
 	out := make([]container.PodRef, len(held))
@@ -140,7 +143,7 @@ func (p ports) Publish(uid string, all []runner.PublishedPort) error {
 }
 
 // networkTold hands on what the coordinator says of the network; nil for a node that takes no part in it.
-func networkTold(flat *hostgw.Network, log *slog.Logger) func(session.Network) {
+func networkTold(flat *hostgw.Network, resolver *dns.Server, log *slog.Logger) func(session.Network) {
 	if flat == nil {
 		return nil
 	}
@@ -152,6 +155,7 @@ func networkTold(flat *hostgw.Network, log *slog.Logger) func(session.Network) {
 		if err := flat.Set(c); err != nil {
 			log.Error("pod network not taken in", "err", err)
 		}
+		resolver.Listen(dns.Address{IP: flat.Gateway()})
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"io/fs"
 	"time"
 )
 
@@ -67,6 +68,9 @@ type Runtime interface {
 	// VolumeUsage is how many bytes of disk one of the pod's own volumes takes; counting ends once it is more than most.
 	// ErrNotFound without the pod or the volume, ErrUnsupported for one in memory.
 	VolumeUsage(ctx context.Context, pod PodRef, volume string, most int64) (int64, error)
+	// WriteFiles makes files what one of the pod's own volumes has, all in one step: whoever looks into it finds the old ones or
+	// the new ones. Nothing is written where they are there already. ErrNotFound without the pod or such a volume.
+	WriteFiles(ctx context.Context, pod PodRef, volume string, files []File) error
 	// Usage measures what a running container uses. It fails with ErrNotRunning once the container has ended.
 	Usage(ctx context.Context, id ContainerID) (Usage, error)
 	// Overhead is the processor time that the runtime's own processes have spent on pods, beside this one, since some moment
@@ -115,15 +119,28 @@ type PodConfig struct {
 	HostNetwork, HostPID, HostIPC bool
 	// SharePID puts all containers into one PID namespace.
 	SharePID bool
+	// Resolv is what the pod's /etc/resolv.conf says; empty for what the node's own says.
+	Resolv string
 	// Volumes are directories that live as long as the sandbox; containers mount them by name.
 	Volumes []PodVolume
 	// Limits are the pod's cgroup limits: the sums over its containers where all have one, else zero for none.
 	Limits Limits
 }
 
+// File is a file of a volume.
+type File struct {
+	// Path is relative to the volume, clean, and does not begin with "..".
+	Path string
+	Data []byte
+	// Mode has permission bits only.
+	Mode fs.FileMode
+}
+
 // PodVolume is a directory of the pod's own, 0777.
 type PodVolume struct {
 	Name string
+	// Files makes it one that WriteFiles alone writes in; what containers may do with its files is for their modes to say.
+	Files bool
 	// Memory keeps it in memory.
 	Memory bool
 	// SizeLimit is in bytes; 0 means none. In memory the kernel holds it; on disk whoever asks VolumeUsage does.

@@ -76,11 +76,17 @@ type Config struct {
 	PodNetwork bool
 	// Limits is whether the runtime holds containers to their limits.
 	Limits bool
+	// Allocatable is what pods may request of the node: what a container without a limit is told that its limit is.
+	Allocatable spec.ResourceList
 	// PodPIDs bounds the processes and threads of a pod; 0 means no bound.
 	PodPIDs int64
 	// ProbeCPUWarning is how much of its CPU limit, in percent, a container's probes may take before an event says so; 0
 	// means that none does.
 	ProbeCPUWarning int
+	// DNS returns where the agent answers for the cluster's names, HOST:PORT, empty while it does not; nil where it never does.
+	DNS func() string
+	// Resolv returns what a pod's /etc/resolv.conf has to say, empty for what the node's own says; it may be nil.
+	Resolv func(*spec.Pod) string
 	// Dirs returns a pod's own directory, HOME and TMPDIR; they exist once its sandbox does.
 	Dirs func(container.PodRef) (pod, home, tmp string)
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/musterhq/muster/agent/container"
@@ -103,7 +104,10 @@ func (r *Runner) ensure(ctx context.Context, h *held, w *pod.Wanted) (container.
 	cfg := container.PodConfig{
 		PodRef: h.ref, Namespace: w.Pod.Namespace, Name: w.Pod.Name, Hostname: s.Hostname, Grace: s.TerminationGrace, IP: r.cfg.HostIP,
 		OwnNetwork: r.cfg.PodNetwork && !s.HostNetwork, HostNetwork: s.HostNetwork, HostPID: s.HostPID, HostIPC: s.HostIPC, SharePID: s.ShareProcessNamespace,
-		Volumes: volumes(w.Pod), Limits: podLimits(s, r.cfg.PodPIDs),
+		Volumes: volumes(w.Pod, r.cfg.Isolation == isolationFull), Limits: podLimits(s, r.cfg.PodPIDs),
+	}
+	if r.cfg.Resolv != nil {
+		cfg.Resolv = r.cfg.Resolv(w.Pod)
 	}
 	if cfg.Hostname == "" {
 		cfg.Hostname = w.Pod.Name
@@ -203,9 +207,25 @@ func (r *Runner) start(ctx context.Context, h *held, w *pod.Wanted, a pod.Action
 	r.mu.Lock()
 	ip := h.seen.IP
 	r.mu.Unlock()
-	cfg, err := r.containerConfig(w.Pod, h.ref, ip, w.Pod.Spec.Container(a.Container), a.Attempt)
+	sc := w.Pod.Spec.Container(a.Container)
+	cfg, skipped, err := r.containerConfig(w.Pod, h.ref, ip, sc, a.Attempt)
 	if err != nil {
 		return container.Container{}, fmt.Errorf("container %s: %w", a.Container, misconfigured{err})
+	}
+	if len(skipped) > 0 {
+		r.mu.Lock()
+		r.record(h, pod.Event{Type: spec.EventWarning, Reason: "InvalidEnvironmentVariableNames", Container: a.Container, Message: fmt.Sprintf(
+			"Keys [%s] were skipped: they are no names of variables, or their values can't be in one", strings.Join(skipped, ", "))})
+		r.mu.Unlock()
+	}
+	for i := range w.Pod.Spec.Volumes {
+		v := &w.Pod.Spec.Volumes[i]
+		if v.Files == nil || !slices.ContainsFunc(sc.Mounts, func(m spec.Mount) bool { return m.Volume == v.Name }) {
+			continue
+		}
+		if err := r.project(ctx, h, w.Pod, v); err != nil {
+			return container.Container{}, err
+		}
 	}
 	return r.deps.Runtime.StartContainer(ctx, h.ref, cfg)
 }

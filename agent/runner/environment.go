@@ -14,9 +14,10 @@ import (
 // reserved are the variables that are muster's own: the guard knows a pod's processes by them.
 var reserved = []string{"MUSTER_EPOCH", "MUSTER_POD_UID", "MUSTER_POD_DIR"}
 
-// containerConfig puts together what an instance is started with. Its errors are for people.
-func (r *Runner) containerConfig(p *spec.Pod, ref container.PodRef, ip string, sc *spec.Container, attempt int32) (container.ContainerConfig, error) {
-	cfg := container.ContainerConfig{Name: sc.Name, Attempt: attempt, WorkingDir: sc.WorkingDir, UID: r.cfg.RunAsUID, GID: r.cfg.RunAsGID}
+// containerConfig puts together what an instance is started with. Its errors are for people; skipped are keys of ConfigMaps and
+// Secrets that could not be variables.
+func (r *Runner) containerConfig(p *spec.Pod, ref container.PodRef, ip string, sc *spec.Container, attempt int32) (cfg container.ContainerConfig, skipped []string, err error) {
+	cfg = container.ContainerConfig{Name: sc.Name, Attempt: attempt, WorkingDir: sc.WorkingDir, UID: r.cfg.RunAsUID, GID: r.cfg.RunAsGID}
 	if cfg.WorkingDir == "" {
 		cfg.WorkingDir = "/"
 	}
@@ -25,24 +26,31 @@ func (r *Runner) containerConfig(p *spec.Pod, ref container.PodRef, ip string, s
 	env.set("PATH", r.cfg.Path)
 	env.set("HOME", home)
 	env.set("TMPDIR", tmp)
+	if skipped, err = r.envFrom(p, sc, &env); err != nil {
+		return cfg, nil, err
+	}
 	env.set("MUSTER_EPOCH", strconv.FormatInt(ref.Epoch, 10))
 	env.set("MUSTER_POD_UID", ref.UID)
 	env.set("MUSTER_POD_DIR", podDir)
+	if r.cfg.DNS != nil {
+		if at := r.cfg.DNS(); at != "" {
+			env.set("MUSTER_DNS", at)
+		}
+	}
 	for _, v := range sc.Env {
 		if slices.Contains(reserved, v.Name) {
-			return cfg, fmt.Errorf("env %s: muster sets it", v.Name)
+			return cfg, nil, fmt.Errorf("env %s: muster sets it", v.Name)
 		}
-		value := expand(v.Value, env.get)
-		if v.FieldPath != "" {
-			var err error
-			if value, err = r.field(p, ip, v.FieldPath); err != nil {
-				return cfg, fmt.Errorf("env %s: %w", v.Name, err)
-			}
+		value, ok, err := r.variable(p, ip, sc, &v, env.get)
+		if err != nil {
+			return cfg, nil, fmt.Errorf("env %s: %w", v.Name, err)
 		}
 		if strings.ContainsRune(value, 0) {
-			return cfg, fmt.Errorf("env %s: has a zero byte", v.Name)
+			return cfg, nil, fmt.Errorf("env %s: has a zero byte", v.Name)
 		}
-		env.set(v.Name, value)
+		if ok {
+			env.set(v.Name, value)
+		}
 	}
 	cfg.Env = env.list
 	for _, a := range sc.Command {
@@ -52,18 +60,33 @@ func (r *Runner) containerConfig(p *spec.Pod, ref container.PodRef, ip string, s
 		cfg.Argv = append(cfg.Argv, expand(a, env.get))
 	}
 	if len(sc.Command) == 0 {
-		return cfg, errors.New("no command: there is no image to take one from")
+		return cfg, nil, errors.New("no command: there is no image to take one from")
 	}
 	for _, m := range sc.Mounts {
 		mount, err := r.mount(p, m)
 		if err != nil {
-			return cfg, err
+			return cfg, nil, err
 		}
 		cfg.Mounts = append(cfg.Mounts, mount)
 	}
 	limits, requests := sc.Resources.Limits, sc.Resources.Requests
 	cfg.Limits = container.Limits{MilliCPU: limits.MilliCPU, CPURequest: requests.MilliCPU, MemoryBytes: limits.MemoryBytes}
-	return cfg, r.secure(p, sc, &cfg)
+	return cfg, skipped, r.secure(p, sc, &cfg)
+}
+
+// variable is the value of a variable; false where it is optional and there is none.
+func (r *Runner) variable(p *spec.Pod, ip string, sc *spec.Container, v *spec.EnvVar, get func(string) (string, bool)) (string, bool, error) {
+	switch {
+	case v.FieldPath != "":
+		value, err := r.field(p, ip, v.FieldPath)
+		return value, true, err
+	case v.Key != nil:
+		return r.key(p, v.Key)
+	case v.Resource != nil:
+		n, err := r.resource(p, v.Resource, sc.Name)
+		return strconv.FormatInt(n, 10), true, err
+	}
+	return expand(v.Value, get), true, nil
 }
 
 // environment is a list of NAME=value in which the last value of a name counts.
@@ -158,7 +181,7 @@ func probe(sc *spec.Container, kind spec.ProbeKind) *spec.Probe {
 	get := func(name string) (string, bool) {
 		for _, v := range slices.Backward(sc.Env) {
 			if v.Name == name {
-				return v.Value, v.FieldPath == ""
+				return v.Value, v.FieldPath == "" && v.Key == nil && v.Resource == nil
 			}
 		}
 		return "", false

@@ -3,6 +3,7 @@ package runner
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"maps"
 	"slices"
@@ -26,6 +27,9 @@ type Runner struct {
 	wake   chan struct{} // a recheck comes sooner than was thought, or a report waits
 	news   chan struct{} // a status waits for Next
 	reopen chan struct{} // a fenced pod waits for a new session
+	// refreshing is signalled when the files of volumes may have changed.
+	refreshing chan struct{}
+	configs    configs
 	// inventory is closed once complete is set.
 	inventory chan struct{}
 
@@ -75,6 +79,8 @@ type held struct {
 	recheck  time.Time
 	rows     map[spec.ProbeID]rowState
 	removing bool
+	// written are the sums of the files that volumes were given.
+	written map[string][sha256.Size]byte
 	// costs measure the probes of containers with a CPU limit, by container; weighAt is when to look again.
 	costs   map[string]*pod.ProbeCost
 	weighAt time.Time
@@ -99,8 +105,9 @@ func New(cfg Config, deps Deps) (*Runner, error) {
 	r := &Runner{
 		cfg: cfg, deps: deps, pods: map[container.PodRef]*held{}, slots: make(chan struct{}, starts), disk: make(chan struct{}, writers),
 		look: make(chan struct{}, 1), wake: make(chan struct{}, 1), news: make(chan struct{}, 1), reopen: make(chan struct{}, 1),
-		inventory: make(chan struct{}),
+		inventory: make(chan struct{}), refreshing: make(chan struct{}, 1),
 	}
+	r.configs.values = map[spec.ConfigKey]map[string][]byte{}
 	r.reports.last = map[spec.ProbeID]ProbeReport{}
 	if err := r.load(); err != nil {
 		return nil, err
@@ -129,6 +136,7 @@ func (r *Runner) Run(ctx context.Context) error {
 	r.mu.Unlock()
 	r.wg.Go(func() { r.list(ctx) })
 	r.wg.Go(func() { r.measure(ctx) })
+	r.wg.Go(func() { r.refresh(ctx) })
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for ctx.Err() == nil {
@@ -498,6 +506,7 @@ func (r *Runner) Assign(set Assignments) {
 		r.saveLocked(h)
 		r.stepLocked(h)
 	}
+	poke(r.refreshing) // labels may have changed
 }
 
 func (r *Runner) assignLocked(ref container.PodRef, a *Assigned) *held {

@@ -16,18 +16,25 @@ import (
 	"github.com/musterhq/muster/internal/spec"
 )
 
+// isolationFull is a runtime with all namespaces.
+const isolationFull = "full"
+
 // isolationNone is a runtime without mount namespaces: its containers see the host's files and nothing else.
 const isolationNone = "none"
 
-// volumes are the directories that the pod's sandbox has.
-func volumes(p *spec.Pod) (all []container.PodVolume) {
+// volumes are the directories that the pod's sandbox has. Where a runtime can't keep any in memory, Secrets are on disk.
+func volumes(p *spec.Pod, secretsInMemory bool) (all []container.PodVolume) {
 	for _, v := range p.Spec.Volumes {
-		if v.EmptyDir == nil {
+		if v.EmptyDir == nil && v.Files == nil {
 			continue
 		}
 		gid := -1
 		if g := p.Spec.Security.FSGroup; g != nil {
 			gid = int(*g)
+		}
+		if v.Files != nil {
+			all = append(all, container.PodVolume{Name: v.Name, Files: true, Memory: secretsInMemory && v.Files.Secret(), GID: gid})
+			continue
 		}
 		all = append(all, container.PodVolume{Name: v.Name, Memory: v.EmptyDir.Memory, SizeLimit: v.EmptyDir.SizeLimit, GID: gid})
 	}
@@ -115,9 +122,12 @@ func (r *Runner) mount(p *spec.Pod, m spec.Mount) (container.Mount, error) {
 	}
 	v := p.Spec.Volumes[i]
 	out := container.Mount{SubPath: m.SubPath, Target: filepath.Clean(m.Path), ReadOnly: m.ReadOnly}
-	if v.EmptyDir != nil {
+	switch {
+	case v.EmptyDir != nil:
 		out.Volume = v.Name
-	} else {
+	case v.Files != nil:
+		out.Volume, out.ReadOnly = v.Name, true
+	default:
 		var err error
 		if out.Source, err = r.hostPath(&v); err != nil {
 			return container.Mount{}, fmt.Errorf("volume %q: hostPath %s: %w", v.Name, v.HostPath, err)

@@ -97,6 +97,8 @@ type Pods interface {
 	Next(ctx context.Context, n int) ([]spec.HeldStatus, error)
 	// Acked says what is stored, and what is not this node's and has to end.
 	Acked(committed, notYours []Held)
+	// Configure takes in what ConfigMaps and Secrets have, before the assignments that need them.
+	Configure(c Configs)
 	// Reopen is signalled when only a new session can let a fenced pod go on.
 	Reopen() <-chan struct{}
 	// Logs writes what a container of a pod wrote.
@@ -147,6 +149,9 @@ type Config struct {
 	Dial func(ctx context.Context) (*grpc.ClientConn, error)
 	// Welcomed is told at the start of each session. It must not block.
 	Welcomed func(Welcome)
+	// Services is told what the cluster's names lead to: everything at the start of each session, then each change, one call after
+	// the other. It must not block.
+	Services func(Services)
 	// Network is told what the pod network is, whole, at the start of each session and at each change, one call after the
 	// other. It must not block for long. Nil on a node that takes no part in it.
 	Network func(Network)
@@ -420,6 +425,8 @@ func (o *open) bye() {
 func (o *open) receive(ctx context.Context, held chan struct{}, watchdog *time.Timer) error {
 	var set Assignments
 	var parts networkParts
+	var services servicesParts
+	var configs configsParts
 	for {
 		m, err := o.stream.Recv()
 		if err != nil {
@@ -453,6 +460,14 @@ func (o *open) receive(ctx context.Context, held chan struct{}, watchdog *time.T
 			}
 			if whole && o.cfg.Network != nil {
 				o.cfg.Network(parts.network())
+			}
+		case *agentv1.ConnectResponse_Services:
+			if services.gather(m.Services) && o.cfg.Services != nil {
+				o.cfg.Services(services.take())
+			}
+		case *agentv1.ConnectResponse_Configs:
+			if configs.gather(m.Configs) {
+				o.deps.Pods.Configure(configs.take())
 			}
 		case *agentv1.ConnectResponse_StatusAck:
 			o.deps.Pods.Acked(keys(m.StatusAck.GetCommitted()), keys(m.StatusAck.GetNotYours()))

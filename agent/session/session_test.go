@@ -107,6 +107,7 @@ func (l lease) Acked(session int64, n uint64, ttl time.Duration) {
 	l.acked = append(l.acked, fmt.Sprintf("%d/%d %v", session, n, ttl))
 }
 
+func (w *world) Configure(Configs) {}
 func (w *world) Assign(a Assignments) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -22,6 +22,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/musterhq/muster/coordinator/endpoints"
 	"github.com/musterhq/muster/coordinator/leader"
 	"github.com/musterhq/muster/coordinator/probes"
 	"github.com/musterhq/muster/coordinator/store"
@@ -36,13 +37,14 @@ import (
 
 // world is the API on a store in memory, served in this process; it stands for the leader, the sessions and the tokens.
 type world struct {
-	t      *testing.T
-	store  *memory.Store
-	cache  *store.Cache
-	probes *probes.Table
-	usage  *usage.Table
-	log    *slog.Logger
-	logged strings.Builder
+	t         *testing.T
+	store     *memory.Store
+	cache     *store.Cache
+	probes    *probes.Table
+	usage     *usage.Table
+	endpoints *endpoints.Table
+	log       *slog.Logger
+	logged    strings.Builder
 
 	pods        musterv1.PodServiceClient
 	nodes       musterv1.NodeServiceClient
@@ -123,9 +125,11 @@ func serve(t *testing.T) *world {
 	var wg sync.WaitGroup
 	wg.Go(func() { _ = w.cache.Run(ctx) })
 	<-w.cache.Ready()
+	w.endpoints = endpoints.New(w.cache)
+	wg.Go(func() { _ = w.endpoints.Run(ctx) })
 	server := grpc.NewServer(grpc.UnaryInterceptor(UnaryErrors(w.log)), grpc.StreamInterceptor(StreamErrors(w.log)))
 	New(Config{Version: "1.2.3", ClusterID: "c1", LeaseTTL: 5 * time.Second}, Deps{
-		Store: w.store, Cache: w.cache, Probes: w.probes, Usage: w.usage, Sessions: w, Leader: w, Tokens: tokens{w},
+		Store: w.store, Cache: w.cache, Probes: w.probes, Usage: w.usage, Endpoints: w.endpoints, Sessions: w, Leader: w, Tokens: tokens{w},
 		Members: func() []membership.Member { return []membership.Member{{Name: "n1", State: "alive"}} },
 		Log:     w.log, Now: time.Now,
 	}).Register(server)

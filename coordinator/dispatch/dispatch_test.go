@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc/test/bufconn"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/musterhq/muster/coordinator/endpoints"
 	"github.com/musterhq/muster/coordinator/lease"
 	"github.com/musterhq/muster/coordinator/probes"
 	"github.com/musterhq/muster/coordinator/store"
@@ -30,13 +31,14 @@ import (
 
 // world is the sessions' side on a store in memory, served in this process.
 type world struct {
-	t      *testing.T
-	store  *memory.Store
-	cache  *store.Cache
-	probes *probes.Table
-	usage  *usage.Table
-	d      *Dispatch
-	client agentv1.AgentServiceClient
+	t         *testing.T
+	store     *memory.Store
+	cache     *store.Cache
+	probes    *probes.Table
+	usage     *usage.Table
+	endpoints *endpoints.Table
+	d         *Dispatch
+	client    agentv1.AgentServiceClient
 
 	delivered chan int64
 
@@ -69,13 +71,15 @@ func serve(t *testing.T) *world {
 	var wg sync.WaitGroup
 	wg.Go(func() { _ = w.cache.Run(ctx) })
 	<-w.cache.Ready()
+	w.endpoints = endpoints.New(w.cache)
+	wg.Go(func() { _ = w.endpoints.Run(ctx) })
 	start := time.Now()
 	leases, err := lease.New(lease.Config{Owner: "me", TTL: 5 * time.Second, Now: func() time.Duration { return time.Since(start) + time.Second }}, w.store, w.cache, log)
 	if err != nil {
 		t.Fatal(err)
 	}
 	w.d = New(Config{Owner: "me", Version: "0.1.0", GossipSeeds: func() []string { return nil }}, Deps{
-		Store: w.store, Cache: w.cache, Leases: leases, Probes: w.probes, Usage: w.usage, Events: w, Authority: authority{},
+		Store: w.store, Cache: w.cache, Leases: leases, Probes: w.probes, Usage: w.usage, Endpoints: w.endpoints, Events: w, Authority: authority{},
 		Delivered: func(_ string, epoch int64) { w.delivered <- epoch },
 		Log:       log,
 	})
@@ -165,9 +169,21 @@ func (a *agent) open() *agentv1.Assignments {
 	if a.recv().GetWelcome() == nil {
 		a.w.t.Fatal("the first message is not welcome")
 	}
+	return a.full()
+}
+
+// full reads the full sets: of names, of what pods are made of, and of pods.
+func (a *agent) full() *agentv1.Assignments {
+	a.w.t.Helper()
+	if m := a.recv(); !m.GetServices().GetFull() {
+		a.w.t.Fatalf("got %v, want all services", m)
+	}
+	if m := a.recv(); !m.GetConfigs().GetFull() {
+		a.w.t.Fatalf("got %v, want all that pods are made of", m)
+	}
 	set := a.recv().GetAssignments()
 	if !set.GetFull() {
-		a.w.t.Fatalf("the second message is %v, want the full set", set)
+		a.w.t.Fatalf("got %v, want the full set", set)
 	}
 	return set
 }

@@ -64,9 +64,7 @@ func TestANodeOfTheNetworkHearsItWholeAndThenItsChanges(t *testing.T) {
 	w.put(store.Key{Family: store.NodeFacts, Name: "plain"}, &spec.NodeFacts{Address: "192.0.2.9"})
 	a := w.take(1)
 	a.hears(`full true own "" of 10.77.0.0/16 nodes [node-2 10.77.2.0/24 via 192.0.2.2] removed []`)
-	if !a.recv().GetAssignments().GetFull() {
-		t.Fatal("no full set of assignments after the network")
-	}
+	a.full()
 	w.put(store.Key{Family: store.NodeNetworks, Name: "node-1"}, &spec.NodeNetwork{PodCIDR: netip.MustParsePrefix("10.77.1.0/24")})
 	a.hears(`full false own "10.77.1.0/24" of 10.77.0.0/16 nodes [] removed []`)
 	w.put(store.Key{Family: store.NodeNetworks, Name: "node-3"}, &spec.NodeNetwork{PodCIDR: netip.MustParsePrefix("10.77.3.0/24")})

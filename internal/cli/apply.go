@@ -11,8 +11,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/proto"
 
-	musterv1 "github.com/musterhq/muster/gen/muster/v1"
 	"github.com/musterhq/muster/internal/manifest"
 )
 
@@ -27,7 +27,7 @@ func applyCommand(o *options) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "apply -f FILE|DIR|-",
 		Short: "Store what manifests ask for",
-		Long: "Store the pods and Deployments of Kubernetes manifests, YAML or JSON, many documents to a file. A directory's\n" +
+		Long: "Store the objects of Kubernetes manifests, YAML or JSON, many documents to a file. A directory's\n" +
 			"*.yaml, *.yml and *.json are applied by name. An object with a finding is not stored at all; the others are.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return runApply(cmd.Context(), o, a) },
@@ -158,13 +158,12 @@ func (o *options) report(obj object, err error) {
 	}
 }
 
-// object is one object of a manifest, on its way to the coordinator. Exactly one of pod and deployment is set.
+// object is one object of a manifest, on its way to the coordinator.
 type object struct {
 	kind            *kind
 	source          string
 	namespace, name string
-	pod             *musterv1.Pod
-	deployment      *musterv1.Deployment
+	value           proto.Message
 }
 
 func (x object) ref() string { return x.kind.singular + "/" + x.name }
@@ -199,21 +198,13 @@ func (x object) tryOut(ctx context.Context, c *client) (string, []string, error)
 	if !isCode(err, codes.NotFound) {
 		return "", nil, err
 	}
-	if x.pod != nil {
-		r, err := c.pods.CreatePod(ctx, &musterv1.CreatePodRequest{Pod: x.pod, ValidateOnly: true})
-		return "created", r.GetWarnings(), err
-	}
-	r, err := c.deployments.CreateDeployment(ctx, &musterv1.CreateDeploymentRequest{Deployment: x.deployment, ValidateOnly: true})
-	return "created", r.GetWarnings(), err
+	warnings, err := x.kind.writes.tries(ctx, c, x.value)
+	return "created", warnings, err
 }
 
 func (x object) update(ctx context.Context, c *client, validateOnly bool) (string, []string, error) {
-	if x.pod != nil {
-		r, err := c.pods.UpdatePod(ctx, &musterv1.UpdatePodRequest{Pod: x.pod, AllowMissing: true, ValidateOnly: validateOnly})
-		return enumWord(r.GetResult().String(), "WRITE_RESULT_"), r.GetWarnings(), err
-	}
-	r, err := c.deployments.UpdateDeployment(ctx, &musterv1.UpdateDeploymentRequest{Deployment: x.deployment, AllowMissing: true, ValidateOnly: validateOnly})
-	return enumWord(r.GetResult().String(), "WRITE_RESULT_"), r.GetWarnings(), err
+	did, warnings, err := x.kind.writes.updates(ctx, c, x.value, validateOnly)
+	return enumWord(did.String(), "WRITE_RESULT_"), warnings, err
 }
 
 // inNamespace puts the object into the namespace of -n; one that names another is refused.

@@ -81,8 +81,8 @@ func TestWhatIsNotBuiltIsRefusedByItsName(t *testing.T) {
 		"rollout status deployment/web": "rollout status", "rollout undo x": "rollout undo", "diff -f x": "diff",
 		"port-forward web 80:80": "port-forward", "why web": "why", "ui": "ui", "simulate --lose n1": "simulate",
 		"drill node n1": "drill", "snapshot save x": "snapshot save", "loadtest probes --report x": "loadtest probes",
-		"get services": "get services", "get svc web": "get services", "get configmaps": "get configmaps", "get secret/x": "get secrets",
-		"delete endpoints x": "delete endpoints", "resume pod/web": "resume TYPE/NAME", "apply -f x --dry-run=client": "apply --dry-run=client",
+		"get daemonsets": "get daemonsets", "get sts web": "get statefulsets", "get namespaces": "get namespaces",
+		"delete ds x": "delete daemonsets", "resume pod/web": "resume TYPE/NAME", "apply -f x --dry-run=client": "apply --dry-run=client",
 	} {
 		a := s.run(strings.Fields(line)...)
 		if want := name + ": not built yet\n"; a.status != 1 || a.stderr != want || a.stdout != "" {
@@ -113,7 +113,7 @@ func TestAWrongCommandLineIsUsageAndSaysWhereToLook(t *testing.T) {
 		"get members -l a=b":                  "have no labels",
 		"get pod/a b":                         "want TYPE/NAME",
 		"get pod a/b":                         "a name has no slash",
-		"describe events":                     "describe knows",
+		"describe events":                     "describe does not know events",
 		"apply":                               "-f is required",
 		"apply -f x --dry-run=maybe":          "want server",
 		"apply x":                             `unknown command "x"`,

@@ -78,6 +78,10 @@ type client struct {
 	pods        musterv1.PodServiceClient
 	nodes       musterv1.NodeServiceClient
 	deployments musterv1.DeploymentServiceClient
+	services    musterv1.ServiceServiceClient
+	endpoints   musterv1.EndpointsServiceClient
+	configMaps  musterv1.ConfigMapServiceClient
+	secrets     musterv1.SecretServiceClient
 	events      musterv1.EventServiceClient
 	probes      musterv1.ProbeServiceClient
 	usages      musterv1.UsageServiceClient
@@ -150,6 +154,10 @@ func (o *options) connect() (*client, error) {
 		pods:        musterv1.NewPodServiceClient(conn),
 		nodes:       musterv1.NewNodeServiceClient(conn),
 		deployments: musterv1.NewDeploymentServiceClient(conn),
+		services:    musterv1.NewServiceServiceClient(conn),
+		endpoints:   musterv1.NewEndpointsServiceClient(conn),
+		configMaps:  musterv1.NewConfigMapServiceClient(conn),
+		secrets:     musterv1.NewSecretServiceClient(conn),
 		events:      musterv1.NewEventServiceClient(conn),
 		probes:      musterv1.NewProbeServiceClient(conn),
 		usages:      musterv1.NewUsageServiceClient(conn),

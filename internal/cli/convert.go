@@ -57,10 +57,19 @@ func (o *options) readManifests(files []string, opts manifest.Options) (objects 
 		switch {
 		case f.Pod != nil:
 			f.Pod.Namespace = namespace
-			x.kind, x.pod = podKind, wire.PodToProto(f.Pod)
+			x.kind, x.value = podKind, wire.PodToProto(f.Pod)
 		case f.Deployment != nil:
 			f.Deployment.Namespace = namespace
-			x.kind, x.deployment = deploymentKind, wire.DeploymentToProto(f.Deployment)
+			x.kind, x.value = deploymentKind, wire.DeploymentToProto(f.Deployment)
+		case f.Service != nil:
+			f.Service.Namespace = namespace
+			x.kind, x.value = serviceKind, wire.ServiceToProto(f.Service)
+		case f.ConfigMap != nil:
+			f.ConfigMap.Namespace = namespace
+			x.kind, x.value = configMapKind, wire.ConfigMapToProto(f.ConfigMap)
+		case f.Secret != nil:
+			f.Secret.Namespace = namespace
+			x.kind, x.value = secretKind, wire.SecretToProto(f.Secret)
 		default:
 			continue // a warning has said that there is nothing to store
 		}
@@ -82,8 +91,8 @@ func (o *options) readNames(files []string) (targets []doomed, bad bool, err err
 		switch {
 		case f.Kind == "Namespace" && f.Name != "":
 			continue // namespaces come and go with their objects
-		case f.Name == "" || kerr != nil || k != podKind && k != deploymentKind:
-			fmt.Fprintf(o.world.Stderr, "%s: no Pod or Deployment with a name: nothing to delete\n", f.Source)
+		case f.Name == "" || kerr != nil || k.writes == nil:
+			fmt.Fprintf(o.world.Stderr, "%s: no object of a known kind with a name: nothing to delete\n", f.Source)
 			bad = true
 		case nerr != nil:
 			fmt.Fprintf(o.world.Stderr, "%s: %s/%s: %v\n", f.Source, k.singular, f.Name, nerr)

@@ -26,7 +26,7 @@ func deleteCommand(o *options) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "delete TYPE NAME… | TYPE/NAME… | TYPE -l SELECTOR | TYPE --all | -f FILE",
 		Short: "Delete objects and wait until they are gone",
-		Long: "Delete pods, Deployments with their pods, or nodes that are gone for good. Returns when everything is gone.\n\n" +
+		Long: "Delete pods, Deployments with their pods, Services and the like, or nodes that are gone for good. Returns when everything is gone.\n\n" +
 			"--grace-period 0 kills at once; given again it shortens a deletion under way. A pod on a node that cannot be\n" +
 			"reached is gone when it is certain that it runs no more.",
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -81,7 +81,7 @@ func runDelete(ctx context.Context, o *options, d deleteFlags, args []string) er
 		}
 		for _, n := range named {
 			switch {
-			case n.kind != podKind && n.kind != deploymentKind && n.kind != nodeKind:
+			case n.kind != nodeKind && n.kind.writes == nil:
 				return usagef("%s cannot be deleted", n.kind.plural)
 			case n.name == "" && !d.all && o.selector == "":
 				return usagef("delete %s: want a name, -l SELECTOR or --all", n.kind.plural)
@@ -189,6 +189,9 @@ func deleteOne(ctx context.Context, o *options, c *client, d deleteFlags, t doom
 		}
 		r, err := c.pods.DeletePod(ctx, &musterv1.DeletePodRequest{Namespace: t.namespace, Name: t.name, Grace: grace, AllowSecondCopy: d.secondCopy})
 		return r.GetPod().GetMeta().GetUid(), err
+	case deploymentKind:
+	default:
+		return t.kind.writes.removes(ctx, c, t.namespace, t.name)
 	case nodeKind:
 		_, err := c.nodes.DeleteNode(ctx, &musterv1.DeleteNodeRequest{Name: t.name})
 		return "", err

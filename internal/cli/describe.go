@@ -17,7 +17,7 @@ import (
 
 func describeCommand(o *options) *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "describe TYPE [NAME…] | TYPE/NAME…", Short: "Tell all about pods, nodes or Deployments", Args: needsType,
+		Use: "describe TYPE [NAME…] | TYPE/NAME…", Short: "Tell all about objects", Args: needsType,
 		RunE: func(cmd *cobra.Command, args []string) error { return runDescribe(cmd.Context(), o, args) },
 	}
 	o.connectFlags(cmd)
@@ -34,8 +34,8 @@ func runDescribe(ctx context.Context, o *options, args []string) error {
 		return err
 	}
 	for _, obj := range objects {
-		if obj.kind != podKind && obj.kind != nodeKind && obj.kind != deploymentKind {
-			return usagef(`describe knows pods, nodes and deployments: for %s use "muster get %s -o yaml"`, obj.kind.plural, obj.kind.plural)
+		if obj.kind.writes == nil && obj.kind != nodeKind && obj.kind != endpointsKind {
+			return usagef(`describe does not know %s: use "muster get %s -o yaml"`, obj.kind.plural, obj.kind.plural)
 		}
 	}
 	return o.with(ctx, func(ctx context.Context, c *client) error {
@@ -99,6 +99,28 @@ func describe(ctx context.Context, c *client, t doomed) (string, error) {
 		}
 		events.Namespace = ""
 		d.node(r.GetNode(), pods)
+	case serviceKind, endpointsKind:
+		e, err := c.endpoints.GetEndpoints(ctx, &musterv1.GetEndpointsRequest{Namespace: t.namespace, Name: t.name})
+		if err != nil {
+			return "", t.named(err)
+		}
+		s, err := c.services.GetService(ctx, &musterv1.GetServiceRequest{Namespace: t.namespace, Name: t.name})
+		if err != nil {
+			return "", t.named(err)
+		}
+		d.service(s.GetService(), e.GetEndpoints())
+	case configMapKind:
+		r, err := c.configMaps.GetConfigMap(ctx, &musterv1.GetConfigMapRequest{Namespace: t.namespace, Name: t.name})
+		if err != nil {
+			return "", t.named(err)
+		}
+		d.config(r.GetConfigMap().GetMeta(), r.GetConfigMap().GetData(), sizesOf(r.GetConfigMap().GetBinaryData()))
+	case secretKind:
+		r, err := c.secrets.GetSecret(ctx, &musterv1.GetSecretRequest{Namespace: t.namespace, Name: t.name})
+		if err != nil {
+			return "", t.named(err)
+		}
+		d.config(r.GetSecret().GetMeta(), nil, sizesOf(r.GetSecret().GetData()))
 	default:
 		r, err := c.deployments.GetDeployment(ctx, &musterv1.GetDeploymentRequest{Namespace: t.namespace, Name: t.name})
 		if err != nil {

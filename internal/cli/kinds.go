@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	musterv1 "github.com/musterhq/muster/gen/muster/v1"
 )
@@ -69,8 +70,20 @@ type kind struct {
 	lists func(context.Context, *client, query) ([]item, int64, error)
 	// watches tells what matches and then what changes; nil where there is no such call.
 	watches func(context.Context, *client, query, int64) (func() (change, error), error)
+	// writes is how objects of the kind are stored and deleted; nil where manifests make none.
+	writes *writer
 	// gets returns one; nil where list has to do. Its error is NotFound when there is none.
 	gets func(ctx context.Context, c *client, namespace, name string) (item, error)
+}
+
+// writer stores the objects of one kind, as the messages of the API.
+type writer struct {
+	// tries has the coordinator check a creation without storing anything.
+	tries func(ctx context.Context, c *client, object proto.Message) (warnings []string, err error)
+	// updates creates or updates, or only checks that, and says what it did.
+	updates func(ctx context.Context, c *client, object proto.Message, validateOnly bool) (did musterv1.WriteResult, warnings []string, err error)
+	// removes asks for deletion, and returns the uid of what goes. Pods and nodes are deleted in ways of their own.
+	removes func(ctx context.Context, c *client, namespace, name string) (uid string, err error)
 }
 
 func (k *kind) list(ctx context.Context, c *client, q query) ([]item, int64, error) {
@@ -100,14 +113,12 @@ func (k *kind) get(ctx context.Context, c *client, namespace, name string) (item
 }
 
 // kinds are the types that are built.
-var kinds = []*kind{podKind, nodeKind, deploymentKind, eventKind, memberKind, probeKind, failoverKind}
+var kinds = []*kind{
+	podKind, deploymentKind, serviceKind, endpointsKind, configMapKind, secretKind, nodeKind, eventKind, memberKind, probeKind, failoverKind,
+}
 
 // unbuiltKinds are refused by name.
 var unbuiltKinds = map[string]string{
-	"services": "services", "service": "services", "svc": "services",
-	"endpoints": "endpoints", "endpoint": "endpoints", "ep": "endpoints",
-	"configmaps": "configmaps", "configmap": "configmaps", "cm": "configmaps",
-	"secrets": "secrets", "secret": "secrets",
 	"daemonsets": "daemonsets", "daemonset": "daemonsets", "ds": "daemonsets",
 	"statefulsets": "statefulsets", "statefulset": "statefulsets", "sts": "statefulsets",
 	"namespaces": "namespaces", "namespace": "namespaces", "ns": "namespaces",
@@ -279,6 +290,16 @@ var podKind = &kind{
 		s, err := c.pods.WatchPods(ctx, &musterv1.WatchPodsRequest{Filter: podFilter(q), Revision: revision})
 		return changes(s, err, func(m *musterv1.WatchPodsResponse) item { return podItem(m.GetPod()) })
 	},
+	writes: &writer{
+		tries: func(ctx context.Context, c *client, object proto.Message) ([]string, error) {
+			r, err := c.pods.CreatePod(ctx, &musterv1.CreatePodRequest{Pod: object.(*musterv1.Pod), ValidateOnly: true})
+			return r.GetWarnings(), err
+		},
+		updates: func(ctx context.Context, c *client, object proto.Message, validateOnly bool) (musterv1.WriteResult, []string, error) {
+			r, err := c.pods.UpdatePod(ctx, &musterv1.UpdatePodRequest{Pod: object.(*musterv1.Pod), AllowMissing: true, ValidateOnly: validateOnly})
+			return r.GetResult(), r.GetWarnings(), err
+		},
+	},
 	gets: func(ctx context.Context, c *client, namespace, name string) (item, error) {
 		r, err := c.pods.GetPod(ctx, &musterv1.GetPodRequest{Namespace: namespace, Name: name})
 		return podItem(r.GetPod()), err
@@ -326,6 +347,18 @@ var deploymentKind = &kind{
 	watches: func(ctx context.Context, c *client, q query, revision int64) (func() (change, error), error) {
 		s, err := c.deployments.WatchDeployments(ctx, &musterv1.WatchDeploymentsRequest{Filter: deploymentFilter(q), Revision: revision})
 		return changes(s, err, func(m *musterv1.WatchDeploymentsResponse) item { return deploymentItem(m.GetDeployment()) })
+	},
+	writes: &writer{
+		tries: func(ctx context.Context, c *client, object proto.Message) ([]string, error) {
+			r, err := c.deployments.CreateDeployment(ctx, &musterv1.CreateDeploymentRequest{Deployment: object.(*musterv1.Deployment), ValidateOnly: true})
+			return r.GetWarnings(), err
+		},
+		updates: func(ctx context.Context, c *client, object proto.Message, validateOnly bool) (musterv1.WriteResult, []string, error) {
+			r, err := c.deployments.UpdateDeployment(ctx, &musterv1.UpdateDeploymentRequest{
+				Deployment: object.(*musterv1.Deployment), AllowMissing: true, ValidateOnly: validateOnly,
+			})
+			return r.GetResult(), r.GetWarnings(), err
+		},
 	},
 	gets: func(ctx context.Context, c *client, namespace, name string) (item, error) {
 		r, err := c.deployments.GetDeployment(ctx, &musterv1.GetDeploymentRequest{Namespace: namespace, Name: name})

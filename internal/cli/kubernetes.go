@@ -102,6 +102,8 @@ func podSpecFields(s *musterv1.PodSpec) fields {
 		set("containers", each(s.GetContainers(), containerFields)).
 		put("nodeSelector", s.GetNodeSelector()).
 		put("hostname", s.GetHostname()).
+		put("dnsPolicy", s.GetDnsPolicy()).
+		put("dnsConfig", dnsFields(s.GetDnsConfig())).
 		put("readinessGates", each(s.GetReadinessGates(), func(g string) fields { return fields{"conditionType": g} })).
 		put("shareProcessNamespace", s.GetShareProcessNamespace()).
 		put("hostNetwork", s.GetHostNetwork()).
@@ -125,6 +127,9 @@ func volumeFields(v *musterv1.Volume) fields {
 			dir.set("sizeLimit", strconv.FormatInt(n, 10))
 		}
 		return fields{"name": v.GetName(), "emptyDir": dir}
+	}
+	if f := v.GetFiles(); f != nil {
+		return fields{"name": v.GetName(), f.GetKind(): filesFields(f)}
 	}
 	return fields{"name": v.GetName(), "hostPath": fields{"path": v.GetHostPath()}.put("type", v.GetHostPathType())}
 }
@@ -171,6 +176,7 @@ func containerFields(c *musterv1.Container) fields {
 		put("command", c.GetCommand()).
 		put("args", c.GetArgs()).
 		put("workingDir", c.GetWorkingDir()).
+		put("envFrom", each(c.GetEnvFrom(), envFromFields)).
 		put("env", each(c.GetEnv(), envFields)).
 		put("ports", each(c.GetPorts(), func(p *musterv1.ContainerPort) fields {
 			return fields{"containerPort": p.GetNumber()}.put("name", p.GetName()).put("protocol", p.GetProtocol()).put("hostPort", p.GetHostPort())
@@ -200,6 +206,13 @@ func envFields(e *musterv1.EnvVar) fields {
 	f := fields{"name": e.GetName()}
 	if e.GetFieldPath() != "" {
 		return f.set("valueFrom", fields{"fieldRef": fields{"apiVersion": "v1", "fieldPath": e.GetFieldPath()}})
+	}
+	if k := e.GetKey(); k != nil {
+		ref := fields{"name": k.GetName(), "key": k.GetKey()}.put("optional", k.GetOptional())
+		return f.set("valueFrom", fields{refField(k.GetKind()) + "KeyRef": ref})
+	}
+	if r := e.GetResource(); r != nil {
+		return f.set("valueFrom", fields{"resourceFieldRef": resourceRefFields(r)})
 	}
 	return f.put("value", e.GetValue())
 }

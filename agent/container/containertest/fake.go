@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -479,6 +480,28 @@ func (f *Fake) VolumeUsage(_ context.Context, ref container.PodRef, volume strin
 		used += int64(len(text))
 	}
 	return min(used, most+1), nil
+}
+
+// WriteFiles implements container.Runtime.
+func (f *Fake) WriteFiles(_ context.Context, ref container.PodRef, volume string, files []container.File) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	p := f.pods[ref.UID]
+	if p == nil || p.PodRef != ref || !slices.ContainsFunc(p.cfg.Volumes, func(v container.PodVolume) bool { return v.Name == volume }) {
+		return fmt.Errorf("volume %s of pod %s: %w", volume, ref.UID, container.ErrNotFound)
+	}
+	if err := f.enterLocked("WriteFiles", ref.UID+" "+volume); err != nil {
+		return err
+	}
+	has := map[string]string{}
+	for i := range files {
+		if !filepath.IsLocal(files[i].Path) || strings.HasPrefix(files[i].Path, "..") {
+			return fmt.Errorf("volume %s: %q is no path of a file in it", volume, files[i].Path)
+		}
+		has[files[i].Path] = string(files[i].Data)
+	}
+	p.files[volume] = has
+	return nil
 }
 
 // Logs implements container.Runtime.

@@ -48,12 +48,15 @@ func (r *Runtime) etcMounts(p *pod) (all []supervisor.Mount) {
 const etcDir = "etc"
 
 // writeEtc writes them.
-func (r *Runtime) writeEtc(p *pod) error {
+func (r *Runtime) writeEtc(p *pod, resolv string) error {
 	dir := filepath.Join(p.dir, etcDir)
 	if err := os.Mkdir(dir, 0o711); err != nil {
 		return err
 	}
-	files := map[string]string{"resolv.conf": resolvConf(hostResolv, p.rec.OwnNetwork)}
+	if resolv == "" {
+		resolv = resolvConf(hostResolv, p.rec.OwnNetwork)
+	}
+	files := map[string]string{"resolv.conf": resolv}
 	if name := p.rec.Hostname; name != "" {
 		files["hosts"] = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n" + p.rec.IP + "\t" + name + "\n"
 		files["hostname"] = name + "\n"
@@ -123,8 +126,12 @@ func (r *Runtime) makeVolumes(p *pod, volumes []container.PodVolume) error {
 		if err == nil && v.GID >= 0 {
 			err = os.Chown(dir, -1, v.GID)
 		}
+		mode := fs.FileMode(0o777) // as Kubernetes makes an emptyDir
+		if v.Files {
+			mode = 0o755
+		}
 		if err == nil {
-			err = os.Chmod(dir, 0o777) //nolint:gosec // as Kubernetes makes an emptyDir
+			err = os.Chmod(dir, mode)
 		}
 		if err != nil {
 			return err
@@ -135,7 +142,7 @@ func (r *Runtime) makeVolumes(p *pod, volumes []container.PodVolume) error {
 
 // furnish makes the pod's directory. Its record is written last: a directory without one is taken away when the agent starts, so
 // that the rest needs no care to be whole.
-func (r *Runtime) furnish(p *pod, volumes []container.PodVolume) error {
+func (r *Runtime) furnish(p *pod, cfg *container.PodConfig) error {
 	if err := os.Mkdir(p.dir, 0o711); err != nil {
 		return err
 	}
@@ -149,10 +156,10 @@ func (r *Runtime) furnish(p *pod, volumes []container.PodVolume) error {
 			return err
 		}
 	}
-	if err := r.makeVolumes(p, volumes); err != nil {
+	if err := r.makeVolumes(p, cfg.Volumes); err != nil {
 		return err
 	}
-	if err := r.writeEtc(p); err != nil {
+	if err := r.writeEtc(p, cfg.Resolv); err != nil {
 		return err
 	}
 	epoch := []byte(strconv.FormatInt(p.ref.Epoch, 10) + "\n")

@@ -126,6 +126,7 @@ type pod struct {
 	deadReason string
 	idle       map[string][]*supervisor.ExecConn // by container_instance
 	removing   sync.Mutex
+	writing    sync.Mutex // of the files of volumes
 }
 
 // New takes up the pods that exist and is ready when it returns. ctx bounds that only. Close it in the end.
@@ -333,7 +334,7 @@ func (r *Runtime) create(ctx context.Context, p *pod, cfg container.PodConfig) e
 	if err := r.discard(p.dir); err != nil {
 		return err
 	}
-	err := r.furnish(p, cfg.Volumes)
+	err := r.furnish(p, &cfg)
 	if err == nil {
 		err = r.podGroup(p, cfg.Limits)
 	}

@@ -252,6 +252,23 @@ func (n *Network) replace(c Cluster) error {
 	return nil
 }
 
+// Gateway is the node's own address in its pods' network; not valid while it has none.
+func (n *Network) Gateway() netip.Addr {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if own := n.state.Cluster.Own; own.IsValid() {
+		return gatewayOf(own)
+	}
+	return netip.Addr{}
+}
+
+// Has tells whether an address is a pod's, of whatever node, or a node's in its pods' network.
+func (n *Network) Has(ip netip.Addr) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.state.Cluster.All.IsValid() && n.state.Cluster.All.Contains(ip)
+}
+
 // Publish makes ports of the node lead to a pod's, in place of those it had, for as long as the pod has its address.
 // ErrPortTaken when another pod has one of them; then nothing changes.
 func (n *Network) Publish(uid string, ports []Port) error {
