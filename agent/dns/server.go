@@ -26,6 +26,8 @@ const (
 	maxQuestions = 1024
 	// rebind is how long an address that can't be listened at is let be.
 	rebind = 5 * time.Second
+	// maxUDP is how many bytes one packet has at most: what passes every network whole.
+	maxUDP = 1232
 	// tcpIdle is how long a connection may be silent.
 	tcpIdle = 10 * time.Second
 )
@@ -86,6 +88,12 @@ func (s *Server) Listen(a Address) {
 	case s.changed <- struct{}{}:
 	default:
 	}
+}
+
+func (s *Server) isWanted(a Address) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.wanted == a
 }
 
 // Bound is where it answers; not valid while it does not.
@@ -169,9 +177,11 @@ func (s *Server) serve(ctx context.Context, at Address) error {
 		})
 	}
 	g.Go(func() error {
-		select {
-		case <-serving.Done():
-		case <-s.changed:
+		for serving.Err() == nil && s.isWanted(at) {
+			select {
+			case <-serving.Done():
+			case <-s.changed:
+			}
 		}
 		stop()
 		return nil
@@ -290,8 +300,8 @@ func (s *Server) resolve(question, reply *dns.Msg) {
 func (s *Server) write(w dns.ResponseWriter, question, reply *dns.Msg) {
 	size := dns.MinMsgSize
 	if opt := question.IsEdns0(); opt != nil {
-		size = max(size, min(int(opt.UDPSize()), dns.DefaultMsgSize))
-		reply.SetEdns0(dns.DefaultMsgSize, false)
+		size = max(size, min(int(opt.UDPSize()), maxUDP))
+		reply.SetEdns0(maxUDP, false)
 	}
 	if _, tcp := w.RemoteAddr().(*net.TCPAddr); tcp {
 		size = dns.MaxMsgSize

@@ -134,9 +134,9 @@ func ValidateService(s *Service) []Finding {
 		} else {
 			numbers[n] = true
 		}
-		if p.Target.Name != "" || p.Target.Number != p.Port {
-			c.warn(at+".targetPort", fmt.Sprintf("there is no virtual address that would turn port %d into the pods' own: clients have to "+
-				"dial the target port, which SRV records of named ports tell", p.Port))
+		if p.Target.Name == "" && p.Target.Number != p.Port {
+			c.warn(at+".targetPort", fmt.Sprintf("clients have to dial port %d: there is no virtual address that would turn port %d into it",
+				p.Target.Number, p.Port))
 		}
 	}
 	if len(s.Spec.Selector) == 0 {

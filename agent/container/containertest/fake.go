@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -75,6 +76,7 @@ type fakePod struct {
 type fakeContainer struct {
 	container.Container
 	pod    container.PodRef
+	cfg    container.ContainerConfig
 	does   Behaviour
 	log    []fakeLine
 	ended  chan struct{}
@@ -272,7 +274,7 @@ func (f *Fake) StartContainer(ctx context.Context, ref container.PodRef, cfg con
 	id := container.ContainerID(fmt.Sprintf("process://%s/%s/%d-%08x", ref.UID, cfg.Name, cfg.Attempt, f.seq))
 	c := &fakeContainer{
 		Container: container.Container{ID: id, Name: cfg.Name, Attempt: cfg.Attempt, Running: true, StartedAt: time.Now()},
-		pod:       ref, does: does, ended: make(chan struct{}),
+		pod:       ref, cfg: cfg, does: does, ended: make(chan struct{}),
 	}
 	for _, text := range does.Output {
 		c.log = append(c.log, fakeLine{time.Now(), text})
@@ -480,6 +482,26 @@ func (f *Fake) VolumeUsage(_ context.Context, ref container.PodRef, volume strin
 		used += int64(len(text))
 	}
 	return min(used, most+1), nil
+}
+
+// Config is what the newest instance of a container was started with; false without one.
+func (f *Fake) Config(uid, name string) (container.ContainerConfig, bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if p := f.pods[uid]; p != nil && p.newest[name] != nil {
+		return p.newest[name].cfg, true
+	}
+	return container.ContainerConfig{}, false
+}
+
+// Files are what one of a pod's volumes has, by path; nil without the pod.
+func (f *Fake) Files(ref container.PodRef, volume string) map[string]string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if p := f.pods[ref.UID]; p != nil && p.PodRef == ref {
+		return maps.Clone(p.files[volume])
+	}
+	return nil
 }
 
 // WriteFiles implements container.Runtime.

@@ -94,6 +94,7 @@ func Run(t *testing.T, newRuntime func(t *testing.T) (container.Runtime, Program
 		{"VolumesAreThePodsAndGoWithIt", volumesAreShared},
 		{"ReadOnlyMountsAreNotWritten", readOnlyMounts},
 		{"SubPathIsAPartOfAVolume", subPaths},
+		{"FilesOfAVolumeAreReplacedForWhoeverHasItMounted", files},
 		{"MountsOfTheHostOutliveThePod", hostMounts},
 		{"VolumeThatThePodHasNotIsRefused", unknownVolume},
 		{"WhatOnlyRootHasIsRefusedByName", rootsOwn},

@@ -3,6 +3,7 @@ package containertest
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"strconv"
 	"strings"
 	"testing"
@@ -237,5 +238,58 @@ func memoryLimit(t *testing.T, s *suite) {
 	}
 	if end := s.end(t, c.ID); end.Reason != "OOMKilled" || end.ExitCode != 137 {
 		t.Errorf("it ended with %d, %s", end.ExitCode, end.Reason)
+	}
+}
+
+// files: those that WriteFiles writes are seen by containers that run already, which can't write them.
+func files(t *testing.T, s *suite) {
+	info := s.info(t)
+	if info.Isolation == "none" {
+		return
+	}
+	for _, memory := range []bool{false, true} {
+		if memory && info.Isolation != "full" {
+			continue
+		}
+		s.must(t, func(c *container.PodConfig) {
+			c.Volumes = []container.PodVolume{{Name: "v", Files: true, Memory: memory, GID: -1}}
+		})
+		in := mounted(container.Mount{Volume: "v", ReadOnly: true})
+		file := func(text string) container.File { return container.File{Path: "file", Data: []byte(text), Mode: 0o644} }
+		if code, said := s.says(t, ref, "early", s.Read, in); code == 0 {
+			t.Errorf("before anything is written it reads %q", said)
+		}
+		for i, text := range []string{"one", "two", "two"} {
+			if err := s.WriteFiles(s.ctx, ref, "v", []container.File{file(text), {Path: "more/of/them", Mode: 0o400}}); err != nil {
+				t.Fatal(err)
+			}
+			if code, said := s.says(t, ref, fmt.Sprint("reader-", i), s.Read, in); code != 0 || strings.TrimSpace(said) != text {
+				t.Errorf("memory %v: reads %q and ends with %d, want %q", memory, said, code, text)
+			}
+		}
+		if code, _ := s.says(t, ref, "vandal", s.Write, in); code == 0 {
+			t.Error("a container writes them")
+		}
+		if err := s.WriteFiles(s.ctx, ref, "v", []container.File{{Path: "other", Mode: 0o644}}); err != nil {
+			t.Fatal(err)
+		}
+		if code, said := s.says(t, ref, "late", s.Read, in); code == 0 {
+			t.Errorf("a file that is not wanted any more is read: %q", said)
+		}
+		if err := s.RemovePod(s.ctx, ref); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.WriteFiles(s.ctx, ref, "v", nil); !errors.Is(err, container.ErrNotFound) {
+			t.Errorf("written after its pod has gone: %v", err)
+		}
+	}
+	s.must(t, withVolume)
+	if err := s.WriteFiles(s.ctx, ref, "other", nil); !errors.Is(err, container.ErrNotFound) {
+		t.Errorf("a volume that there is not: %v", err)
+	}
+	for _, path := range []string{"", "/etc/x", "../x", "a/../../x", "..data/x"} {
+		if err := s.WriteFiles(s.ctx, ref, "v", []container.File{{Path: path}}); err == nil {
+			t.Errorf("%q is taken for a file", path)
+		}
 	}
 }
