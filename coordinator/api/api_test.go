@@ -42,6 +42,7 @@ type world struct {
 	cache     *store.Cache
 	probes    *probes.Table
 	usage     *usage.Table
+	conn      *grpc.ClientConn
 	endpoints *endpoints.Table
 	log       *slog.Logger
 	logged    strings.Builder
@@ -142,7 +143,7 @@ func serve(t *testing.T) *world {
 	}
 	w.pods, w.nodes, w.deployments = musterv1.NewPodServiceClient(conn), musterv1.NewNodeServiceClient(conn), musterv1.NewDeploymentServiceClient(conn)
 	w.events, w.probe, w.cluster = musterv1.NewEventServiceClient(conn), musterv1.NewProbeServiceClient(conn), musterv1.NewClusterServiceClient(conn)
-	w.usages = musterv1.NewUsageServiceClient(conn)
+	w.usages, w.conn = musterv1.NewUsageServiceClient(conn), conn
 	t.Cleanup(func() {
 		conn.Close()
 		cancel()
