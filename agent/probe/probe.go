@@ -1,5 +1,5 @@
-// Package probe makes one attempt of a probe: a command in the container, a GET, a connection. What an outcome counts
-// for is agent/health's to say, and when to ask agent/prober's. The rules are those of docs/probes.md, section 3.
+// Package probe makes one attempt of a probe: a command in the container, a GET, a connection, a call. What an outcome
+// counts for is agent/health's to say, and when to ask agent/prober's. The rules are those of docs/probes.md, section 3.
 package probe
 
 import (
@@ -19,7 +19,7 @@ import (
 // MaxOutput bounds what is kept of an answer, in bytes (3.2.3, 3.3.9).
 const MaxOutput = 10240
 
-// UserAgent is what HTTP probes call themselves: people match on the kubelet's.
+// UserAgent is what HTTP and gRPC probes call themselves: people match on the kubelet's.
 const UserAgent = "kube-probe/1.37"
 
 // Question is one attempt to make.
@@ -104,7 +104,13 @@ func (a *Attempter) Attempt(ctx context.Context, q *Question) Answer {
 		defer cancel()
 		return a.connect(ctx, net.JoinHostPort(host(q.Probe.TCP.Host, q.Address), strconv.Itoa(port)))
 	case q.Probe.GRPC != nil:
-		return errored(errors.New("grpc probe: not built yet"))
+		port, err := resolve(spec.PortRef{Number: q.Probe.GRPC.Port}, nil)
+		if err != nil {
+			return errored(err)
+		}
+		ctx, cancel := context.WithTimeout(ctx, q.Probe.Timeout)
+		defer cancel()
+		return a.health(ctx, net.JoinHostPort(q.Address, strconv.Itoa(port)), q.Probe.GRPC.Service, q.Probe.Timeout)
 	}
 	return errored(errors.New("missing probe handler"))
 }

@@ -31,7 +31,7 @@ spec:
   - {name: host, hostPath: {path: /srv, type: Directory}}
   initContainers:
   - {name: init, command: [setup], restartPolicy: OnFailure, resources: {requests: {cpu: 10m}, limits: {memory: 1Mi}}}
-  - {name: side, command: [serve], restartPolicy: Always, startupProbe: {tcpSocket: {port: 80}}}
+  - {name: side, command: [serve], restartPolicy: Always, startupProbe: {tcpSocket: {port: 80}}, livenessProbe: {grpc: {port: 9000, service: health}}}
   containers:
   - name: web
     image: example

@@ -109,9 +109,11 @@ type TCPAction struct {
 	Port PortRef
 }
 
-// GRPCAction calls grpc.health.v1.Health/Check. Refused by name until it is built.
+// GRPCAction calls grpc.health.v1.Health/Check at the pod's address, without TLS.
 type GRPCAction struct {
-	Port    int32
+	// Port is 1 to 65535; it has no name.
+	Port int32
+	// Service is what the server is asked about; empty: the whole server.
 	Service string
 }
 

@@ -637,7 +637,6 @@ func (c *checker) handler(at string, h *Handler) {
 		if a.Port < 1 || a.Port > 65535 {
 			c.add(at+".grpc.port", Invalid, a.Port, "must be between 1 and 65535, inclusive")
 		}
-		c.add(at+".grpc", NotBuilt, nil, "grpc probe")
 	}
 	if n == 0 {
 		c.add(at, Required, nil, "must specify a handler type")

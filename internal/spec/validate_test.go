@@ -119,9 +119,9 @@ func TestProbesAreRefusedByTheRulesOfSection2(t *testing.T) {
 			c + `livenessProbe.httpGet.httpHeaders[2].name: Invalid value: "a b": a valid HTTP header must consist of alphanumeric characters or '-'`,
 			c + `livenessProbe.httpGet.httpHeaders[3].name: Invalid value: "": a valid HTTP header must consist of alphanumeric characters or '-'`,
 		}},
-		{"2.4 grpc port", handled(spec.Handler{GRPC: &spec.GRPCAction{}}), []string{
-			c + "livenessProbe.grpc.port: Invalid value: 0" + badPort, c + "livenessProbe.grpc: Not built yet: grpc probe",
-		}},
+		{"2.4 grpc without a port", handled(spec.Handler{GRPC: &spec.GRPCAction{}}), []string{c + "livenessProbe.grpc.port: Invalid value: 0" + badPort}},
+		{"2.4 grpc port too large", handled(spec.Handler{GRPC: &spec.GRPCAction{Port: 65536}}), []string{c + "livenessProbe.grpc.port: Invalid value: 65536" + badPort}},
+		{"2.4 grpc", handled(spec.Handler{GRPC: &spec.GRPCAction{Port: 65535, Service: "any thing"}}), nil},
 		{"shortest period and timeout", liveness(func(p *spec.Probe) { p.Period, p.Timeout = 100*time.Millisecond, time.Millisecond }), nil},
 		{"too short a period", liveness(func(p *spec.Probe) { p.Period = 99 * time.Millisecond }), []string{c + `livenessProbe.periodSeconds: Invalid value: "99ms": must be at least 100ms`}},
 		{"too short a timeout", liveness(func(p *spec.Probe) { p.Timeout = 999 * time.Microsecond }), []string{c + `livenessProbe.timeoutSeconds: Invalid value: "999µs": must be at least 1ms`}},

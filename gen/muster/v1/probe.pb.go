@@ -366,7 +366,7 @@ type Probe_TcpSocket struct {
 }
 
 type Probe_Grpc struct {
-	// Calls grpc.health.v1.Health/Check. Not built yet.
+	// Calls grpc.health.v1.Health/Check.
 	Grpc *GrpcAction `protobuf:"bytes,4,opt,name=grpc,proto3,oneof"`
 }
 
@@ -616,12 +616,12 @@ func (x *TcpSocketAction) GetPort() *PortReference {
 	return nil
 }
 
-// GrpcAction calls grpc.health.v1.Health/Check.
+// GrpcAction calls grpc.health.v1.Health/Check at the pod's address, without TLS.
 type GrpcAction struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// 1 to 65535.
+	// 1 to 65535; a name is not possible.
 	Port int32 `protobuf:"varint,1,opt,name=port,proto3" json:"port,omitempty"`
-	// May be empty.
+	// What the server is asked about; empty: the whole server.
 	Service       string `protobuf:"bytes,2,opt,name=service,proto3" json:"service,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
