@@ -8,8 +8,10 @@ import (
 	"context"
 	"hash/fnv"
 	"log/slog"
+	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"github.com/musterhq/muster/agent/container"
 	"github.com/musterhq/muster/agent/health"
@@ -27,6 +29,8 @@ const (
 	InFlight = 256
 	// attempts is how often an attempt that could not be made is made at most in one run (4.1).
 	attempts = 3
+	// maxOutput bounds what is kept of an attempt's output, in bytes.
+	maxOutput = 1 << 10
 )
 
 // Row is one probe and where its container stands.
@@ -338,7 +342,7 @@ func (p *Prober) fold(w *row, answer *probe.Answer, start time.Time, took, lag t
 	result := resultOf(answer.Outcome)
 	a := spec.Attempt{
 		Start: start, Outcome: answer.Outcome, Result: result, Duration: took, CPU: answer.CPU, Lag: lag,
-		Instance: string(w.Instance), Output: answer.Output[:min(len(answer.Output), 1<<10)],
+		Instance: string(w.Instance), Output: text(answer.Output),
 	}
 	w.last = &a
 	p.cfg.Result(w.ID, a)
@@ -365,6 +369,16 @@ func (p *Prober) fold(w *row, answer *probe.Answer, start time.Time, took, lag t
 		}
 		p.cfg.Report(Report{ID: w.ID, Instance: w.Instance, Outcome: answer.Outcome, Output: a.Output, Verdict: verdict})
 	}
+}
+
+// text cuts an output to maxOutput, at the end of a character, and puts U+FFFD in the place of what is no UTF-8.
+func text(output string) string {
+	output = strings.ToValidUTF8(output[:min(len(output), maxOutput+utf8.UTFMax-1)], "\uFFFD")
+	for len(output) > maxOutput {
+		_, n := utf8.DecodeLastRuneInString(output)
+		output = output[:len(output)-n]
+	}
+	return output
 }
 
 // resultOf is what an outcome counts as (4.2).
