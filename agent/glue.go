@@ -110,6 +110,10 @@ type probeMemory struct {
 
 func (p *probeMemory) States() []spec.ProbeState { return p.prober.States() }
 
+func (p *probeMemory) Follow(ctx context.Context, match func(spec.ProbeID) bool, take func([]spec.ProbeAttempt, uint64) error) error {
+	return p.history.Follow(ctx, match, take)
+}
+
 func (p *probeMemory) Results(id spec.ProbeID, n int) []spec.Attempt { return p.history.Last(id, n) }
 
 // flat is the node's part of the flat network; nil where it has none, and then what it once had is taken away.

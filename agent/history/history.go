@@ -1,5 +1,5 @@
 // Package history holds what the probes of a node have answered: of each the last attempts, in memory, and what all of
-// them have cost.
+// them have cost. Who follows is told of each attempt as it is added.
 package history
 
 import (
@@ -27,12 +27,15 @@ type ring struct {
 // History is the memory. Its methods may be called from any goroutine. Probes that are forgotten bound it: each holds at
 // most Keep attempts of at most MaxOutput bytes.
 type History struct {
-	mu    sync.Mutex
-	rings map[spec.ProbeID]*ring
+	mu        sync.Mutex
+	rings     map[spec.ProbeID]*ring
+	followers map[*follower]struct{}
 }
 
 // New returns an empty history.
-func New() *History { return &History{rings: map[spec.ProbeID]*ring{}} }
+func New() *History {
+	return &History{rings: map[spec.ProbeID]*ring{}, followers: map[*follower]struct{}{}}
+}
 
 // Add keeps an attempt.
 func (h *History) Add(id spec.ProbeID, a spec.Attempt) {
@@ -53,6 +56,7 @@ func (h *History) Add(id spec.ProbeID, a spec.Attempt) {
 		r.cpu += a.CPU
 		r.measured++
 	}
+	h.tellLocked(id, &a)
 }
 
 // Spent returns the processor time of a probe's attempts, those no longer kept included, and how many they were: attempts

@@ -29,7 +29,9 @@ const (
 func (a *Attempter) health(ctx context.Context, address, service string, timeout time.Duration) Answer {
 	conn, err := grpc.NewClient("passthrough:///"+address,
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) { return a.dial.DialContext(ctx, "tcp", address) }),
+		grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) {
+			return a.dial.DialContext(ctx, "tcp", address)
+		}),
 		grpc.WithUserAgent(UserAgent),
 		grpc.WithNoProxy(), grpc.WithDisableServiceConfig(), grpc.WithDisableRetry(),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxGRPCMessage)), grpc.WithMaxHeaderListSize(maxGRPCHeader),

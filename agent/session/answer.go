@@ -8,6 +8,8 @@ import (
 	agentv1 "github.com/musterhq/muster/gen/muster/agent/v1"
 	musterv1 "github.com/musterhq/muster/gen/muster/v1"
 	"github.com/musterhq/muster/internal/reason"
+	"github.com/musterhq/muster/internal/spec"
+	"github.com/musterhq/muster/internal/wire"
 )
 
 // ErrNotFound means that what was asked for is not held here.
@@ -50,6 +52,15 @@ func (w *answerWriter) results(all []*musterv1.ProbeAttempt) error {
 		all = all[n:]
 	}
 	return nil
+}
+
+// followed sends results as they come.
+func (w *answerWriter) followed(attempts []spec.ProbeAttempt, dropped uint64) error {
+	piece := &agentv1.FollowedResults{Dropped: dropped}
+	for i := range attempts {
+		piece.Results = append(piece.Results, wire.ProbeAttemptToProto(attempts[i].ID, &attempts[i].Attempt))
+	}
+	return w.send(&agentv1.AnswerRequest{Answer: &agentv1.AnswerRequest_Followed{Followed: piece}})
 }
 
 // answerError puts an error into words that travel.

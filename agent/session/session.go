@@ -123,6 +123,9 @@ type Probes interface {
 	States() []spec.ProbeState
 	// Results returns the newest results of a probe, oldest first.
 	Results(id spec.ProbeID, n int) []spec.Attempt
+	// Follow hands take what matching probes answer from now on, at most 256 attempts at a time and at first none, and how
+	// many were dropped before them, until ctx ends or take fails.
+	Follow(ctx context.Context, match func(spec.ProbeID) bool, take func(attempts []spec.ProbeAttempt, dropped uint64) error) error
 }
 
 // Events is where the agent's events wait.
@@ -675,20 +678,32 @@ func (o *open) answer(ctx context.Context, ask *agentv1.Ask) {
 		err = o.deps.Pods.Logs(ctx, q.Logs.GetUid(), q.Logs.GetContainer(), q.Logs.GetPrevious(), opts, w)
 	case *agentv1.Ask_Results:
 		err = w.results(o.lookUp(q.Results))
+	case *agentv1.Ask_Follow:
+		err = o.deps.Probes.Follow(ctx, asked(q.Follow), w.followed)
 	default:
 		err = fmt.Errorf("question %T: not built yet", q)
 	}
 	w.end(err)
 }
 
+// asked tells which probes a question is about.
+func asked(q interface {
+	GetUid() string
+	GetContainer() string
+	GetKind() musterv1.ProbeKind
+}) func(spec.ProbeID) bool {
+	return func(id spec.ProbeID) bool {
+		return id.PodUID == q.GetUid() && (q.GetContainer() == "" || q.GetContainer() == id.Container) &&
+			(q.GetKind() == musterv1.ProbeKind_PROBE_KIND_UNSPECIFIED || q.GetKind() == wire.ProbeKindToProto(id.Kind))
+	}
+}
+
 func (o *open) lookUp(q *agentv1.ResultsAsk) []*musterv1.ProbeAttempt {
 	var out []*musterv1.ProbeAttempt
 	limit := max(0, int(q.GetLimit()))
+	match := asked(q)
 	for _, st := range o.deps.Probes.States() {
-		if st.ID.PodUID != q.GetUid() || q.GetContainer() != "" && q.GetContainer() != st.ID.Container {
-			continue
-		}
-		if k := q.GetKind(); k != musterv1.ProbeKind_PROBE_KIND_UNSPECIFIED && k != wire.ProbeKindToProto(st.ID.Kind) {
+		if !match(st.ID) {
 			continue
 		}
 		for _, a := range o.deps.Probes.Results(st.ID, limit) {

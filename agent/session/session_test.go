@@ -81,6 +81,10 @@ type world struct {
 	// said is sent to each command at once.
 	said  []*agentv1.InteractResponse
 	usage Usage
+	// attempts are told to whoever follows.
+	attempts chan spec.ProbeAttempt
+	// unfollowed is closed when nobody follows any more.
+	unfollowed chan struct{}
 }
 
 func (w *world) Hello() (int64, error) {
@@ -162,6 +166,27 @@ func (w *world) States() []spec.ProbeState { return w.states }
 func (w *world) Results(id spec.ProbeID, n int) []spec.Attempt {
 	as := []spec.Attempt{attempt(1), attempt(2), attempt(3)}
 	return as[max(0, len(as)-n):]
+}
+
+// Follow tells of what the test sends.
+func (w *world) Follow(ctx context.Context, match func(spec.ProbeID) bool, take func([]spec.ProbeAttempt, uint64) error) error {
+	defer close(w.unfollowed)
+	if err := take(nil, 0); err != nil {
+		return err
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case a := <-w.attempts:
+			if !match(a.ID) {
+				continue
+			}
+			if err := take([]spec.ProbeAttempt{a}, 7); err != nil {
+				return err
+			}
+		}
+	}
 }
 
 func attempt(second int64) spec.Attempt {

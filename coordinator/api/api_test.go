@@ -58,6 +58,8 @@ type world struct {
 	connected map[string]bool
 	answers   []*agentv1.AnswerRequest
 	asked     *agentv1.Ask
+	// following answers in place of answers; nil: they do.
+	following func(ctx context.Context, take func(*agentv1.AnswerRequest) error) error
 	command   func(ctx context.Context, said <-chan *agentv1.InteractResponse, take func(*agentv1.InteractRequest) error) error
 	explain   string
 	moveErr   error
@@ -68,8 +70,11 @@ type world struct {
 
 func (w *world) Connected(node string) bool { return w.connected[node] }
 
-func (w *world) Ask(_ context.Context, _ string, ask *agentv1.Ask, take func(*agentv1.AnswerRequest) error) error {
+func (w *world) Ask(ctx context.Context, _ string, ask *agentv1.Ask, take func(*agentv1.AnswerRequest) error) error {
 	w.asked = ask
+	if w.following != nil {
+		return w.following(ctx, take)
+	}
 	for _, a := range w.answers {
 		if err := take(a); err != nil {
 			return err

@@ -98,6 +98,8 @@ var methods = map[string]class{
 	"/muster.v1.ProbeService/WatchProbes":      read,
 	"/muster.v1.ProbeService/ListProbeResults": read,
 
+	"/muster.v1.ProbeService/WatchProbeResults": read,
+
 	"/muster.v1.UsageService/ListPodUsages":   read,
 	"/muster.v1.UsageService/ListNodeUsages":  read,
 	"/muster.v1.UsageService/ListProbeUsages": read,

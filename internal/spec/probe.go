@@ -205,6 +205,12 @@ type Attempt struct {
 	Output string
 }
 
+// ProbeAttempt is an attempt, and whose it is.
+type ProbeAttempt struct {
+	ID ProbeID
+	Attempt
+}
+
 // ProbeState is what is believed of a probe and why.
 type ProbeState struct {
 	ID      ProbeID

@@ -1423,6 +1423,144 @@ func (x *ListProbeResultsRequest) GetLimit() int32 {
 	return 0
 }
 
+// WatchProbeResultsRequest names a pod and which of its probes are meant; it must have one of them.
+type WatchProbeResultsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Default "default".
+	Namespace string `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	// Required: the pod's name.
+	Pod string `protobuf:"bytes,2,opt,name=pod,proto3" json:"pod,omitempty"`
+	// Empty: all containers.
+	Container string `protobuf:"bytes,3,opt,name=container,proto3" json:"container,omitempty"`
+	// UNSPECIFIED: all kinds.
+	Kind          ProbeKind `protobuf:"varint,4,opt,name=kind,proto3,enum=muster.v1.ProbeKind" json:"kind,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchProbeResultsRequest) Reset() {
+	*x = WatchProbeResultsRequest{}
+	mi := &file_muster_v1_probe_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchProbeResultsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchProbeResultsRequest) ProtoMessage() {}
+
+func (x *WatchProbeResultsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_probe_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchProbeResultsRequest.ProtoReflect.Descriptor instead.
+func (*WatchProbeResultsRequest) Descriptor() ([]byte, []int) {
+	return file_muster_v1_probe_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *WatchProbeResultsRequest) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *WatchProbeResultsRequest) GetPod() string {
+	if x != nil {
+		return x.Pod
+	}
+	return ""
+}
+
+func (x *WatchProbeResultsRequest) GetContainer() string {
+	if x != nil {
+		return x.Container
+	}
+	return ""
+}
+
+func (x *WatchProbeResultsRequest) GetKind() ProbeKind {
+	if x != nil {
+		return x.Kind
+	}
+	return ProbeKind_PROBE_KIND_UNSPECIFIED
+}
+
+// WatchProbeResultsResponse has what was attempted since the one before. The first has nothing: every attempt that ends
+// after it is told, or counted in dropped.
+type WatchProbeResultsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In the order in which they ended. At most 256.
+	Results []*ProbeAttempt `protobuf:"bytes,1,rep,name=results,proto3" json:"results,omitempty"`
+	// How many came before these that were dropped, as whoever reads is too slow.
+	Dropped uint64 `protobuf:"varint,2,opt,name=dropped,proto3" json:"dropped,omitempty"`
+	// Why no more will come, a sentence for people; the last message. Empty before.
+	Ended         string `protobuf:"bytes,3,opt,name=ended,proto3" json:"ended,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchProbeResultsResponse) Reset() {
+	*x = WatchProbeResultsResponse{}
+	mi := &file_muster_v1_probe_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchProbeResultsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchProbeResultsResponse) ProtoMessage() {}
+
+func (x *WatchProbeResultsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_probe_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchProbeResultsResponse.ProtoReflect.Descriptor instead.
+func (*WatchProbeResultsResponse) Descriptor() ([]byte, []int) {
+	return file_muster_v1_probe_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *WatchProbeResultsResponse) GetResults() []*ProbeAttempt {
+	if x != nil {
+		return x.Results
+	}
+	return nil
+}
+
+func (x *WatchProbeResultsResponse) GetDropped() uint64 {
+	if x != nil {
+		return x.Dropped
+	}
+	return 0
+}
+
+func (x *WatchProbeResultsResponse) GetEnded() string {
+	if x != nil {
+		return x.Ended
+	}
+	return ""
+}
+
 // ListProbeResultsResponse has the results.
 type ListProbeResultsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1434,7 +1572,7 @@ type ListProbeResultsResponse struct {
 
 func (x *ListProbeResultsResponse) Reset() {
 	*x = ListProbeResultsResponse{}
-	mi := &file_muster_v1_probe_proto_msgTypes[15]
+	mi := &file_muster_v1_probe_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1446,7 +1584,7 @@ func (x *ListProbeResultsResponse) String() string {
 func (*ListProbeResultsResponse) ProtoMessage() {}
 
 func (x *ListProbeResultsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_probe_proto_msgTypes[15]
+	mi := &file_muster_v1_probe_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1459,7 +1597,7 @@ func (x *ListProbeResultsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListProbeResultsResponse.ProtoReflect.Descriptor instead.
 func (*ListProbeResultsResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_probe_proto_rawDescGZIP(), []int{15}
+	return file_muster_v1_probe_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ListProbeResultsResponse) GetResults() []*ProbeAttempt {
@@ -1565,7 +1703,16 @@ const file_muster_v1_probe_proto_rawDesc = "" +
 	"\x03pod\x18\x02 \x01(\tR\x03pod\x12\x1c\n" +
 	"\tcontainer\x18\x03 \x01(\tR\tcontainer\x12(\n" +
 	"\x04kind\x18\x04 \x01(\x0e2\x14.muster.v1.ProbeKindR\x04kind\x12\x14\n" +
-	"\x05limit\x18\x05 \x01(\x05R\x05limit\"M\n" +
+	"\x05limit\x18\x05 \x01(\x05R\x05limit\"\x92\x01\n" +
+	"\x18WatchProbeResultsRequest\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x10\n" +
+	"\x03pod\x18\x02 \x01(\tR\x03pod\x12\x1c\n" +
+	"\tcontainer\x18\x03 \x01(\tR\tcontainer\x12(\n" +
+	"\x04kind\x18\x04 \x01(\x0e2\x14.muster.v1.ProbeKindR\x04kind\"~\n" +
+	"\x19WatchProbeResultsResponse\x121\n" +
+	"\aresults\x18\x01 \x03(\v2\x17.muster.v1.ProbeAttemptR\aresults\x12\x18\n" +
+	"\adropped\x18\x02 \x01(\x04R\adropped\x12\x14\n" +
+	"\x05ended\x18\x03 \x01(\tR\x05ended\"M\n" +
 	"\x18ListProbeResultsResponse\x121\n" +
 	"\aresults\x18\x01 \x03(\v2\x17.muster.v1.ProbeAttemptR\aresults*r\n" +
 	"\tProbeKind\x12\x1a\n" +
@@ -1584,12 +1731,13 @@ const file_muster_v1_probe_proto_rawDesc = "" +
 	"\x18PROBE_RESULT_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14PROBE_RESULT_UNKNOWN\x10\x01\x12\x18\n" +
 	"\x14PROBE_RESULT_SUCCESS\x10\x02\x12\x18\n" +
-	"\x14PROBE_RESULT_FAILURE\x10\x032\x86\x02\n" +
+	"\x14PROBE_RESULT_FAILURE\x10\x032\xe8\x02\n" +
 	"\fProbeService\x12I\n" +
 	"\n" +
 	"ListProbes\x12\x1c.muster.v1.ListProbesRequest\x1a\x1d.muster.v1.ListProbesResponse\x12N\n" +
 	"\vWatchProbes\x12\x1d.muster.v1.WatchProbesRequest\x1a\x1e.muster.v1.WatchProbesResponse0\x01\x12[\n" +
-	"\x10ListProbeResults\x12\".muster.v1.ListProbeResultsRequest\x1a#.muster.v1.ListProbeResultsResponseB3Z1github.com/musterhq/muster/gen/muster/v1;musterv1b\x06proto3"
+	"\x10ListProbeResults\x12\".muster.v1.ListProbeResultsRequest\x1a#.muster.v1.ListProbeResultsResponse\x12`\n" +
+	"\x11WatchProbeResults\x12#.muster.v1.WatchProbeResultsRequest\x1a$.muster.v1.WatchProbeResultsResponse0\x01B3Z1github.com/musterhq/muster/gen/muster/v1;musterv1b\x06proto3"
 
 var (
 	file_muster_v1_probe_proto_rawDescOnce sync.Once
@@ -1604,77 +1752,83 @@ func file_muster_v1_probe_proto_rawDescGZIP() []byte {
 }
 
 var file_muster_v1_probe_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_muster_v1_probe_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_muster_v1_probe_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_muster_v1_probe_proto_goTypes = []any{
-	(ProbeKind)(0),                   // 0: muster.v1.ProbeKind
-	(ProbeOutcome)(0),                // 1: muster.v1.ProbeOutcome
-	(ProbeResult)(0),                 // 2: muster.v1.ProbeResult
-	(*Probe)(nil),                    // 3: muster.v1.Probe
-	(*ExecAction)(nil),               // 4: muster.v1.ExecAction
-	(*HttpGetAction)(nil),            // 5: muster.v1.HttpGetAction
-	(*HttpHeader)(nil),               // 6: muster.v1.HttpHeader
-	(*TcpSocketAction)(nil),          // 7: muster.v1.TcpSocketAction
-	(*GrpcAction)(nil),               // 8: muster.v1.GrpcAction
-	(*PortReference)(nil),            // 9: muster.v1.PortReference
-	(*ProbeState)(nil),               // 10: muster.v1.ProbeState
-	(*ProbeAttempt)(nil),             // 11: muster.v1.ProbeAttempt
-	(*ProbeFilter)(nil),              // 12: muster.v1.ProbeFilter
-	(*ListProbesRequest)(nil),        // 13: muster.v1.ListProbesRequest
-	(*ListProbesResponse)(nil),       // 14: muster.v1.ListProbesResponse
-	(*WatchProbesRequest)(nil),       // 15: muster.v1.WatchProbesRequest
-	(*WatchProbesResponse)(nil),      // 16: muster.v1.WatchProbesResponse
-	(*ListProbeResultsRequest)(nil),  // 17: muster.v1.ListProbeResultsRequest
-	(*ListProbeResultsResponse)(nil), // 18: muster.v1.ListProbeResultsResponse
-	(*durationpb.Duration)(nil),      // 19: google.protobuf.Duration
-	(*ObjectReference)(nil),          // 20: muster.v1.ObjectReference
-	(*timestamppb.Timestamp)(nil),    // 21: google.protobuf.Timestamp
-	(ChangeType)(0),                  // 22: muster.v1.ChangeType
+	(ProbeKind)(0),                    // 0: muster.v1.ProbeKind
+	(ProbeOutcome)(0),                 // 1: muster.v1.ProbeOutcome
+	(ProbeResult)(0),                  // 2: muster.v1.ProbeResult
+	(*Probe)(nil),                     // 3: muster.v1.Probe
+	(*ExecAction)(nil),                // 4: muster.v1.ExecAction
+	(*HttpGetAction)(nil),             // 5: muster.v1.HttpGetAction
+	(*HttpHeader)(nil),                // 6: muster.v1.HttpHeader
+	(*TcpSocketAction)(nil),           // 7: muster.v1.TcpSocketAction
+	(*GrpcAction)(nil),                // 8: muster.v1.GrpcAction
+	(*PortReference)(nil),             // 9: muster.v1.PortReference
+	(*ProbeState)(nil),                // 10: muster.v1.ProbeState
+	(*ProbeAttempt)(nil),              // 11: muster.v1.ProbeAttempt
+	(*ProbeFilter)(nil),               // 12: muster.v1.ProbeFilter
+	(*ListProbesRequest)(nil),         // 13: muster.v1.ListProbesRequest
+	(*ListProbesResponse)(nil),        // 14: muster.v1.ListProbesResponse
+	(*WatchProbesRequest)(nil),        // 15: muster.v1.WatchProbesRequest
+	(*WatchProbesResponse)(nil),       // 16: muster.v1.WatchProbesResponse
+	(*ListProbeResultsRequest)(nil),   // 17: muster.v1.ListProbeResultsRequest
+	(*WatchProbeResultsRequest)(nil),  // 18: muster.v1.WatchProbeResultsRequest
+	(*WatchProbeResultsResponse)(nil), // 19: muster.v1.WatchProbeResultsResponse
+	(*ListProbeResultsResponse)(nil),  // 20: muster.v1.ListProbeResultsResponse
+	(*durationpb.Duration)(nil),       // 21: google.protobuf.Duration
+	(*ObjectReference)(nil),           // 22: muster.v1.ObjectReference
+	(*timestamppb.Timestamp)(nil),     // 23: google.protobuf.Timestamp
+	(ChangeType)(0),                   // 24: muster.v1.ChangeType
 }
 var file_muster_v1_probe_proto_depIdxs = []int32{
 	4,  // 0: muster.v1.Probe.exec:type_name -> muster.v1.ExecAction
 	5,  // 1: muster.v1.Probe.http_get:type_name -> muster.v1.HttpGetAction
 	7,  // 2: muster.v1.Probe.tcp_socket:type_name -> muster.v1.TcpSocketAction
 	8,  // 3: muster.v1.Probe.grpc:type_name -> muster.v1.GrpcAction
-	19, // 4: muster.v1.Probe.initial_delay:type_name -> google.protobuf.Duration
-	19, // 5: muster.v1.Probe.period:type_name -> google.protobuf.Duration
-	19, // 6: muster.v1.Probe.timeout:type_name -> google.protobuf.Duration
-	19, // 7: muster.v1.Probe.termination_grace:type_name -> google.protobuf.Duration
+	21, // 4: muster.v1.Probe.initial_delay:type_name -> google.protobuf.Duration
+	21, // 5: muster.v1.Probe.period:type_name -> google.protobuf.Duration
+	21, // 6: muster.v1.Probe.timeout:type_name -> google.protobuf.Duration
+	21, // 7: muster.v1.Probe.termination_grace:type_name -> google.protobuf.Duration
 	9,  // 8: muster.v1.HttpGetAction.port:type_name -> muster.v1.PortReference
 	6,  // 9: muster.v1.HttpGetAction.headers:type_name -> muster.v1.HttpHeader
 	9,  // 10: muster.v1.TcpSocketAction.port:type_name -> muster.v1.PortReference
-	20, // 11: muster.v1.ProbeState.pod:type_name -> muster.v1.ObjectReference
+	22, // 11: muster.v1.ProbeState.pod:type_name -> muster.v1.ObjectReference
 	0,  // 12: muster.v1.ProbeState.kind:type_name -> muster.v1.ProbeKind
 	2,  // 13: muster.v1.ProbeState.verdict:type_name -> muster.v1.ProbeResult
-	21, // 14: muster.v1.ProbeState.since:type_name -> google.protobuf.Timestamp
+	23, // 14: muster.v1.ProbeState.since:type_name -> google.protobuf.Timestamp
 	11, // 15: muster.v1.ProbeState.last:type_name -> muster.v1.ProbeAttempt
-	19, // 16: muster.v1.ProbeState.period:type_name -> google.protobuf.Duration
-	21, // 17: muster.v1.ProbeAttempt.time:type_name -> google.protobuf.Timestamp
+	21, // 16: muster.v1.ProbeState.period:type_name -> google.protobuf.Duration
+	23, // 17: muster.v1.ProbeAttempt.time:type_name -> google.protobuf.Timestamp
 	0,  // 18: muster.v1.ProbeAttempt.kind:type_name -> muster.v1.ProbeKind
 	1,  // 19: muster.v1.ProbeAttempt.outcome:type_name -> muster.v1.ProbeOutcome
 	2,  // 20: muster.v1.ProbeAttempt.result:type_name -> muster.v1.ProbeResult
-	19, // 21: muster.v1.ProbeAttempt.duration:type_name -> google.protobuf.Duration
-	19, // 22: muster.v1.ProbeAttempt.cpu:type_name -> google.protobuf.Duration
-	19, // 23: muster.v1.ProbeAttempt.lag:type_name -> google.protobuf.Duration
+	21, // 21: muster.v1.ProbeAttempt.duration:type_name -> google.protobuf.Duration
+	21, // 22: muster.v1.ProbeAttempt.cpu:type_name -> google.protobuf.Duration
+	21, // 23: muster.v1.ProbeAttempt.lag:type_name -> google.protobuf.Duration
 	0,  // 24: muster.v1.ProbeFilter.kind:type_name -> muster.v1.ProbeKind
 	2,  // 25: muster.v1.ProbeFilter.verdict:type_name -> muster.v1.ProbeResult
 	12, // 26: muster.v1.ListProbesRequest.filter:type_name -> muster.v1.ProbeFilter
 	10, // 27: muster.v1.ListProbesResponse.probes:type_name -> muster.v1.ProbeState
 	12, // 28: muster.v1.WatchProbesRequest.filter:type_name -> muster.v1.ProbeFilter
-	22, // 29: muster.v1.WatchProbesResponse.type:type_name -> muster.v1.ChangeType
+	24, // 29: muster.v1.WatchProbesResponse.type:type_name -> muster.v1.ChangeType
 	10, // 30: muster.v1.WatchProbesResponse.probe:type_name -> muster.v1.ProbeState
 	0,  // 31: muster.v1.ListProbeResultsRequest.kind:type_name -> muster.v1.ProbeKind
-	11, // 32: muster.v1.ListProbeResultsResponse.results:type_name -> muster.v1.ProbeAttempt
-	13, // 33: muster.v1.ProbeService.ListProbes:input_type -> muster.v1.ListProbesRequest
-	15, // 34: muster.v1.ProbeService.WatchProbes:input_type -> muster.v1.WatchProbesRequest
-	17, // 35: muster.v1.ProbeService.ListProbeResults:input_type -> muster.v1.ListProbeResultsRequest
-	14, // 36: muster.v1.ProbeService.ListProbes:output_type -> muster.v1.ListProbesResponse
-	16, // 37: muster.v1.ProbeService.WatchProbes:output_type -> muster.v1.WatchProbesResponse
-	18, // 38: muster.v1.ProbeService.ListProbeResults:output_type -> muster.v1.ListProbeResultsResponse
-	36, // [36:39] is the sub-list for method output_type
-	33, // [33:36] is the sub-list for method input_type
-	33, // [33:33] is the sub-list for extension type_name
-	33, // [33:33] is the sub-list for extension extendee
-	0,  // [0:33] is the sub-list for field type_name
+	0,  // 32: muster.v1.WatchProbeResultsRequest.kind:type_name -> muster.v1.ProbeKind
+	11, // 33: muster.v1.WatchProbeResultsResponse.results:type_name -> muster.v1.ProbeAttempt
+	11, // 34: muster.v1.ListProbeResultsResponse.results:type_name -> muster.v1.ProbeAttempt
+	13, // 35: muster.v1.ProbeService.ListProbes:input_type -> muster.v1.ListProbesRequest
+	15, // 36: muster.v1.ProbeService.WatchProbes:input_type -> muster.v1.WatchProbesRequest
+	17, // 37: muster.v1.ProbeService.ListProbeResults:input_type -> muster.v1.ListProbeResultsRequest
+	18, // 38: muster.v1.ProbeService.WatchProbeResults:input_type -> muster.v1.WatchProbeResultsRequest
+	14, // 39: muster.v1.ProbeService.ListProbes:output_type -> muster.v1.ListProbesResponse
+	16, // 40: muster.v1.ProbeService.WatchProbes:output_type -> muster.v1.WatchProbesResponse
+	20, // 41: muster.v1.ProbeService.ListProbeResults:output_type -> muster.v1.ListProbeResultsResponse
+	19, // 42: muster.v1.ProbeService.WatchProbeResults:output_type -> muster.v1.WatchProbeResultsResponse
+	39, // [39:43] is the sub-list for method output_type
+	35, // [35:39] is the sub-list for method input_type
+	35, // [35:35] is the sub-list for extension type_name
+	35, // [35:35] is the sub-list for extension extendee
+	0,  // [0:35] is the sub-list for field type_name
 }
 
 func init() { file_muster_v1_probe_proto_init() }
@@ -1699,7 +1853,7 @@ func file_muster_v1_probe_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_muster_v1_probe_proto_rawDesc), len(file_muster_v1_probe_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   16,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -19,9 +19,10 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	ProbeService_ListProbes_FullMethodName       = "/muster.v1.ProbeService/ListProbes"
-	ProbeService_WatchProbes_FullMethodName      = "/muster.v1.ProbeService/WatchProbes"
-	ProbeService_ListProbeResults_FullMethodName = "/muster.v1.ProbeService/ListProbeResults"
+	ProbeService_ListProbes_FullMethodName        = "/muster.v1.ProbeService/ListProbes"
+	ProbeService_WatchProbes_FullMethodName       = "/muster.v1.ProbeService/WatchProbes"
+	ProbeService_ListProbeResults_FullMethodName  = "/muster.v1.ProbeService/ListProbeResults"
+	ProbeService_WatchProbeResults_FullMethodName = "/muster.v1.ProbeService/WatchProbeResults"
 )
 
 // ProbeServiceClient is the client API for ProbeService service.
@@ -38,6 +39,9 @@ type ProbeServiceClient interface {
 	// The newest results of one pod's probes, from the memory of its node's agent. Unavailable NODE_UNREACHABLE when
 	// there is no session with it.
 	ListProbeResults(ctx context.Context, in *ListProbeResultsRequest, opts ...grpc.CallOption) (*ListProbeResultsResponse, error)
+	// Every attempt of one pod's probes from now on, until the pod ends or moves. Unavailable NODE_UNREACHABLE when there is
+	// no session with its node, or it ends.
+	WatchProbeResults(ctx context.Context, in *WatchProbeResultsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchProbeResultsResponse], error)
 }
 
 type probeServiceClient struct {
@@ -87,6 +91,25 @@ func (c *probeServiceClient) ListProbeResults(ctx context.Context, in *ListProbe
 	return out, nil
 }
 
+func (c *probeServiceClient) WatchProbeResults(ctx context.Context, in *WatchProbeResultsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchProbeResultsResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &ProbeService_ServiceDesc.Streams[1], ProbeService_WatchProbeResults_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[WatchProbeResultsRequest, WatchProbeResultsResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type ProbeService_WatchProbeResultsClient = grpc.ServerStreamingClient[WatchProbeResultsResponse]
+
 // ProbeServiceServer is the server API for ProbeService service.
 // All implementations must embed UnimplementedProbeServiceServer
 // for forward compatibility.
@@ -101,6 +124,9 @@ type ProbeServiceServer interface {
 	// The newest results of one pod's probes, from the memory of its node's agent. Unavailable NODE_UNREACHABLE when
 	// there is no session with it.
 	ListProbeResults(context.Context, *ListProbeResultsRequest) (*ListProbeResultsResponse, error)
+	// Every attempt of one pod's probes from now on, until the pod ends or moves. Unavailable NODE_UNREACHABLE when there is
+	// no session with its node, or it ends.
+	WatchProbeResults(*WatchProbeResultsRequest, grpc.ServerStreamingServer[WatchProbeResultsResponse]) error
 	mustEmbedUnimplementedProbeServiceServer()
 }
 
@@ -119,6 +145,9 @@ func (UnimplementedProbeServiceServer) WatchProbes(*WatchProbesRequest, grpc.Ser
 }
 func (UnimplementedProbeServiceServer) ListProbeResults(context.Context, *ListProbeResultsRequest) (*ListProbeResultsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListProbeResults not implemented")
+}
+func (UnimplementedProbeServiceServer) WatchProbeResults(*WatchProbeResultsRequest, grpc.ServerStreamingServer[WatchProbeResultsResponse]) error {
+	return status.Error(codes.Unimplemented, "method WatchProbeResults not implemented")
 }
 func (UnimplementedProbeServiceServer) mustEmbedUnimplementedProbeServiceServer() {}
 func (UnimplementedProbeServiceServer) testEmbeddedByValue()                      {}
@@ -188,6 +217,17 @@ func _ProbeService_ListProbeResults_Handler(srv interface{}, ctx context.Context
 	return interceptor(ctx, in, info, handler)
 }
 
+func _ProbeService_WatchProbeResults_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(WatchProbeResultsRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(ProbeServiceServer).WatchProbeResults(m, &grpc.GenericServerStream[WatchProbeResultsRequest, WatchProbeResultsResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type ProbeService_WatchProbeResultsServer = grpc.ServerStreamingServer[WatchProbeResultsResponse]
+
 // ProbeService_ServiceDesc is the grpc.ServiceDesc for ProbeService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -208,6 +248,11 @@ var ProbeService_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "WatchProbes",
 			Handler:       _ProbeService_WatchProbes_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "WatchProbeResults",
+			Handler:       _ProbeService_WatchProbeResults_Handler,
 			ServerStreams: true,
 		},
 	},

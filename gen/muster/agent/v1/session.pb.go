@@ -2081,6 +2081,7 @@ type Ask struct {
 	//	*Ask_Logs
 	//	*Ask_Results
 	//	*Ask_Exec
+	//	*Ask_Follow
 	Question      isAsk_Question `protobuf_oneof:"question"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2157,6 +2158,15 @@ func (x *Ask) GetExec() *ExecAsk {
 	return nil
 }
 
+func (x *Ask) GetFollow() *FollowAsk {
+	if x != nil {
+		if x, ok := x.Question.(*Ask_Follow); ok {
+			return x.Follow
+		}
+	}
+	return nil
+}
+
 type isAsk_Question interface {
 	isAsk_Question()
 }
@@ -2176,11 +2186,18 @@ type Ask_Exec struct {
 	Exec *ExecAsk `protobuf:"bytes,4,opt,name=exec,proto3,oneof"`
 }
 
+type Ask_Follow struct {
+	// A pod's probe results from now on.
+	Follow *FollowAsk `protobuf:"bytes,20,opt,name=follow,proto3,oneof"`
+}
+
 func (*Ask_Logs) isAsk_Question() {}
 
 func (*Ask_Results) isAsk_Question() {}
 
 func (*Ask_Exec) isAsk_Question() {}
+
+func (*Ask_Follow) isAsk_Question() {}
 
 // ExecAsk asks for a command in a container.
 type ExecAsk struct {
@@ -2446,6 +2463,70 @@ func (x *ResultsAsk) GetLimit() int32 {
 	return 0
 }
 
+// FollowAsk asks for a pod's probe results from now on, until nobody wants them any more.
+type FollowAsk struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The pod's uid.
+	Uid string `protobuf:"bytes,1,opt,name=uid,proto3" json:"uid,omitempty"`
+	// Empty: all containers.
+	Container string `protobuf:"bytes,2,opt,name=container,proto3" json:"container,omitempty"`
+	// UNSPECIFIED: all kinds.
+	Kind          v1.ProbeKind `protobuf:"varint,3,opt,name=kind,proto3,enum=muster.v1.ProbeKind" json:"kind,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FollowAsk) Reset() {
+	*x = FollowAsk{}
+	mi := &file_muster_agent_v1_session_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FollowAsk) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FollowAsk) ProtoMessage() {}
+
+func (x *FollowAsk) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_agent_v1_session_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FollowAsk.ProtoReflect.Descriptor instead.
+func (*FollowAsk) Descriptor() ([]byte, []int) {
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *FollowAsk) GetUid() string {
+	if x != nil {
+		return x.Uid
+	}
+	return ""
+}
+
+func (x *FollowAsk) GetContainer() string {
+	if x != nil {
+		return x.Container
+	}
+	return ""
+}
+
+func (x *FollowAsk) GetKind() v1.ProbeKind {
+	if x != nil {
+		return x.Kind
+	}
+	return v1.ProbeKind(0)
+}
+
 // AnswerRequest is a piece of an answer. At most 1 MiB.
 type AnswerRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2458,6 +2539,7 @@ type AnswerRequest struct {
 	//	*AnswerRequest_Data
 	//	*AnswerRequest_Results
 	//	*AnswerRequest_Error
+	//	*AnswerRequest_Followed
 	Answer        isAnswerRequest_Answer `protobuf_oneof:"answer"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2465,7 +2547,7 @@ type AnswerRequest struct {
 
 func (x *AnswerRequest) Reset() {
 	*x = AnswerRequest{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[30]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2477,7 +2559,7 @@ func (x *AnswerRequest) String() string {
 func (*AnswerRequest) ProtoMessage() {}
 
 func (x *AnswerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[30]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2490,7 +2572,7 @@ func (x *AnswerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnswerRequest.ProtoReflect.Descriptor instead.
 func (*AnswerRequest) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{30}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *AnswerRequest) GetId() uint64 {
@@ -2534,6 +2616,15 @@ func (x *AnswerRequest) GetError() *AnswerError {
 	return nil
 }
 
+func (x *AnswerRequest) GetFollowed() *FollowedResults {
+	if x != nil {
+		if x, ok := x.Answer.(*AnswerRequest_Followed); ok {
+			return x.Followed
+		}
+	}
+	return nil
+}
+
 type isAnswerRequest_Answer interface {
 	isAnswerRequest_Answer()
 }
@@ -2553,11 +2644,73 @@ type AnswerRequest_Error struct {
 	Error *AnswerError `protobuf:"bytes,4,opt,name=error,proto3,oneof"`
 }
 
+type AnswerRequest_Followed struct {
+	// Results as they come. The first has none: it says that from now on all are told.
+	Followed *FollowedResults `protobuf:"bytes,20,opt,name=followed,proto3,oneof"`
+}
+
 func (*AnswerRequest_Data) isAnswerRequest_Answer() {}
 
 func (*AnswerRequest_Results) isAnswerRequest_Answer() {}
 
 func (*AnswerRequest_Error) isAnswerRequest_Answer() {}
+
+func (*AnswerRequest_Followed) isAnswerRequest_Answer() {}
+
+// FollowedResults are results of a pod's probes since the piece before.
+type FollowedResults struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In the order in which they ended. At most 256.
+	Results []*v1.ProbeAttempt `protobuf:"bytes,1,rep,name=results,proto3" json:"results,omitempty"`
+	// How many came before these that were dropped, as they were not taken in time.
+	Dropped       uint64 `protobuf:"varint,2,opt,name=dropped,proto3" json:"dropped,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FollowedResults) Reset() {
+	*x = FollowedResults{}
+	mi := &file_muster_agent_v1_session_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FollowedResults) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FollowedResults) ProtoMessage() {}
+
+func (x *FollowedResults) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_agent_v1_session_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FollowedResults.ProtoReflect.Descriptor instead.
+func (*FollowedResults) Descriptor() ([]byte, []int) {
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *FollowedResults) GetResults() []*v1.ProbeAttempt {
+	if x != nil {
+		return x.Results
+	}
+	return nil
+}
+
+func (x *FollowedResults) GetDropped() uint64 {
+	if x != nil {
+		return x.Dropped
+	}
+	return 0
+}
 
 // ProbeResults are results of a pod's probes.
 type ProbeResults struct {
@@ -2570,7 +2723,7 @@ type ProbeResults struct {
 
 func (x *ProbeResults) Reset() {
 	*x = ProbeResults{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[31]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2582,7 +2735,7 @@ func (x *ProbeResults) String() string {
 func (*ProbeResults) ProtoMessage() {}
 
 func (x *ProbeResults) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[31]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2595,7 +2748,7 @@ func (x *ProbeResults) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeResults.ProtoReflect.Descriptor instead.
 func (*ProbeResults) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{31}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ProbeResults) GetResults() []*v1.ProbeAttempt {
@@ -2618,7 +2771,7 @@ type AnswerError struct {
 
 func (x *AnswerError) Reset() {
 	*x = AnswerError{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[32]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2630,7 +2783,7 @@ func (x *AnswerError) String() string {
 func (*AnswerError) ProtoMessage() {}
 
 func (x *AnswerError) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[32]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2643,7 +2796,7 @@ func (x *AnswerError) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnswerError.ProtoReflect.Descriptor instead.
 func (*AnswerError) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{32}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *AnswerError) GetReason() string {
@@ -2681,7 +2834,7 @@ type InteractRequest struct {
 
 func (x *InteractRequest) Reset() {
 	*x = InteractRequest{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[33]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2693,7 +2846,7 @@ func (x *InteractRequest) String() string {
 func (*InteractRequest) ProtoMessage() {}
 
 func (x *InteractRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[33]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2706,7 +2859,7 @@ func (x *InteractRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InteractRequest.ProtoReflect.Descriptor instead.
 func (*InteractRequest) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{33}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *InteractRequest) GetId() uint64 {
@@ -2825,7 +2978,7 @@ type InteractResponse struct {
 
 func (x *InteractResponse) Reset() {
 	*x = InteractResponse{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[34]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2837,7 +2990,7 @@ func (x *InteractResponse) String() string {
 func (*InteractResponse) ProtoMessage() {}
 
 func (x *InteractResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[34]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2850,7 +3003,7 @@ func (x *InteractResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InteractResponse.ProtoReflect.Descriptor instead.
 func (*InteractResponse) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{34}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *InteractResponse) GetInput() isInteractResponse_Input {
@@ -2921,7 +3074,7 @@ type AnswerResponse struct {
 
 func (x *AnswerResponse) Reset() {
 	*x = AnswerResponse{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[35]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2933,7 +3086,7 @@ func (x *AnswerResponse) String() string {
 func (*AnswerResponse) ProtoMessage() {}
 
 func (x *AnswerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[35]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2946,7 +3099,7 @@ func (x *AnswerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnswerResponse.ProtoReflect.Descriptor instead.
 func (*AnswerResponse) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{35}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{37}
 }
 
 // RenewRequest is one renewal. At most 4 KiB, results included.
@@ -2968,7 +3121,7 @@ type RenewRequest struct {
 
 func (x *RenewRequest) Reset() {
 	*x = RenewRequest{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[36]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2980,7 +3133,7 @@ func (x *RenewRequest) String() string {
 func (*RenewRequest) ProtoMessage() {}
 
 func (x *RenewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[36]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2993,7 +3146,7 @@ func (x *RenewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewRequest.ProtoReflect.Descriptor instead.
 func (*RenewRequest) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{36}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *RenewRequest) GetSession() int64 {
@@ -3044,7 +3197,7 @@ type RenewResponse struct {
 
 func (x *RenewResponse) Reset() {
 	*x = RenewResponse{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[37]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3056,7 +3209,7 @@ func (x *RenewResponse) String() string {
 func (*RenewResponse) ProtoMessage() {}
 
 func (x *RenewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[37]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3069,7 +3222,7 @@ func (x *RenewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewResponse.ProtoReflect.Descriptor instead.
 func (*RenewResponse) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{37}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *RenewResponse) GetNumber() uint64 {
@@ -3244,12 +3397,13 @@ const file_muster_agent_v1_session_proto_rawDesc = "" +
 	"\x04name\x18\x03 \x01(\tR\x04name\"=\n" +
 	"\tObjectKey\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
-	"\x04name\x18\x02 \x01(\tR\x04name\"\xba\x01\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\"\xf0\x01\n" +
 	"\x03Ask\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12.\n" +
 	"\x04logs\x18\x02 \x01(\v2\x18.muster.agent.v1.LogsAskH\x00R\x04logs\x127\n" +
 	"\aresults\x18\x03 \x01(\v2\x1b.muster.agent.v1.ResultsAskH\x00R\aresults\x12.\n" +
-	"\x04exec\x18\x04 \x01(\v2\x18.muster.agent.v1.ExecAskH\x00R\x04execB\n" +
+	"\x04exec\x18\x04 \x01(\v2\x18.muster.agent.v1.ExecAskH\x00R\x04exec\x124\n" +
+	"\x06follow\x18\x14 \x01(\v2\x1a.muster.agent.v1.FollowAskH\x00R\x06followB\n" +
 	"\n" +
 	"\bquestion\"\xa8\x01\n" +
 	"\aExecAsk\x12\x10\n" +
@@ -3275,13 +3429,21 @@ const file_muster_agent_v1_session_proto_rawDesc = "" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\x12\x1c\n" +
 	"\tcontainer\x18\x02 \x01(\tR\tcontainer\x12(\n" +
 	"\x04kind\x18\x03 \x01(\x0e2\x14.muster.v1.ProbeKindR\x04kind\x12\x14\n" +
-	"\x05limit\x18\x04 \x01(\x05R\x05limit\"\xb0\x01\n" +
+	"\x05limit\x18\x04 \x01(\x05R\x05limit\"e\n" +
+	"\tFollowAsk\x12\x10\n" +
+	"\x03uid\x18\x01 \x01(\tR\x03uid\x12\x1c\n" +
+	"\tcontainer\x18\x02 \x01(\tR\tcontainer\x12(\n" +
+	"\x04kind\x18\x03 \x01(\x0e2\x14.muster.v1.ProbeKindR\x04kind\"\xf0\x01\n" +
 	"\rAnswerRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x14\n" +
 	"\x04data\x18\x02 \x01(\fH\x00R\x04data\x129\n" +
 	"\aresults\x18\x03 \x01(\v2\x1d.muster.agent.v1.ProbeResultsH\x00R\aresults\x124\n" +
-	"\x05error\x18\x04 \x01(\v2\x1c.muster.agent.v1.AnswerErrorH\x00R\x05errorB\b\n" +
-	"\x06answer\"A\n" +
+	"\x05error\x18\x04 \x01(\v2\x1c.muster.agent.v1.AnswerErrorH\x00R\x05error\x12>\n" +
+	"\bfollowed\x18\x14 \x01(\v2 .muster.agent.v1.FollowedResultsH\x00R\bfollowedB\b\n" +
+	"\x06answer\"^\n" +
+	"\x0fFollowedResults\x121\n" +
+	"\aresults\x18\x01 \x03(\v2\x17.muster.v1.ProbeAttemptR\aresults\x12\x18\n" +
+	"\adropped\x18\x02 \x01(\x04R\adropped\"A\n" +
 	"\fProbeResults\x121\n" +
 	"\aresults\x18\x01 \x03(\v2\x17.muster.v1.ProbeAttemptR\aresults\"?\n" +
 	"\vAnswerError\x12\x16\n" +
@@ -3330,7 +3492,7 @@ func file_muster_agent_v1_session_proto_rawDescGZIP() []byte {
 	return file_muster_agent_v1_session_proto_rawDescData
 }
 
-var file_muster_agent_v1_session_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
+var file_muster_agent_v1_session_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
 var file_muster_agent_v1_session_proto_goTypes = []any{
 	(*JoinRequest)(nil),               // 0: muster.agent.v1.JoinRequest
 	(*JoinResponse)(nil),              // 1: muster.agent.v1.JoinResponse
@@ -3362,29 +3524,31 @@ var file_muster_agent_v1_session_proto_goTypes = []any{
 	(*ExecAsk)(nil),                   // 27: muster.agent.v1.ExecAsk
 	(*LogsAsk)(nil),                   // 28: muster.agent.v1.LogsAsk
 	(*ResultsAsk)(nil),                // 29: muster.agent.v1.ResultsAsk
-	(*AnswerRequest)(nil),             // 30: muster.agent.v1.AnswerRequest
-	(*ProbeResults)(nil),              // 31: muster.agent.v1.ProbeResults
-	(*AnswerError)(nil),               // 32: muster.agent.v1.AnswerError
-	(*InteractRequest)(nil),           // 33: muster.agent.v1.InteractRequest
-	(*InteractResponse)(nil),          // 34: muster.agent.v1.InteractResponse
-	(*AnswerResponse)(nil),            // 35: muster.agent.v1.AnswerResponse
-	(*RenewRequest)(nil),              // 36: muster.agent.v1.RenewRequest
-	(*RenewResponse)(nil),             // 37: muster.agent.v1.RenewResponse
-	nil,                               // 38: muster.agent.v1.Assignment.RestartsEntry
-	nil,                               // 39: muster.agent.v1.ConfigObject.DataEntry
-	(*v1.NodeFacts)(nil),              // 40: muster.v1.NodeFacts
-	(*v1.HeldStatus)(nil),             // 41: muster.v1.HeldStatus
-	(*timestamppb.Timestamp)(nil),     // 42: google.protobuf.Timestamp
-	(v1.ProbeResult)(0),               // 43: muster.v1.ProbeResult
-	(*v1.ProbeAttempt)(nil),           // 44: muster.v1.ProbeAttempt
-	(*v1.Event)(nil),                  // 45: muster.v1.Event
-	(*durationpb.Duration)(nil),       // 46: google.protobuf.Duration
-	(*v1.Usage)(nil),                  // 47: muster.v1.Usage
-	(*v1.Pod)(nil),                    // 48: muster.v1.Pod
-	(v1.FailoverClass)(0),             // 49: muster.v1.FailoverClass
-	(*v1.Endpoint)(nil),               // 50: muster.v1.Endpoint
-	(*v1.TerminalSize)(nil),           // 51: muster.v1.TerminalSize
-	(v1.ProbeKind)(0),                 // 52: muster.v1.ProbeKind
+	(*FollowAsk)(nil),                 // 30: muster.agent.v1.FollowAsk
+	(*AnswerRequest)(nil),             // 31: muster.agent.v1.AnswerRequest
+	(*FollowedResults)(nil),           // 32: muster.agent.v1.FollowedResults
+	(*ProbeResults)(nil),              // 33: muster.agent.v1.ProbeResults
+	(*AnswerError)(nil),               // 34: muster.agent.v1.AnswerError
+	(*InteractRequest)(nil),           // 35: muster.agent.v1.InteractRequest
+	(*InteractResponse)(nil),          // 36: muster.agent.v1.InteractResponse
+	(*AnswerResponse)(nil),            // 37: muster.agent.v1.AnswerResponse
+	(*RenewRequest)(nil),              // 38: muster.agent.v1.RenewRequest
+	(*RenewResponse)(nil),             // 39: muster.agent.v1.RenewResponse
+	nil,                               // 40: muster.agent.v1.Assignment.RestartsEntry
+	nil,                               // 41: muster.agent.v1.ConfigObject.DataEntry
+	(*v1.NodeFacts)(nil),              // 42: muster.v1.NodeFacts
+	(*v1.HeldStatus)(nil),             // 43: muster.v1.HeldStatus
+	(*timestamppb.Timestamp)(nil),     // 44: google.protobuf.Timestamp
+	(v1.ProbeResult)(0),               // 45: muster.v1.ProbeResult
+	(*v1.ProbeAttempt)(nil),           // 46: muster.v1.ProbeAttempt
+	(*v1.Event)(nil),                  // 47: muster.v1.Event
+	(*durationpb.Duration)(nil),       // 48: google.protobuf.Duration
+	(*v1.Usage)(nil),                  // 49: muster.v1.Usage
+	(*v1.Pod)(nil),                    // 50: muster.v1.Pod
+	(v1.FailoverClass)(0),             // 51: muster.v1.FailoverClass
+	(*v1.Endpoint)(nil),               // 52: muster.v1.Endpoint
+	(*v1.TerminalSize)(nil),           // 53: muster.v1.TerminalSize
+	(v1.ProbeKind)(0),                 // 54: muster.v1.ProbeKind
 }
 var file_muster_agent_v1_session_proto_depIdxs = []int32{
 	5,  // 0: muster.agent.v1.ConnectRequest.hello:type_name -> muster.agent.v1.Hello
@@ -3393,20 +3557,20 @@ var file_muster_agent_v1_session_proto_depIdxs = []int32{
 	9,  // 3: muster.agent.v1.ConnectRequest.events:type_name -> muster.agent.v1.EventBatch
 	11, // 4: muster.agent.v1.ConnectRequest.bye:type_name -> muster.agent.v1.Bye
 	10, // 5: muster.agent.v1.ConnectRequest.usage:type_name -> muster.agent.v1.UsageBatch
-	40, // 6: muster.agent.v1.Hello.facts:type_name -> muster.v1.NodeFacts
-	41, // 7: muster.agent.v1.StatusBatch.statuses:type_name -> muster.v1.HeldStatus
-	42, // 8: muster.agent.v1.ResultBatch.base:type_name -> google.protobuf.Timestamp
+	42, // 6: muster.agent.v1.Hello.facts:type_name -> muster.v1.NodeFacts
+	43, // 7: muster.agent.v1.StatusBatch.statuses:type_name -> muster.v1.HeldStatus
+	44, // 8: muster.agent.v1.ResultBatch.base:type_name -> google.protobuf.Timestamp
 	8,  // 9: muster.agent.v1.ResultBatch.changes:type_name -> muster.agent.v1.ProbeChange
-	43, // 10: muster.agent.v1.ProbeChange.verdict:type_name -> muster.v1.ProbeResult
-	42, // 11: muster.agent.v1.ProbeChange.since:type_name -> google.protobuf.Timestamp
-	44, // 12: muster.agent.v1.ProbeChange.last:type_name -> muster.v1.ProbeAttempt
-	45, // 13: muster.agent.v1.EventBatch.events:type_name -> muster.v1.Event
-	46, // 14: muster.agent.v1.UsageBatch.age:type_name -> google.protobuf.Duration
-	46, // 15: muster.agent.v1.UsageBatch.window:type_name -> google.protobuf.Duration
-	47, // 16: muster.agent.v1.UsageBatch.machine:type_name -> muster.v1.Usage
-	47, // 17: muster.agent.v1.UsageBatch.agent:type_name -> muster.v1.Usage
-	47, // 18: muster.agent.v1.UsageBatch.supervisors:type_name -> muster.v1.Usage
-	46, // 19: muster.agent.v1.Bye.restart:type_name -> google.protobuf.Duration
+	45, // 10: muster.agent.v1.ProbeChange.verdict:type_name -> muster.v1.ProbeResult
+	44, // 11: muster.agent.v1.ProbeChange.since:type_name -> google.protobuf.Timestamp
+	46, // 12: muster.agent.v1.ProbeChange.last:type_name -> muster.v1.ProbeAttempt
+	47, // 13: muster.agent.v1.EventBatch.events:type_name -> muster.v1.Event
+	48, // 14: muster.agent.v1.UsageBatch.age:type_name -> google.protobuf.Duration
+	48, // 15: muster.agent.v1.UsageBatch.window:type_name -> google.protobuf.Duration
+	49, // 16: muster.agent.v1.UsageBatch.machine:type_name -> muster.v1.Usage
+	49, // 17: muster.agent.v1.UsageBatch.agent:type_name -> muster.v1.Usage
+	49, // 18: muster.agent.v1.UsageBatch.supervisors:type_name -> muster.v1.Usage
+	48, // 19: muster.agent.v1.Bye.restart:type_name -> google.protobuf.Duration
 	13, // 20: muster.agent.v1.ConnectResponse.welcome:type_name -> muster.agent.v1.Welcome
 	14, // 21: muster.agent.v1.ConnectResponse.assignments:type_name -> muster.agent.v1.Assignments
 	17, // 22: muster.agent.v1.ConnectResponse.status_ack:type_name -> muster.agent.v1.StatusAck
@@ -3414,55 +3578,59 @@ var file_muster_agent_v1_session_proto_depIdxs = []int32{
 	18, // 24: muster.agent.v1.ConnectResponse.network:type_name -> muster.agent.v1.Network
 	20, // 25: muster.agent.v1.ConnectResponse.services:type_name -> muster.agent.v1.Services
 	22, // 26: muster.agent.v1.ConnectResponse.configs:type_name -> muster.agent.v1.Configs
-	46, // 27: muster.agent.v1.Welcome.lease_ttl:type_name -> google.protobuf.Duration
-	46, // 28: muster.agent.v1.Welcome.renew_every:type_name -> google.protobuf.Duration
+	48, // 27: muster.agent.v1.Welcome.lease_ttl:type_name -> google.protobuf.Duration
+	48, // 28: muster.agent.v1.Welcome.renew_every:type_name -> google.protobuf.Duration
 	15, // 29: muster.agent.v1.Assignments.assignments:type_name -> muster.agent.v1.Assignment
 	16, // 30: muster.agent.v1.Assignments.removed:type_name -> muster.agent.v1.HeldKey
-	48, // 31: muster.agent.v1.Assignment.pod:type_name -> muster.v1.Pod
-	49, // 32: muster.agent.v1.Assignment.class:type_name -> muster.v1.FailoverClass
-	38, // 33: muster.agent.v1.Assignment.restarts:type_name -> muster.agent.v1.Assignment.RestartsEntry
+	50, // 31: muster.agent.v1.Assignment.pod:type_name -> muster.v1.Pod
+	51, // 32: muster.agent.v1.Assignment.class:type_name -> muster.v1.FailoverClass
+	40, // 33: muster.agent.v1.Assignment.restarts:type_name -> muster.agent.v1.Assignment.RestartsEntry
 	16, // 34: muster.agent.v1.StatusAck.committed:type_name -> muster.agent.v1.HeldKey
 	16, // 35: muster.agent.v1.StatusAck.not_yours:type_name -> muster.agent.v1.HeldKey
 	19, // 36: muster.agent.v1.Network.nodes:type_name -> muster.agent.v1.NetworkNode
 	21, // 37: muster.agent.v1.Services.services:type_name -> muster.agent.v1.NamedService
 	25, // 38: muster.agent.v1.Services.removed:type_name -> muster.agent.v1.ObjectKey
 	25, // 39: muster.agent.v1.NamedService.key:type_name -> muster.agent.v1.ObjectKey
-	50, // 40: muster.agent.v1.NamedService.endpoints:type_name -> muster.v1.Endpoint
+	52, // 40: muster.agent.v1.NamedService.endpoints:type_name -> muster.v1.Endpoint
 	23, // 41: muster.agent.v1.Configs.objects:type_name -> muster.agent.v1.ConfigObject
 	24, // 42: muster.agent.v1.Configs.removed:type_name -> muster.agent.v1.ConfigKey
 	24, // 43: muster.agent.v1.ConfigObject.key:type_name -> muster.agent.v1.ConfigKey
-	39, // 44: muster.agent.v1.ConfigObject.data:type_name -> muster.agent.v1.ConfigObject.DataEntry
+	41, // 44: muster.agent.v1.ConfigObject.data:type_name -> muster.agent.v1.ConfigObject.DataEntry
 	28, // 45: muster.agent.v1.Ask.logs:type_name -> muster.agent.v1.LogsAsk
 	29, // 46: muster.agent.v1.Ask.results:type_name -> muster.agent.v1.ResultsAsk
 	27, // 47: muster.agent.v1.Ask.exec:type_name -> muster.agent.v1.ExecAsk
-	51, // 48: muster.agent.v1.ExecAsk.size:type_name -> muster.v1.TerminalSize
-	46, // 49: muster.agent.v1.LogsAsk.since:type_name -> google.protobuf.Duration
-	52, // 50: muster.agent.v1.ResultsAsk.kind:type_name -> muster.v1.ProbeKind
-	31, // 51: muster.agent.v1.AnswerRequest.results:type_name -> muster.agent.v1.ProbeResults
-	32, // 52: muster.agent.v1.AnswerRequest.error:type_name -> muster.agent.v1.AnswerError
-	44, // 53: muster.agent.v1.ProbeResults.results:type_name -> muster.v1.ProbeAttempt
-	32, // 54: muster.agent.v1.InteractRequest.error:type_name -> muster.agent.v1.AnswerError
-	51, // 55: muster.agent.v1.InteractResponse.size:type_name -> muster.v1.TerminalSize
-	46, // 56: muster.agent.v1.RenewRequest.longest:type_name -> google.protobuf.Duration
-	7,  // 57: muster.agent.v1.RenewRequest.results:type_name -> muster.agent.v1.ResultBatch
-	46, // 58: muster.agent.v1.RenewResponse.ttl:type_name -> google.protobuf.Duration
-	0,  // 59: muster.agent.v1.AgentService.Join:input_type -> muster.agent.v1.JoinRequest
-	2,  // 60: muster.agent.v1.AgentService.RotateCertificate:input_type -> muster.agent.v1.RotateCertificateRequest
-	4,  // 61: muster.agent.v1.AgentService.Connect:input_type -> muster.agent.v1.ConnectRequest
-	36, // 62: muster.agent.v1.AgentService.Renew:input_type -> muster.agent.v1.RenewRequest
-	30, // 63: muster.agent.v1.AgentService.Answer:input_type -> muster.agent.v1.AnswerRequest
-	33, // 64: muster.agent.v1.AgentService.Interact:input_type -> muster.agent.v1.InteractRequest
-	1,  // 65: muster.agent.v1.AgentService.Join:output_type -> muster.agent.v1.JoinResponse
-	3,  // 66: muster.agent.v1.AgentService.RotateCertificate:output_type -> muster.agent.v1.RotateCertificateResponse
-	12, // 67: muster.agent.v1.AgentService.Connect:output_type -> muster.agent.v1.ConnectResponse
-	37, // 68: muster.agent.v1.AgentService.Renew:output_type -> muster.agent.v1.RenewResponse
-	35, // 69: muster.agent.v1.AgentService.Answer:output_type -> muster.agent.v1.AnswerResponse
-	34, // 70: muster.agent.v1.AgentService.Interact:output_type -> muster.agent.v1.InteractResponse
-	65, // [65:71] is the sub-list for method output_type
-	59, // [59:65] is the sub-list for method input_type
-	59, // [59:59] is the sub-list for extension type_name
-	59, // [59:59] is the sub-list for extension extendee
-	0,  // [0:59] is the sub-list for field type_name
+	30, // 48: muster.agent.v1.Ask.follow:type_name -> muster.agent.v1.FollowAsk
+	53, // 49: muster.agent.v1.ExecAsk.size:type_name -> muster.v1.TerminalSize
+	48, // 50: muster.agent.v1.LogsAsk.since:type_name -> google.protobuf.Duration
+	54, // 51: muster.agent.v1.ResultsAsk.kind:type_name -> muster.v1.ProbeKind
+	54, // 52: muster.agent.v1.FollowAsk.kind:type_name -> muster.v1.ProbeKind
+	33, // 53: muster.agent.v1.AnswerRequest.results:type_name -> muster.agent.v1.ProbeResults
+	34, // 54: muster.agent.v1.AnswerRequest.error:type_name -> muster.agent.v1.AnswerError
+	32, // 55: muster.agent.v1.AnswerRequest.followed:type_name -> muster.agent.v1.FollowedResults
+	46, // 56: muster.agent.v1.FollowedResults.results:type_name -> muster.v1.ProbeAttempt
+	46, // 57: muster.agent.v1.ProbeResults.results:type_name -> muster.v1.ProbeAttempt
+	34, // 58: muster.agent.v1.InteractRequest.error:type_name -> muster.agent.v1.AnswerError
+	53, // 59: muster.agent.v1.InteractResponse.size:type_name -> muster.v1.TerminalSize
+	48, // 60: muster.agent.v1.RenewRequest.longest:type_name -> google.protobuf.Duration
+	7,  // 61: muster.agent.v1.RenewRequest.results:type_name -> muster.agent.v1.ResultBatch
+	48, // 62: muster.agent.v1.RenewResponse.ttl:type_name -> google.protobuf.Duration
+	0,  // 63: muster.agent.v1.AgentService.Join:input_type -> muster.agent.v1.JoinRequest
+	2,  // 64: muster.agent.v1.AgentService.RotateCertificate:input_type -> muster.agent.v1.RotateCertificateRequest
+	4,  // 65: muster.agent.v1.AgentService.Connect:input_type -> muster.agent.v1.ConnectRequest
+	38, // 66: muster.agent.v1.AgentService.Renew:input_type -> muster.agent.v1.RenewRequest
+	31, // 67: muster.agent.v1.AgentService.Answer:input_type -> muster.agent.v1.AnswerRequest
+	35, // 68: muster.agent.v1.AgentService.Interact:input_type -> muster.agent.v1.InteractRequest
+	1,  // 69: muster.agent.v1.AgentService.Join:output_type -> muster.agent.v1.JoinResponse
+	3,  // 70: muster.agent.v1.AgentService.RotateCertificate:output_type -> muster.agent.v1.RotateCertificateResponse
+	12, // 71: muster.agent.v1.AgentService.Connect:output_type -> muster.agent.v1.ConnectResponse
+	39, // 72: muster.agent.v1.AgentService.Renew:output_type -> muster.agent.v1.RenewResponse
+	37, // 73: muster.agent.v1.AgentService.Answer:output_type -> muster.agent.v1.AnswerResponse
+	36, // 74: muster.agent.v1.AgentService.Interact:output_type -> muster.agent.v1.InteractResponse
+	69, // [69:75] is the sub-list for method output_type
+	63, // [63:69] is the sub-list for method input_type
+	63, // [63:63] is the sub-list for extension type_name
+	63, // [63:63] is the sub-list for extension extendee
+	0,  // [0:63] is the sub-list for field type_name
 }
 
 func init() { file_muster_agent_v1_session_proto_init() }
@@ -3491,21 +3659,23 @@ func file_muster_agent_v1_session_proto_init() {
 		(*Ask_Logs)(nil),
 		(*Ask_Results)(nil),
 		(*Ask_Exec)(nil),
+		(*Ask_Follow)(nil),
 	}
 	file_muster_agent_v1_session_proto_msgTypes[28].OneofWrappers = []any{}
-	file_muster_agent_v1_session_proto_msgTypes[30].OneofWrappers = []any{
+	file_muster_agent_v1_session_proto_msgTypes[31].OneofWrappers = []any{
 		(*AnswerRequest_Data)(nil),
 		(*AnswerRequest_Results)(nil),
 		(*AnswerRequest_Error)(nil),
+		(*AnswerRequest_Followed)(nil),
 	}
-	file_muster_agent_v1_session_proto_msgTypes[33].OneofWrappers = []any{
+	file_muster_agent_v1_session_proto_msgTypes[35].OneofWrappers = []any{
 		(*InteractRequest_Stdout)(nil),
 		(*InteractRequest_Stderr)(nil),
 		(*InteractRequest_ExitCode)(nil),
 		(*InteractRequest_Error)(nil),
 		(*InteractRequest_Taken)(nil),
 	}
-	file_muster_agent_v1_session_proto_msgTypes[34].OneofWrappers = []any{
+	file_muster_agent_v1_session_proto_msgTypes[36].OneofWrappers = []any{
 		(*InteractResponse_Stdin)(nil),
 		(*InteractResponse_StdinClosed)(nil),
 		(*InteractResponse_Size)(nil),
@@ -3516,7 +3686,7 @@ func file_muster_agent_v1_session_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_muster_agent_v1_session_proto_rawDesc), len(file_muster_agent_v1_session_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   40,
+			NumMessages:   42,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
