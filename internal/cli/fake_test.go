@@ -56,6 +56,9 @@ type fake struct {
 	podUsages   []*musterv1.PodUsage
 	nodeUsages  []*musterv1.NodeUsage
 	probeUsages []*musterv1.ProbeUsage
+	// follow is what is told to whoever follows probes, and followEnd how that ends.
+	follow    []*musterv1.WatchProbeResultsResponse
+	followEnd error
 	status      *musterv1.GetStatusResponse
 	// deleteAfter is how long a deleted object stays.
 	deleteAfter time.Duration
@@ -562,6 +565,18 @@ func (f *fake) ListProbes(_ context.Context, r *musterv1.ListProbesRequest) (*mu
 		}
 	}
 	return resp, nil
+}
+
+func (f *fake) WatchProbeResults(r *musterv1.WatchProbeResultsRequest, stream grpc.ServerStreamingServer[musterv1.WatchProbeResultsResponse]) error {
+	f.mu.Lock()
+	f.calls = append(f.calls, proto.CloneOf(r))
+	f.mu.Unlock()
+	for _, m := range f.follow {
+		if err := stream.Send(m); err != nil {
+			return err
+		}
+	}
+	return f.followEnd
 }
 
 func (f *fake) ListProbeResults(context.Context, *musterv1.ListProbeResultsRequest) (*musterv1.ListProbeResultsResponse, error) {

@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -118,7 +117,7 @@ func probeCommand(o *options) *cobra.Command {
 	history.ValidArgsFunction = completePod(o)
 	return parent("probe", "Look into probes",
 		history,
-		unbuilt("tail", "Follow the results of a pod's probes"),
+		probeTailCommand(o),
 		unbuilt("run", "Try a manifest's probes once"),
 		unbuilt("lint", "Tell what is unwise about a manifest's probes"),
 	)
@@ -126,23 +125,23 @@ func probeCommand(o *options) *cobra.Command {
 
 func printHistory(out io.Writer, format string, results []*musterv1.ProbeAttempt) error {
 	if format == "json" {
-		enc := json.NewEncoder(out)
-		enc.SetEscapeHTML(false)
-		for _, a := range results {
-			if err := enc.Encode(attemptValue(a)); err != nil {
-				return err
-			}
-		}
-		return nil
+		return attemptLines(out, format)(results)
 	}
 	rows := [][]string{}
 	for _, a := range results {
-		rows = append(rows, []string{
-			a.GetTime().AsTime().Local().Format("15:04:05.000"), a.GetContainer(), probeKindName(a.GetKind()), probeOutcome(a.GetOutcome()),
-			probeResult(a.GetResult()), measured(a.GetDuration()), measured(a.GetCpu()), measured(a.GetLag()), oneLine(a.GetOutput()),
-		})
+		rows = append(rows, attemptCells(a))
 	}
-	return table(out, []string{"TIME", "CONTAINER", "KIND", "OUTCOME", "RESULT", "DURATION", "CPU", "LAG", "OUTPUT"}, rows)
+	return table(out, attemptHeader, rows)
+}
+
+var attemptHeader = []string{"TIME", "CONTAINER", "KIND", "OUTCOME", "RESULT", "DURATION", "CPU", "LAG", "OUTPUT"}
+
+// attemptCells are what is below attemptHeader.
+func attemptCells(a *musterv1.ProbeAttempt) []string {
+	return []string{
+		a.GetTime().AsTime().Local().Format("15:04:05.000"), a.GetContainer(), probeKindName(a.GetKind()), probeOutcome(a.GetOutcome()),
+		probeResult(a.GetResult()), measured(a.GetDuration()), measured(a.GetCpu()), measured(a.GetLag()), oneLine(a.GetOutput()),
+	}
 }
 
 // measured is "-" where nothing was.
