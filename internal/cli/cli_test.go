@@ -76,7 +76,7 @@ func (s *shell) ok(args ...string) string {
 func TestWhatIsNotBuiltIsRefusedByItsName(t *testing.T) {
 	s := newShell(t, nil)
 	for line, name := range map[string]string{
-		"probe run -f x": "probe run", "probe lint -f x": "probe lint",
+		"probe lint -f x":  "probe lint",
 		"drain n1 --force": "drain", "label pod web a=b": "label", "annotate pod web a=b": "annotate",
 		"rollout status deployment/web": "rollout status", "rollout undo x": "rollout undo", "diff -f x": "diff",
 		"port-forward web 80:80": "port-forward", "why web": "why", "ui": "ui", "simulate --lose n1": "simulate",

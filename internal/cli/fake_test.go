@@ -59,7 +59,7 @@ type fake struct {
 	// follow is what is told to whoever follows probes, and followEnd how that ends.
 	follow    []*musterv1.WatchProbeResultsResponse
 	followEnd error
-	status      *musterv1.GetStatusResponse
+	status    *musterv1.GetStatusResponse
 	// deleteAfter is how long a deleted object stays.
 	deleteAfter time.Duration
 	// changed is closed and replaced with every change.

@@ -118,7 +118,7 @@ func probeCommand(o *options) *cobra.Command {
 	return parent("probe", "Look into probes",
 		history,
 		probeTailCommand(o),
-		unbuilt("run", "Try a manifest's probes once"),
+		probeRunCommand(o),
 		unbuilt("lint", "Tell what is unwise about a manifest's probes"),
 	)
 }
