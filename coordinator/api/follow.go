@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -16,8 +17,13 @@ import (
 	"github.com/musterhq/muster/internal/wire"
 )
 
-// maxFollowed bounds the results of one message.
-const maxFollowed = 256
+const (
+	// maxFollowed bounds the results of one message.
+	maxFollowed = 256
+	// rebindWait is how long it takes at most to find out where a pod goes that has left its node: placement takes less, unless
+	// it fits nowhere.
+	rebindWait = 3 * time.Second
+)
 
 // WatchProbeResults implements ProbeService: what a pod's probes answer from now on, as its node's agent tells it. Nothing
 // waits here: whoever reads slowly holds up the agent's stream, and the agent drops and counts.
@@ -91,34 +97,42 @@ func followable(p *fleet.Pod, container string, kind musterv1.ProbeKind) error {
 
 // untilOver waits until the probes of a binding are asked no more and says why, or nothing when ctx ends.
 func (s *probeService) untilOver(ctx context.Context, was *fleet.Pod) string {
+	var patience <-chan time.Time
 	for {
 		changed := s.deps.Cache.Changed()
-		if why := over(s.deps.Cache.View(), was); why != "" {
+		why, left := over(s.deps.Cache.View(), was)
+		if why != "" {
 			return why
+		}
+		if left && patience == nil {
+			patience = time.After(rebindWait)
 		}
 		select {
 		case <-ctx.Done():
 			return ""
+		case <-patience:
+			return fmt.Sprintf("pod %s has left node %s", was.Key(), was.Node())
 		case <-changed:
 		}
 	}
 }
 
-// over says why the probes of a binding are asked no more, or nothing while they are.
-func over(v *store.View, was *fleet.Pod) string {
+// over says why the probes of a binding are asked no more, or nothing while they are. left means that the pod is on no node:
+// where it goes is not known yet.
+func over(v *store.View, was *fleet.Pod) (why string, left bool) {
 	p, ok := fleet.LookupPod(v, was.Key())
-	switch {
-	case !ok || p.UID != was.UID:
-		return fmt.Sprintf("pod %s is gone", was.Key())
+	if !ok || p.UID != was.UID {
+		return fmt.Sprintf("pod %s is gone", was.Key()), false
+	}
+	switch h := p.Current(); {
 	case p.Binding == nil:
-		return fmt.Sprintf("pod %s is on no node any more", was.Key())
+		return "", true
 	case p.Node() != was.Node():
-		return fmt.Sprintf("pod %s has moved from node %s to %s", was.Key(), was.Node(), p.Node())
+		return fmt.Sprintf("pod %s has moved from node %s to %s", was.Key(), was.Node(), p.Node()), false
 	case p.Epoch != was.Epoch:
-		return fmt.Sprintf("pod %s was bound anew to node %s", was.Key(), p.Node())
+		return fmt.Sprintf("pod %s was bound anew to node %s", was.Key(), p.Node()), false
+	case h != nil && h.Status.Phase.Final():
+		return fmt.Sprintf("pod %s has ended: %s", was.Key(), h.Status.Phase), false
 	}
-	if h := p.Current(); h != nil && h.Status.Phase.Final() {
-		return fmt.Sprintf("pod %s has ended: %s", was.Key(), h.Status.Phase)
-	}
-	return ""
+	return "", false
 }

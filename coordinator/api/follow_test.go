@@ -69,8 +69,12 @@ func TestProbesAreFollowedUntilTheirPodEndsOrMoves(t *testing.T) {
 	}{
 		"moved":      {func(w *world, p *musterv1.Pod, _ int64) { w.bind(p, "n2") }, "pod default/a has moved from node n1 to n2"},
 		"bound anew": {func(w *world, p *musterv1.Pod, _ int64) { w.bind(p, "n1") }, "pod default/a was bound anew to node n1"},
-		"unbound":    {func(w *world, _ *musterv1.Pod, _ int64) { w.put(store.BindingKey(key), nil) }, "pod default/a is on no node any more"},
-		"gone":       {func(w *world, _ *musterv1.Pod, _ int64) { w.put(store.PodKey(key), nil) }, "pod default/a is gone"},
+		"moved by way of nowhere": {func(w *world, p *musterv1.Pod, _ int64) {
+			w.put(store.BindingKey(key), nil)
+			w.bind(p, "n2")
+		}, "pod default/a has moved from node n1 to n2"},
+		"unbound": {func(w *world, _ *musterv1.Pod, _ int64) { w.put(store.BindingKey(key), nil) }, "pod default/a has left node n1"},
+		"gone":    {func(w *world, _ *musterv1.Pod, _ int64) { w.put(store.PodKey(key), nil) }, "pod default/a is gone"},
 		"ended": {func(w *world, p *musterv1.Pod, epoch int64) {
 			w.put(store.StatusKey(key), &spec.HeldStatus{UID: p.GetMeta().GetUid(), Epoch: epoch, Status: spec.PodStatus{Phase: spec.PhaseSucceeded}})
 		}, "pod default/a has ended: Succeeded"},
