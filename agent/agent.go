@@ -294,7 +294,8 @@ func (a *Agent) Run(ctx context.Context) error {
 			cpu, attempts := memory.Spent(id)
 			return pod.Spent{CPU: cpu, Attempts: attempts}
 		},
-		Log: log,
+		Notify: attempter.Notify,
+		Log:    log,
 	})
 	if err != nil {
 		return err

@@ -95,6 +95,9 @@ func (m *Machine) due(now time.Time, w *Wanted, s *Seen, plan *Plan) (due []*spe
 		if c == nil {
 			continue
 		}
+		if c.waitsForHook(sc) && c.stopping != c.Instance.ID {
+			return due
+		}
 		switch c.role {
 		case initial:
 			if begun || c.done(s) {

@@ -82,6 +82,8 @@ type container struct {
 	// stopping is the instance that is being stopped, until the deadline, because of that kind of probe.
 	stopping string
 	deadline time.Time
+	// hookedStop is the instance whose preStop hook was asked for.
+	hookedStop string
 	// told is the attempt whose wait was told in an event.
 	told int32
 	// trouble is why it can't be started now.
@@ -205,6 +207,11 @@ func (m *Machine) Done(now time.Time, w Wanted, seq int, r Result) {
 				m.event(spec.EventWarning, "FailedKillPod", "error killing container: "+text, a.Container)
 			}
 		}
+		if r.HookFailed {
+			m.event(spec.EventWarning, "FailedPreStopHook", "PreStopHook failed", a.Container)
+		}
+	case RunPostStart:
+		m.hooked(&w, c, a, r)
 	}
 }
 
@@ -363,7 +370,7 @@ func (m *Machine) see(now time.Time, c *container, in Instance) {
 		}
 		c.Last = terminated(old)
 		c.verdicts = [spec.Startup + 1]verdict{}
-		c.stopping, c.Owed = "", ""
+		c.stopping, c.Owed, c.HookFailed = "", "", false
 	}
 	c.Instance = &in
 	c.retry, c.trouble = retry{}, spec.Waiting{}
@@ -431,6 +438,7 @@ func (m *Machine) planRun(now time.Time, w *Wanted, s *Seen, plan *Plan) {
 	}
 	m.stopSince = time.Time{}
 	m.planKills(now, w, plan)
+	m.planHooks(w, plan)
 	due := m.due(now, w, s, plan)
 	if len(due) == 0 || m.pending(EnsureSandbox, "") || m.pending(RemoveSandbox, "") {
 		return
@@ -495,6 +503,11 @@ func (m *Machine) planKills(now time.Time, w *Wanted, plan *Plan) {
 			}
 		}
 		restarted := policy(w.Pod, sc) != spec.RestartNever
+		if kind == 0 && c.hookFailed() {
+			anyLeft = true
+			m.stop(now, w, sc, c, grace(w, sc, 0), "FailedPostStartHook", plan)
+			continue
+		}
 		switch {
 		case c.role != regular: // rule 9.2; a plain init container has no probes
 			if kind != 0 {
@@ -524,7 +537,7 @@ func (m *Machine) planKills(now time.Time, w *Wanted, plan *Plan) {
 
 // stop asks for the end of a running instance, or for a shorter grace of one that is being stopped.
 func (m *Machine) stop(now time.Time, w *Wanted, sc *spec.Container, c *container, g time.Duration, why string, plan *Plan) {
-	deadline := now.Add(g)
+	deadline, hook := now.Add(g), false
 	if c.stopping == c.Instance.ID {
 		if !w.stopping() || !deadline.Before(c.deadline) {
 			return
@@ -534,9 +547,14 @@ func (m *Machine) stop(now time.Time, w *Wanted, sc *spec.Container, c *containe
 			return
 		}
 		m.event(spec.EventNormal, "Killing", why, sc.Name)
+		// No time was given where the deletion's grace is 0 (rule 8.2).
+		hook = sc.PreStop != nil && c.hookedStop != c.Instance.ID && (!w.Pod.Deleting() || w.Pod.DeleteGrace > 0)
 	}
 	c.stopping, c.deadline = c.Instance.ID, deadline
-	m.act(plan, Action{Kind: StopContainer, Container: sc.Name, ID: c.Instance.ID, Grace: g, Why: why})
+	if hook {
+		c.hookedStop = c.Instance.ID
+	}
+	m.act(plan, Action{Kind: StopContainer, Container: sc.Name, ID: c.Instance.ID, Grace: g, PreStop: hook, Why: why})
 }
 
 // planStop is section 10: a pod that is to end here.
@@ -634,7 +652,7 @@ func (m *Machine) planProbes(now time.Time, w *Wanted, plan *Plan) {
 		}
 		for _, kind := range spec.ProbeKinds {
 			// Rules 5.1.4 and 10.1: an end for good ends the probes; deletion ends all but readiness.
-			if sc.Probe(kind) == nil || (w.stopping() && kind != spec.Readiness) || (!c.running() && !c.again(w, sc)) {
+			if sc.Probe(kind) == nil || c.waitsForHook(sc) || (w.stopping() && kind != spec.Readiness) || (!c.running() && !c.again(w, sc)) {
 				continue
 			}
 			row := Probe{Container: sc.Name, Kind: kind, Instance: c.Instance.ID, StartedAt: c.Instance.StartedAt,
@@ -656,7 +674,7 @@ func (m *Machine) planProbes(now time.Time, w *Wanted, plan *Plan) {
 // started is rule 7.1 with 11.3: a new instance is never started before its own startup probe succeeded.
 func (c *container) started(sc *spec.Container) bool {
 	switch {
-	case !c.running():
+	case !c.running(), c.waitsForHook(sc):
 		return false
 	case c.verdicts[spec.Startup].result != spec.ResultUnknown:
 		return c.verdicts[spec.Startup].result == spec.ResultSuccess

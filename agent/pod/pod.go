@@ -93,6 +93,8 @@ const (
 	StopContainer
 	// RemoveSandbox kills what is left and removes the sandbox.
 	RemoveSandbox
+	// RunPostStart does the postStart hook of Container for its instance ID. It ends with the instance, if not before.
+	RunPostStart
 )
 
 // String is the action in words.
@@ -106,6 +108,8 @@ func (k ActionKind) String() string {
 		return "stop container"
 	case RemoveSandbox:
 		return "remove sandbox"
+	case RunPostStart:
+		return "run postStart hook"
 	}
 	return "nothing"
 }
@@ -119,6 +123,8 @@ type Action struct {
 	Attempt   int32
 	ID        string
 	Grace     time.Duration
+	// PreStop has the container's preStop hook done first, within Grace; of which MinGrace is left then in any case.
+	PreStop bool
 	// Why is for the log.
 	Why string
 }
@@ -147,6 +153,8 @@ type Result struct {
 	Text string
 	// Instance is the new one after StartContainer.
 	Instance Instance
+	// HookFailed tells of a preStop hook; the instance was stopped all the same.
+	HookFailed bool
 }
 
 // Event is something to tell about the pod, or about one container of it.
@@ -213,6 +221,9 @@ type ContainerMemory struct {
 	Last *spec.Terminated
 	// First is the attempt number of the first instance: restarts on other nodes are counted on.
 	First int32
+	// Hooked is the instance whose postStart hook has ended, HookFailed whether it failed.
+	Hooked     string `json:",omitempty"`
+	HookFailed bool   `json:",omitempty"`
 	// Owed is the instance that a probe killed and that will be restarted whatever its exit code (rule 8.1).
 	Owed string
 	// Backoff is the restart delay; see backoff.

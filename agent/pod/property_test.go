@@ -17,6 +17,10 @@ func TestAnyLifeKeepsTheRules(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		policy := rapid.SampledFrom([]spec.RestartPolicy{spec.RestartAlways, spec.RestartOnFailure, spec.RestartNever}).Draw(t, "policy")
 		p := onePod(withProbes(spec.Liveness, spec.Readiness, spec.Startup), withPolicy(policy), withContainer("b"))
+		if rapid.Bool().Draw(t, "hooks") {
+			withPostStart(p, &p.Spec.Containers[0])
+			withPreStop(p, &p.Spec.Containers[0])
+		}
 		w := newWorld(t, p)
 		names := []string{"web", "b"}
 		starts := map[string]int{}
@@ -106,7 +110,7 @@ func TestAnyLifeKeepsTheRules(t *testing.T) {
 			case "agent":
 				w.restart()
 			case "fail":
-				kind := rapid.SampledFrom([]pod.ActionKind{pod.EnsureSandbox, pod.StartContainer, pod.StopContainer, pod.RemoveSandbox}).Draw(t, "action")
+				kind := rapid.SampledFrom([]pod.ActionKind{pod.EnsureSandbox, pod.StartContainer, pod.StopContainer, pod.RemoveSandbox, pod.RunPostStart}).Draw(t, "action")
 				failure := rapid.SampledFrom([]pod.Failure{pod.Misconfigured, pod.Fenced, pod.Other}).Draw(t, "failure")
 				w.fail[kind] = pod.Result{Failure: failure, Text: "no"}
 			case "supervisor", "fence":

@@ -63,7 +63,7 @@ func target(a *spec.HTTPAction, host string, port int) *url.URL {
 }
 
 // headers are what is sent besides what every request has (3.3.2).
-func headers(req *http.Request, given []spec.Header) {
+func headers(req *http.Request, given []spec.Header, agent string) {
 	hostSet := false
 	for _, h := range given {
 		if strings.EqualFold(h.Name, "Host") {
@@ -75,7 +75,7 @@ func headers(req *http.Request, given []spec.Header) {
 		req.Header.Add(h.Name, h.Value)
 	}
 	if _, ok := req.Header["User-Agent"]; !ok {
-		req.Header.Set("User-Agent", UserAgent)
+		req.Header.Set("User-Agent", agent)
 	}
 	switch values, ok := req.Header["Accept"]; {
 	case !ok:
@@ -91,7 +91,7 @@ func (c *httpClient) get(ctx context.Context, a *spec.HTTPAction, host string, p
 	if err != nil {
 		return errored(err)
 	}
-	headers(req, a.Headers)
+	headers(req, a.Headers, UserAgent)
 	resp, err := c.client.Do(req)
 	if err != nil {
 		return failed(err.Error())
@@ -109,4 +109,25 @@ func (c *httpClient) get(ctx context.Context, a *spec.HTTPAction, host string, p
 		return Answer{Outcome: spec.OutcomeWarning, Output: clip("Probe terminated redirects, Response body: " + string(body)), CPU: -1}
 	}
 	return failed(fmt.Sprintf("HTTP probe failed with statuscode: %d", resp.StatusCode))
+}
+
+// Notify makes the GET of a container's hook at the pod's address: whatever is answered will do, only that nothing is is an
+// error. ports are the container's. It lasts as long as ctx at most.
+func (a *Attempter) Notify(ctx context.Context, action *spec.HTTPAction, address string, ports []spec.Port) error {
+	port, err := resolve(action.Port, ports)
+	if err != nil {
+		return err
+	}
+	u := target(action, host(action.Host, address), port)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
+	if err != nil {
+		return err
+	}
+	headers(req, action.Headers, HookUserAgent)
+	resp, err := a.http.client.Do(req)
+	if err != nil {
+		return err
+	}
+	_, _ = io.CopyN(io.Discard, resp.Body, MaxOutput)
+	return resp.Body.Close()
 }

@@ -22,6 +22,9 @@ const MaxOutput = 10240
 // UserAgent is what HTTP and gRPC probes call themselves: people match on the kubelet's.
 const UserAgent = "kube-probe/1.37"
 
+// HookUserAgent is what the GETs of hooks call themselves, as the kubelet's do.
+const HookUserAgent = "kube-lifecycle/1.37"
+
 // Question is one attempt to make.
 type Question struct {
 	Probe *spec.Probe

@@ -237,3 +237,25 @@ func TestAPortThatIsNotDeclaredIsNoAnswer(t *testing.T) {
 		}
 	}
 }
+
+func TestAHooksGETIsContentWithAnyAnswer(t *testing.T) {
+	requests := make(chan string, 1)
+	port := serve(t, func(c net.Conn, request string) {
+		requests <- request
+		_, _ = io.WriteString(c, "HTTP/1.1 503 X\r\nContent-Length: 2\r\n\r\nno")
+	})
+	a, action := New(nil), &spec.HTTPAction{Scheme: "HTTP", Path: "/bye", Port: spec.PortRef{Name: "web"}}
+	if err := a.Notify(t.Context(), action, "127.0.0.1", []spec.Port{{Name: "web", Number: port}}); err != nil {
+		t.Error(err)
+	}
+	if got := <-requests; !strings.HasPrefix(got, "GET /bye HTTP/1.1\r\n") || !strings.Contains(got, "User-Agent: kube-lifecycle/1.37\r\n") {
+		t.Errorf("sent %q", got)
+	}
+	if err := a.Notify(t.Context(), action, "127.0.0.1", nil); err == nil || err.Error() != `port "web" not found` {
+		t.Errorf("a port that is not declared: %v", err)
+	}
+	action.Port = spec.PortRef{Number: closedPort(t)}
+	if err := a.Notify(t.Context(), action, "127.0.0.1", nil); err == nil || !strings.Contains(err.Error(), "connection refused") {
+		t.Errorf("no answer: %v", err)
+	}
+}

@@ -46,6 +46,8 @@ type bench struct {
 	spent map[spec.ProbeID]machine.Spent
 	// published has what pods publish; nil for a node without a pod network.
 	published map[string][]runner.PublishedPort
+	// notify answers the GETs of hooks.
+	notify func(ctx context.Context, a *spec.HTTPAction, address string) error
 }
 
 type lockedBuffer struct {
@@ -173,6 +175,10 @@ func (a addresses) Release(uid string) {
 	delete(a.ips, uid)
 }
 
+func (b *bench) notified(ctx context.Context, a *spec.HTTPAction, address string, _ []spec.Port) error {
+	return b.notify(ctx, a, address)
+}
+
 // Publish notes a pod's ports.
 func (b *bench) Publish(uid string, ports []runner.PublishedPort) error {
 	b.mu.Lock()
@@ -207,7 +213,7 @@ func newBench(t *testing.T) *bench {
 // start makes a runner and runs it; stop ends it as a kill of the agent would, but orderly.
 func (b *bench) start() {
 	b.t.Helper()
-	deps := runner.Deps{Runtime: slowLister{b.fake, b}, Addresses: addresses{b}, Prober: b, Events: b, Spent: b.spending, Log: slog.New(slog.NewTextHandler(b.log, nil))}
+	deps := runner.Deps{Runtime: slowLister{b.fake, b}, Addresses: addresses{b}, Prober: b, Events: b, Spent: b.spending, Notify: b.notified, Log: slog.New(slog.NewTextHandler(b.log, nil))}
 	if b.published != nil {
 		deps.Ports = b
 	}

@@ -8,6 +8,7 @@
 package runner
 
 import (
+	"context"
 	"errors"
 	"log/slog"
 	"time"
@@ -104,7 +105,9 @@ type Deps struct {
 	// Spent returns what a probe has spent since it was set; it must not block, nor call the runner back. It is needed where
 	// ProbeCPUWarning is set.
 	Spent func(spec.ProbeID) pod.Spent
-	Log   *slog.Logger
+	// Notify makes the GET of a container's hook at a pod's address; agent/probe does. Nil: such hooks fail.
+	Notify func(ctx context.Context, a *spec.HTTPAction, address string, ports []spec.Port) error
+	Log    *slog.Logger
 }
 
 // Addresses gives pods their addresses; agent/network does.

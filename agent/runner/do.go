@@ -15,14 +15,14 @@ import (
 	"github.com/musterhq/muster/internal/spec"
 )
 
-// do carries out one action and tells the machine how it ended.
-func (r *Runner) do(h *held, w pod.Wanted, a pod.Action) {
+// do carries out one action and tells the machine how it ended. What it has to do of a hook lasts no longer than hook.
+func (r *Runner) do(hook context.Context, h *held, w pod.Wanted, a pod.Action) {
 	ctx, cancel := context.WithTimeout(r.ctx, callTimeout+a.Grace)
 	defer cancel()
 	if a.Why != "" {
 		r.deps.Log.Info("pod action", "pod", w.Pod.Key().String(), "container", a.Container, "action", a.Kind.String(), "why", a.Why, "grace", a.Grace)
 	}
-	var err error
+	var err, hookErr error
 	var made container.Pod
 	var started container.Container
 	switch a.Kind {
@@ -30,8 +30,14 @@ func (r *Runner) do(h *held, w pod.Wanted, a pod.Action) {
 		err = r.counted(ctx, func() error { made, err = r.ensure(ctx, h, &w); return err })
 	case pod.StartContainer:
 		err = r.counted(ctx, func() error { started, err = r.start(ctx, h, &w, a); return err })
+	case pod.RunPostStart:
+		err = r.hook(hook, h, w.Pod.Spec.Container(a.Container), a.ID, w.Pod.Spec.Container(a.Container).PostStart)
 	case pod.StopContainer:
-		if err = r.deps.Runtime.StopContainer(ctx, container.ContainerID(a.ID), a.Grace); errors.Is(err, container.ErrNotFound) {
+		grace := a.Grace
+		if a.PreStop {
+			grace, hookErr = r.preStop(hook, h, w.Pod.Spec.Container(a.Container), a)
+		}
+		if err = r.deps.Runtime.StopContainer(ctx, container.ContainerID(a.ID), grace); errors.Is(err, container.ErrNotFound) {
 			err = nil
 		}
 	case pod.RemoveSandbox:
@@ -43,11 +49,15 @@ func (r *Runner) do(h *held, w pod.Wanted, a pod.Action) {
 	if r.ctx.Err() != nil {
 		return // the next agent looks for itself
 	}
+	if a.Kind == pod.RunPostStart { // it has changed nothing that is listed
+		r.hookedLocked(h, w, a, err)
+		return
+	}
 	h.since = r.listing + 1 // what began to be listed before now may lack this
-	res := pod.Result{}
+	res := pod.Result{HookFailed: hookErr != nil}
 	switch {
 	case err != nil:
-		res = pod.Result{Failure: failure(err), Text: err.Error()}
+		res.Failure, res.Text = failure(err), err.Error()
 		h.stale = true
 		r.deps.Log.Info("pod action failed", "pod", w.Pod.Key().String(), "container", a.Container, "action", a.Kind.String(), "err", err)
 	case a.Kind == pod.EnsureSandbox:

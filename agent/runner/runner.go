@@ -84,6 +84,8 @@ type held struct {
 	// costs measure the probes of containers with a CPU limit, by container; weighAt is when to look again.
 	costs   map[string]*pod.ProbeCost
 	weighAt time.Time
+	// hooks end the hooks that are under way, by instance.
+	hooks map[string]context.CancelFunc
 
 	dirty, saving bool
 	saveAfter     time.Time
@@ -116,7 +118,7 @@ func New(cfg Config, deps Deps) (*Runner, error) {
 }
 
 func (r *Runner) newHeld(ref container.PodRef, p *spec.Pod, class spec.FailoverClass) *held {
-	h := &held{ref: ref, pod: p, class: class, rows: map[spec.ProbeID]rowState{}, costs: map[string]*pod.ProbeCost{}}
+	h := &held{ref: ref, pod: p, class: class, rows: map[spec.ProbeID]rowState{}, costs: map[string]*pod.ProbeCost{}, hooks: map[string]context.CancelFunc{}}
 	r.pods[ref] = h
 	return h
 }
@@ -361,8 +363,13 @@ func (r *Runner) stepLocked(h *held) {
 		}
 		poke(r.wake)
 	}
+	endHooks(h, &seen)
 	for _, a := range plan.Actions {
-		r.wg.Go(func() { r.do(h, w, a) })
+		if a.Kind == pod.RunPostStart || a.Kind == pod.StopContainer {
+			r.hookLocked(h, w, a)
+			continue
+		}
+		r.wg.Go(func() { r.do(r.ctx, h, w, a) })
 	}
 	if h.stopped && h.durable && h.removed {
 		r.forgetLocked(h)

@@ -189,6 +189,7 @@ func containerFields(c *musterv1.Container) fields {
 		put("livenessProbe", probeFields(c.GetLiveness())).
 		put("readinessProbe", probeFields(c.GetReadiness())).
 		put("startupProbe", probeFields(c.GetStartup())).
+		put("lifecycle", fields{}.put("postStart", hookFields(c.GetLifecycle().GetPostStart())).put("preStop", hookFields(c.GetLifecycle().GetPreStop()))).
 		put("restartPolicyRules", each(c.GetRestartRules(), func(r *musterv1.RestartRule) fields {
 			operator := "NotIn"
 			if r.GetIn() {
@@ -243,20 +244,35 @@ func probeFields(p *musterv1.Probe) fields {
 	case *musterv1.Probe_Exec:
 		f.set("exec", fields{"command": h.Exec.GetCommand()})
 	case *musterv1.Probe_HttpGet:
-		g := h.HttpGet
-		f.set("httpGet", fields{"port": portValue(g.GetPort())}.
-			put("path", g.GetPath()).
-			put("scheme", g.GetScheme()).
-			put("host", g.GetHost()).
-			put("httpHeaders", each(g.GetHeaders(), func(h *musterv1.HttpHeader) fields {
-				return fields{"name": h.GetName(), "value": h.GetValue()}
-			})))
+		f.set("httpGet", httpFields(h.HttpGet))
 	case *musterv1.Probe_TcpSocket:
 		f.set("tcpSocket", fields{"port": portValue(h.TcpSocket.GetPort())}.put("host", h.TcpSocket.GetHost()))
 	case *musterv1.Probe_Grpc:
 		f.set("grpc", fields{"port": h.Grpc.GetPort()}.put("service", h.Grpc.GetService()))
 	}
 	return f
+}
+
+func httpFields(g *musterv1.HttpGetAction) fields {
+	return fields{"port": portValue(g.GetPort())}.
+		put("path", g.GetPath()).
+		put("scheme", g.GetScheme()).
+		put("host", g.GetHost()).
+		put("httpHeaders", each(g.GetHeaders(), func(h *musterv1.HttpHeader) fields {
+			return fields{"name": h.GetName(), "value": h.GetValue()}
+		}))
+}
+
+func hookFields(h *musterv1.Hook) fields {
+	switch h := h.GetHandler().(type) {
+	case *musterv1.Hook_Exec:
+		return fields{"exec": fields{"command": h.Exec.GetCommand()}}
+	case *musterv1.Hook_HttpGet:
+		return fields{"httpGet": httpFields(h.HttpGet)}
+	case *musterv1.Hook_Sleep:
+		return fields{"sleep": fields{"seconds": wholeSeconds(h.Sleep.GetDuration())}}
+	}
+	return nil
 }
 
 // portValue is a number or a name.

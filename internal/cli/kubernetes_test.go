@@ -31,7 +31,7 @@ spec:
   - {name: host, hostPath: {path: /srv, type: Directory}}
   initContainers:
   - {name: init, command: [setup], restartPolicy: OnFailure, resources: {requests: {cpu: 10m}, limits: {memory: 1Mi}}}
-  - {name: side, command: [serve], restartPolicy: Always, startupProbe: {tcpSocket: {port: 80}}, livenessProbe: {grpc: {port: 9000, service: health}}}
+  - {name: side, command: [serve], restartPolicy: Always, startupProbe: {tcpSocket: {port: 80}}, livenessProbe: {grpc: {port: 9000, service: health}}, lifecycle: {preStop: {sleep: {seconds: 3}}}}
   containers:
   - name: web
     image: example
@@ -44,6 +44,7 @@ spec:
     restartPolicy: Never
     restartPolicyRules: [{action: Restart, exitCodes: {operator: NotIn, values: [1, 2]}}]
     securityContext: {runAsUser: 0, runAsGroup: 2, runAsNonRoot: false, readOnlyRootFilesystem: true, allowPrivilegeEscalation: false, capabilities: {add: [NET_RAW], drop: [ALL]}}
+    lifecycle: {postStart: {exec: {command: [warm, up]}}, preStop: {httpGet: {port: http, path: /bye, httpHeaders: [{name: X, value: why}]}}}
     livenessProbe: {exec: {command: ["true"]}, periodSeconds: 3, terminationGracePeriodSeconds: 4}
     readinessProbe: {httpGet: {port: http, path: /r, scheme: HTTPS, httpHeaders: [{name: X, value: why}]}, successThreshold: 2}
     startupProbe: {tcpSocket: {port: 80}, initialDelaySeconds: 1, timeoutSeconds: 5, failureThreshold: 6}

@@ -60,6 +60,7 @@ const (
 	probeConverted = "initialDelaySeconds periodSeconds timeoutSeconds successThreshold failureThreshold terminationGracePeriodSeconds " +
 		"exec.command tcpSocket.host tcpSocket.port grpc.port grpc.service " +
 		"httpGet.path httpGet.port httpGet.host httpGet.scheme httpGet.httpHeaders.name httpGet.httpHeaders.value"
+	hookConverted = "exec.command httpGet.path httpGet.port httpGet.host httpGet.scheme httpGet.httpHeaders.name httpGet.httpHeaders.value sleep.seconds"
 
 	deploymentConverted = "replicas selector.matchLabels selector.matchExpressions.key selector.matchExpressions.operator selector.matchExpressions.values strategy.type"
 	deploymentHarmless  = "minReadySeconds progressDeadlineSeconds revisionHistoryLimit strategy.rollingUpdate"
@@ -118,6 +119,9 @@ func (f fieldUses) podSpec(at string) {
 		f.set(c, containerHarmless, harmless)
 		for _, k := range spec.ProbeKinds {
 			f.set(c+"."+k.String()+"Probe", probeConverted, converted)
+		}
+		for _, hook := range []string{"postStart", "preStop"} {
+			f.set(c+".lifecycle."+hook, hookConverted, converted)
 		}
 	}
 }

@@ -141,6 +141,9 @@ func (d *decoder) container(at string, k *corev1.Container) spec.Container {
 		Startup:   d.probe(at+".startupProbe", k.StartupProbe),
 	}
 	out.EnvFrom = d.envFrom(at+".envFrom", k.EnvFrom)
+	if l := k.Lifecycle; l != nil {
+		out.PostStart, out.PreStop = d.hook(at+".lifecycle.postStart", l.PostStart), d.hook(at+".lifecycle.preStop", l.PreStop)
+	}
 	for i := range k.Env {
 		out.Env = append(out.Env, d.env(fmt.Sprintf("%s.env[%d]", at, i), &k.Env[i]))
 	}
@@ -291,12 +294,7 @@ func (d *decoder) probe(at string, k *corev1.Probe) *spec.Probe {
 	if a := k.Exec; a != nil {
 		out.Exec = &spec.ExecAction{Command: a.Command}
 	}
-	if a := k.HTTPGet; a != nil {
-		out.HTTP = &spec.HTTPAction{Scheme: string(a.Scheme), Host: a.Host, Port: portRef(a.Port), Path: a.Path}
-		for _, h := range a.HTTPHeaders {
-			out.HTTP.Headers = append(out.HTTP.Headers, spec.Header{Name: h.Name, Value: h.Value})
-		}
-	}
+	out.HTTP = httpAction(k.HTTPGet)
 	if a := k.TCPSocket; a != nil {
 		out.TCP = &spec.TCPAction{Host: a.Host, Port: portRef(a.Port)}
 	}
@@ -305,6 +303,31 @@ func (d *decoder) probe(at string, k *corev1.Probe) *spec.Probe {
 		if a.Service != nil {
 			out.GRPC.Service = *a.Service
 		}
+	}
+	return out
+}
+
+func httpAction(k *corev1.HTTPGetAction) *spec.HTTPAction {
+	if k == nil {
+		return nil
+	}
+	out := &spec.HTTPAction{Scheme: string(k.Scheme), Host: k.Host, Port: portRef(k.Port), Path: k.Path}
+	for _, h := range k.HTTPHeaders {
+		out.Headers = append(out.Headers, spec.Header{Name: h.Name, Value: h.Value})
+	}
+	return out
+}
+
+func (d *decoder) hook(at string, k *corev1.LifecycleHandler) *spec.Hook {
+	if k == nil {
+		return nil
+	}
+	out := &spec.Hook{HTTP: httpAction(k.HTTPGet)}
+	if a := k.Exec; a != nil {
+		out.Exec = &spec.ExecAction{Command: a.Command}
+	}
+	if a := k.Sleep; a != nil {
+		out.Sleep = &spec.SleepAction{Duration: d.seconds(at+".sleep.seconds", a.Seconds)}
 	}
 	return out
 }

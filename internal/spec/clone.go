@@ -59,6 +59,7 @@ func cloneContainers(all []Container) []Container {
 		c.EnvFrom = slices.Clone(c.EnvFrom)
 		c.Ports, c.Mounts = slices.Clone(c.Ports), slices.Clone(c.Mounts)
 		c.Liveness, c.Readiness, c.Startup = c.Liveness.clone(), c.Readiness.clone(), c.Startup.clone()
+		c.PostStart, c.PreStop = c.PostStart.clone(), c.PreStop.clone()
 		c.RestartRules = slices.Clone(c.RestartRules)
 		for j := range c.RestartRules {
 			c.RestartRules[j].ExitCodes = slices.Clone(c.RestartRules[j].ExitCodes)

@@ -62,6 +62,11 @@ func defaultPodSpec(s *PodSpec) {
 				defaultProbe(p)
 			}
 		}
+		for _, h := range []*Hook{c.PostStart, c.PreStop} {
+			if h != nil {
+				h.HTTP.setDefaults()
+			}
+		}
 		// A request that was left out is the limit, as in Kubernetes.
 		r := &c.Resources
 		if r.Requests.MilliCPU == 0 {
@@ -86,14 +91,7 @@ func defaultProbe(p *Probe) {
 	if p.FailureThreshold == 0 {
 		p.FailureThreshold = DefaultFailureThreshold
 	}
-	if p.HTTP != nil {
-		if p.HTTP.Path == "" {
-			p.HTTP.Path = "/"
-		}
-		if p.HTTP.Scheme == "" {
-			p.HTTP.Scheme = "HTTP"
-		}
-	}
+	p.HTTP.setDefaults()
 }
 
 // applyOverrides gives probes the sub-second times that a manifest's whole seconds cannot say:

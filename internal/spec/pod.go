@@ -108,6 +108,8 @@ type Container struct {
 	Mounts    []Mount
 	// Liveness, Readiness and Startup are nil where the container has no such probe.
 	Liveness, Readiness, Startup *Probe
+	// PostStart is done when an instance has started, PreStop before it is asked to end; nil for nothing.
+	PostStart, PreStop *Hook `json:",omitempty"`
 	// RestartPolicy overrides the pod's; empty means the pod's.
 	RestartPolicy RestartPolicy
 	// RestartRules are looked at before RestartPolicy, which must then be set. At most 20.

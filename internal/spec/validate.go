@@ -300,11 +300,16 @@ func (c *checker) podSpec(at string, s *PodSpec) {
 				c.add(p+"."+kind.String()+"Probe", Forbidden, nil, "may not be set for init containers without restartPolicy=Always")
 			}
 		}
+		if (k.PostStart != nil || k.PreStop != nil) && !k.Sidecar() {
+			c.add(p+".lifecycle", Forbidden, nil, "may not be set for init containers without restartPolicy=Always")
+		}
+		c.hooks(p+".lifecycle", k, s.TerminationGrace)
 	}
 	for i := range s.Containers {
 		p := fmt.Sprintf("%s.containers[%d]", at, i)
 		c.name(p+".name", s.Containers[i].Name, names)
 		c.container(p, &s.Containers[i], volumes, ports)
+		c.hooks(p+".lifecycle", &s.Containers[i], s.TerminationGrace)
 	}
 	c.hostPorts(at, s)
 	c.dns(at, s)
@@ -600,34 +605,69 @@ func seconds(d time.Duration) any {
 	return d.String()
 }
 
-func (c *checker) handler(at string, h *Handler) {
-	n := 0
-	// next tells whether this is the first handler; a later one is forbidden.
-	next := func(name string) bool {
-		n++
-		if n > 1 {
+// hooks holds the rules of a container's hooks; grace is the pod's.
+func (c *checker) hooks(at string, k *Container, grace time.Duration) {
+	for _, x := range []struct {
+		name string
+		hook *Hook
+	}{{"postStart", k.PostStart}, {"preStop", k.PreStop}} {
+		h, p := x.hook, at+"."+x.name
+		if h == nil {
+			continue
+		}
+		n := 0
+		next := c.only(p, &n)
+		if h.Exec != nil && next("exec") && len(h.Exec.Command) == 0 {
+			c.add(p+".exec.command", Required, nil, "")
+		}
+		if h.HTTP != nil && next("httpGet") {
+			c.httpAction(p+".httpGet", h.HTTP)
+		}
+		if a := h.Sleep; a != nil && next("sleep") && (a.Duration < 0 || a.Duration > grace) {
+			c.add(p+".sleep.seconds", Invalid, seconds(a.Duration), fmt.Sprintf("must be non-negative and less than terminationGracePeriodSeconds (%v)", seconds(grace)))
+		}
+		if n == 0 {
+			c.add(p, Required, nil, "must specify a handler type")
+		}
+	}
+}
+
+// only returns what counts handlers in n and tells whether one is the first; a later one is forbidden.
+func (c *checker) only(at string, n *int) func(name string) bool {
+	return func(name string) bool {
+		*n++
+		if *n > 1 {
 			c.add(at+"."+name, Forbidden, nil, "may not specify more than 1 handler type")
 		}
-		return n == 1
+		return *n == 1
 	}
+}
+
+func (c *checker) httpAction(at string, a *HTTPAction) {
+	c.portRef(at+".port", a.Port)
+	c.host(at+".host", a.Host)
+	if a.Path == "" {
+		c.add(at+".path", Required, nil, "")
+	}
+	if a.Scheme != "HTTP" && a.Scheme != "HTTPS" {
+		c.add(at+".scheme", NotSupported, a.Scheme, `supported values: "HTTP", "HTTPS"`)
+	}
+	c.atMost(at+".httpHeaders", len(a.Headers), maxHeaders)
+	for i, header := range a.Headers {
+		if !headerName(header.Name) {
+			c.add(fmt.Sprintf("%s.httpHeaders[%d].name", at, i), Invalid, header.Name, "a valid HTTP header must consist of alphanumeric characters or '-'")
+		}
+	}
+}
+
+func (c *checker) handler(at string, h *Handler) {
+	n := 0
+	next := c.only(at, &n)
 	if h.Exec != nil && next("exec") && len(h.Exec.Command) == 0 {
 		c.add(at+".exec.command", Required, nil, "")
 	}
-	if a := h.HTTP; a != nil && next("httpGet") {
-		c.portRef(at+".httpGet.port", a.Port)
-		c.host(at+".httpGet.host", a.Host)
-		if a.Path == "" {
-			c.add(at+".httpGet.path", Required, nil, "")
-		}
-		if a.Scheme != "HTTP" && a.Scheme != "HTTPS" {
-			c.add(at+".httpGet.scheme", NotSupported, a.Scheme, `supported values: "HTTP", "HTTPS"`)
-		}
-		c.atMost(at+".httpGet.httpHeaders", len(a.Headers), maxHeaders)
-		for i, header := range a.Headers {
-			if !headerName(header.Name) {
-				c.add(fmt.Sprintf("%s.httpGet.httpHeaders[%d].name", at, i), Invalid, header.Name, "a valid HTTP header must consist of alphanumeric characters or '-'")
-			}
-		}
+	if h.HTTP != nil && next("httpGet") {
+		c.httpAction(at+".httpGet", h.HTTP)
 	}
 	if a := h.TCP; a != nil && next("tcpSocket") {
 		c.portRef(at+".tcpSocket.port", a.Port)

@@ -104,7 +104,7 @@ func containerToProto(c *spec.Container) *musterv1.Container {
 		Name: c.Name, Image: c.Image, Command: c.Command, Args: c.Args, WorkingDir: c.WorkingDir,
 		Requests: resourcesToProto(c.Resources.Requests), Limits: resourcesToProto(c.Resources.Limits),
 		Liveness: probeToProto(c.Liveness), Readiness: probeToProto(c.Readiness), Startup: probeToProto(c.Startup),
-		RestartPolicy: restartPolicies.to[c.RestartPolicy],
+		RestartPolicy: restartPolicies.to[c.RestartPolicy], Lifecycle: lifecycleToProto(c),
 	}
 	pb.EnvFrom = envFromsToProto(c.EnvFrom)
 	for i := range c.Env {
@@ -136,6 +136,8 @@ func (p *parser) container(field string, pb *musterv1.Container) spec.Container 
 		Liveness:      p.probe(field+".liveness", pb.GetLiveness()),
 		Readiness:     p.probe(field+".readiness", pb.GetReadiness()),
 		Startup:       p.probe(field+".startup", pb.GetStartup()),
+		PostStart:     p.hook(field+".lifecycle.post_start", pb.GetLifecycle().GetPostStart()),
+		PreStop:       p.hook(field+".lifecycle.pre_stop", pb.GetLifecycle().GetPreStop()),
 		RestartPolicy: in(p, field+".restart_policy", restartPolicies, pb.GetRestartPolicy()),
 	}
 	c.EnvFrom = envFromsFromProto(pb.GetEnvFrom())
@@ -188,11 +190,7 @@ func probeToProto(p *spec.Probe) *musterv1.Probe {
 	case p.Exec != nil:
 		pb.Handler = &musterv1.Probe_Exec{Exec: &musterv1.ExecAction{Command: p.Exec.Command}}
 	case p.HTTP != nil:
-		a := &musterv1.HttpGetAction{Scheme: p.HTTP.Scheme, Host: p.HTTP.Host, Port: portToProto(p.HTTP.Port), Path: p.HTTP.Path}
-		for _, h := range p.HTTP.Headers {
-			a.Headers = append(a.Headers, &musterv1.HttpHeader{Name: h.Name, Value: h.Value})
-		}
-		pb.Handler = &musterv1.Probe_HttpGet{HttpGet: a}
+		pb.Handler = &musterv1.Probe_HttpGet{HttpGet: httpToProto(p.HTTP)}
 	case p.TCP != nil:
 		pb.Handler = &musterv1.Probe_TcpSocket{TcpSocket: &musterv1.TcpSocketAction{Host: p.TCP.Host, Port: portToProto(p.TCP.Port)}}
 	case p.GRPC != nil:
@@ -219,13 +217,7 @@ func (p *parser) probe(field string, pb *musterv1.Probe) *spec.Probe {
 	case *musterv1.Probe_Exec:
 		out.Exec = &spec.ExecAction{Command: h.Exec.GetCommand()}
 	case *musterv1.Probe_HttpGet:
-		a := &spec.HTTPAction{
-			Scheme: h.HttpGet.GetScheme(), Host: h.HttpGet.GetHost(), Port: portFromProto(h.HttpGet.GetPort()), Path: h.HttpGet.GetPath(),
-		}
-		for _, header := range h.HttpGet.GetHeaders() {
-			a.Headers = append(a.Headers, spec.Header{Name: header.GetName(), Value: header.GetValue()})
-		}
-		out.HTTP = a
+		out.HTTP = httpFromProto(h.HttpGet)
 	case *musterv1.Probe_TcpSocket:
 		out.TCP = &spec.TCPAction{Host: h.TcpSocket.GetHost(), Port: portFromProto(h.TcpSocket.GetPort())}
 	case *musterv1.Probe_Grpc:

@@ -819,7 +819,9 @@ type Container struct {
 	// What it may do.
 	Security *ContainerSecurity `protobuf:"bytes,16,opt,name=security,proto3" json:"security,omitempty"`
 	// Variables from all keys of ConfigMaps and Secrets, which env overrides; at most 64.
-	EnvFrom       []*EnvFrom `protobuf:"bytes,17,rep,name=env_from,json=envFrom,proto3" json:"env_from,omitempty"`
+	EnvFrom []*EnvFrom `protobuf:"bytes,17,rep,name=env_from,json=envFrom,proto3" json:"env_from,omitempty"`
+	// Unset: no hooks.
+	Lifecycle     *Lifecycle `protobuf:"bytes,20,opt,name=lifecycle,proto3" json:"lifecycle,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -969,6 +971,13 @@ func (x *Container) GetSecurity() *ContainerSecurity {
 func (x *Container) GetEnvFrom() []*EnvFrom {
 	if x != nil {
 		return x.EnvFrom
+	}
+	return nil
+}
+
+func (x *Container) GetLifecycle() *Lifecycle {
+	if x != nil {
+		return x.Lifecycle
 	}
 	return nil
 }
@@ -1183,6 +1192,212 @@ func (x *ResourceReference) GetDivisorMilli() int64 {
 	return 0
 }
 
+// Lifecycle is what is done at moments of a container's life.
+type Lifecycle struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// When an instance has started: until it is done, no probe is asked and the next container waits. When it fails, the
+	// instance is killed. It may be done twice, should the agent restart meanwhile.
+	PostStart *Hook `protobuf:"bytes,1,opt,name=post_start,json=postStart,proto3" json:"post_start,omitempty"`
+	// Before an instance is asked to end, within its grace; not when it ends by itself, nor when the node's lease runs out.
+	PreStop       *Hook `protobuf:"bytes,2,opt,name=pre_stop,json=preStop,proto3" json:"pre_stop,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Lifecycle) Reset() {
+	*x = Lifecycle{}
+	mi := &file_muster_v1_pod_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Lifecycle) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Lifecycle) ProtoMessage() {}
+
+func (x *Lifecycle) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_pod_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Lifecycle.ProtoReflect.Descriptor instead.
+func (*Lifecycle) Descriptor() ([]byte, []int) {
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *Lifecycle) GetPostStart() *Hook {
+	if x != nil {
+		return x.PostStart
+	}
+	return nil
+}
+
+func (x *Lifecycle) GetPreStop() *Hook {
+	if x != nil {
+		return x.PreStop
+	}
+	return nil
+}
+
+// Hook is one thing to do.
+type Hook struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Exactly one.
+	//
+	// Types that are valid to be assigned to Handler:
+	//
+	//	*Hook_Exec
+	//	*Hook_HttpGet
+	//	*Hook_Sleep
+	Handler       isHook_Handler `protobuf_oneof:"handler"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Hook) Reset() {
+	*x = Hook{}
+	mi := &file_muster_v1_pod_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Hook) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Hook) ProtoMessage() {}
+
+func (x *Hook) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_pod_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Hook.ProtoReflect.Descriptor instead.
+func (*Hook) Descriptor() ([]byte, []int) {
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *Hook) GetHandler() isHook_Handler {
+	if x != nil {
+		return x.Handler
+	}
+	return nil
+}
+
+func (x *Hook) GetExec() *ExecAction {
+	if x != nil {
+		if x, ok := x.Handler.(*Hook_Exec); ok {
+			return x.Exec
+		}
+	}
+	return nil
+}
+
+func (x *Hook) GetHttpGet() *HttpGetAction {
+	if x != nil {
+		if x, ok := x.Handler.(*Hook_HttpGet); ok {
+			return x.HttpGet
+		}
+	}
+	return nil
+}
+
+func (x *Hook) GetSleep() *SleepAction {
+	if x != nil {
+		if x, ok := x.Handler.(*Hook_Sleep); ok {
+			return x.Sleep
+		}
+	}
+	return nil
+}
+
+type isHook_Handler interface {
+	isHook_Handler()
+}
+
+type Hook_Exec struct {
+	// Runs a command, in which $(NAME) is not expanded; another exit code than 0 is a failure.
+	Exec *ExecAction `protobuf:"bytes,1,opt,name=exec,proto3,oneof"`
+}
+
+type Hook_HttpGet struct {
+	// Sends a GET; no answer is a failure.
+	HttpGet *HttpGetAction `protobuf:"bytes,2,opt,name=http_get,json=httpGet,proto3,oneof"`
+}
+
+type Hook_Sleep struct {
+	// Waits.
+	Sleep *SleepAction `protobuf:"bytes,3,opt,name=sleep,proto3,oneof"`
+}
+
+func (*Hook_Exec) isHook_Handler() {}
+
+func (*Hook_HttpGet) isHook_Handler() {}
+
+func (*Hook_Sleep) isHook_Handler() {}
+
+// SleepAction waits.
+type SleepAction struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// At least 0 and at most the pod's termination grace.
+	Duration      *durationpb.Duration `protobuf:"bytes,1,opt,name=duration,proto3" json:"duration,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SleepAction) Reset() {
+	*x = SleepAction{}
+	mi := &file_muster_v1_pod_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SleepAction) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SleepAction) ProtoMessage() {}
+
+func (x *SleepAction) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_pod_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SleepAction.ProtoReflect.Descriptor instead.
+func (*SleepAction) Descriptor() ([]byte, []int) {
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *SleepAction) GetDuration() *durationpb.Duration {
+	if x != nil {
+		return x.Duration
+	}
+	return nil
+}
+
 // RestartRule restarts a container after certain exit codes.
 type RestartRule struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1198,7 +1413,7 @@ type RestartRule struct {
 
 func (x *RestartRule) Reset() {
 	*x = RestartRule{}
-	mi := &file_muster_v1_pod_proto_msgTypes[10]
+	mi := &file_muster_v1_pod_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1210,7 +1425,7 @@ func (x *RestartRule) String() string {
 func (*RestartRule) ProtoMessage() {}
 
 func (x *RestartRule) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[10]
+	mi := &file_muster_v1_pod_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1223,7 +1438,7 @@ func (x *RestartRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestartRule.ProtoReflect.Descriptor instead.
 func (*RestartRule) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{10}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *RestartRule) GetAction() string {
@@ -1267,7 +1482,7 @@ type EnvVar struct {
 
 func (x *EnvVar) Reset() {
 	*x = EnvVar{}
-	mi := &file_muster_v1_pod_proto_msgTypes[11]
+	mi := &file_muster_v1_pod_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1279,7 +1494,7 @@ func (x *EnvVar) String() string {
 func (*EnvVar) ProtoMessage() {}
 
 func (x *EnvVar) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[11]
+	mi := &file_muster_v1_pod_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1292,7 +1507,7 @@ func (x *EnvVar) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnvVar.ProtoReflect.Descriptor instead.
 func (*EnvVar) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{11}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *EnvVar) GetName() string {
@@ -1347,7 +1562,7 @@ type ContainerPort struct {
 
 func (x *ContainerPort) Reset() {
 	*x = ContainerPort{}
-	mi := &file_muster_v1_pod_proto_msgTypes[12]
+	mi := &file_muster_v1_pod_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1359,7 +1574,7 @@ func (x *ContainerPort) String() string {
 func (*ContainerPort) ProtoMessage() {}
 
 func (x *ContainerPort) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[12]
+	mi := &file_muster_v1_pod_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1372,7 +1587,7 @@ func (x *ContainerPort) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerPort.ProtoReflect.Descriptor instead.
 func (*ContainerPort) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{12}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ContainerPort) GetName() string {
@@ -1416,7 +1631,7 @@ type ResourceList struct {
 
 func (x *ResourceList) Reset() {
 	*x = ResourceList{}
-	mi := &file_muster_v1_pod_proto_msgTypes[13]
+	mi := &file_muster_v1_pod_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1428,7 +1643,7 @@ func (x *ResourceList) String() string {
 func (*ResourceList) ProtoMessage() {}
 
 func (x *ResourceList) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[13]
+	mi := &file_muster_v1_pod_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1441,7 +1656,7 @@ func (x *ResourceList) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceList.ProtoReflect.Descriptor instead.
 func (*ResourceList) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{13}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ResourceList) GetMilliCpu() int64 {
@@ -1477,7 +1692,7 @@ type Volume struct {
 
 func (x *Volume) Reset() {
 	*x = Volume{}
-	mi := &file_muster_v1_pod_proto_msgTypes[14]
+	mi := &file_muster_v1_pod_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1489,7 +1704,7 @@ func (x *Volume) String() string {
 func (*Volume) ProtoMessage() {}
 
 func (x *Volume) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[14]
+	mi := &file_muster_v1_pod_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1502,7 +1717,7 @@ func (x *Volume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Volume.ProtoReflect.Descriptor instead.
 func (*Volume) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{14}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Volume) GetName() string {
@@ -1555,7 +1770,7 @@ type FilesVolume struct {
 
 func (x *FilesVolume) Reset() {
 	*x = FilesVolume{}
-	mi := &file_muster_v1_pod_proto_msgTypes[15]
+	mi := &file_muster_v1_pod_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1567,7 +1782,7 @@ func (x *FilesVolume) String() string {
 func (*FilesVolume) ProtoMessage() {}
 
 func (x *FilesVolume) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[15]
+	mi := &file_muster_v1_pod_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1580,7 +1795,7 @@ func (x *FilesVolume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FilesVolume.ProtoReflect.Descriptor instead.
 func (*FilesVolume) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{15}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *FilesVolume) GetKind() string {
@@ -1621,7 +1836,7 @@ type FileSource struct {
 
 func (x *FileSource) Reset() {
 	*x = FileSource{}
-	mi := &file_muster_v1_pod_proto_msgTypes[16]
+	mi := &file_muster_v1_pod_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1633,7 +1848,7 @@ func (x *FileSource) String() string {
 func (*FileSource) ProtoMessage() {}
 
 func (x *FileSource) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[16]
+	mi := &file_muster_v1_pod_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1646,7 +1861,7 @@ func (x *FileSource) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileSource.ProtoReflect.Descriptor instead.
 func (*FileSource) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{16}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *FileSource) GetKind() string {
@@ -1696,7 +1911,7 @@ type FileItem struct {
 
 func (x *FileItem) Reset() {
 	*x = FileItem{}
-	mi := &file_muster_v1_pod_proto_msgTypes[17]
+	mi := &file_muster_v1_pod_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1708,7 +1923,7 @@ func (x *FileItem) String() string {
 func (*FileItem) ProtoMessage() {}
 
 func (x *FileItem) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[17]
+	mi := &file_muster_v1_pod_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1721,7 +1936,7 @@ func (x *FileItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileItem.ProtoReflect.Descriptor instead.
 func (*FileItem) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{17}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *FileItem) GetKey() string {
@@ -1772,7 +1987,7 @@ type EmptyDir struct {
 
 func (x *EmptyDir) Reset() {
 	*x = EmptyDir{}
-	mi := &file_muster_v1_pod_proto_msgTypes[18]
+	mi := &file_muster_v1_pod_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1784,7 +1999,7 @@ func (x *EmptyDir) String() string {
 func (*EmptyDir) ProtoMessage() {}
 
 func (x *EmptyDir) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[18]
+	mi := &file_muster_v1_pod_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1797,7 +2012,7 @@ func (x *EmptyDir) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EmptyDir.ProtoReflect.Descriptor instead.
 func (*EmptyDir) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{18}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *EmptyDir) GetMemory() bool {
@@ -1831,7 +2046,7 @@ type VolumeMount struct {
 
 func (x *VolumeMount) Reset() {
 	*x = VolumeMount{}
-	mi := &file_muster_v1_pod_proto_msgTypes[19]
+	mi := &file_muster_v1_pod_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1843,7 +2058,7 @@ func (x *VolumeMount) String() string {
 func (*VolumeMount) ProtoMessage() {}
 
 func (x *VolumeMount) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[19]
+	mi := &file_muster_v1_pod_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1856,7 +2071,7 @@ func (x *VolumeMount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VolumeMount.ProtoReflect.Descriptor instead.
 func (*VolumeMount) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{19}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *VolumeMount) GetVolume() string {
@@ -1916,7 +2131,7 @@ type PodStatus struct {
 
 func (x *PodStatus) Reset() {
 	*x = PodStatus{}
-	mi := &file_muster_v1_pod_proto_msgTypes[20]
+	mi := &file_muster_v1_pod_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1928,7 +2143,7 @@ func (x *PodStatus) String() string {
 func (*PodStatus) ProtoMessage() {}
 
 func (x *PodStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[20]
+	mi := &file_muster_v1_pod_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1941,7 +2156,7 @@ func (x *PodStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PodStatus.ProtoReflect.Descriptor instead.
 func (*PodStatus) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{20}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *PodStatus) GetPhase() PodPhase {
@@ -2039,7 +2254,7 @@ type ContainerStatus struct {
 
 func (x *ContainerStatus) Reset() {
 	*x = ContainerStatus{}
-	mi := &file_muster_v1_pod_proto_msgTypes[21]
+	mi := &file_muster_v1_pod_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2051,7 +2266,7 @@ func (x *ContainerStatus) String() string {
 func (*ContainerStatus) ProtoMessage() {}
 
 func (x *ContainerStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[21]
+	mi := &file_muster_v1_pod_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2064,7 +2279,7 @@ func (x *ContainerStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerStatus.ProtoReflect.Descriptor instead.
 func (*ContainerStatus) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{21}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ContainerStatus) GetName() string {
@@ -2140,7 +2355,7 @@ type ContainerState struct {
 
 func (x *ContainerState) Reset() {
 	*x = ContainerState{}
-	mi := &file_muster_v1_pod_proto_msgTypes[22]
+	mi := &file_muster_v1_pod_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2152,7 +2367,7 @@ func (x *ContainerState) String() string {
 func (*ContainerState) ProtoMessage() {}
 
 func (x *ContainerState) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[22]
+	mi := &file_muster_v1_pod_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2165,7 +2380,7 @@ func (x *ContainerState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerState.ProtoReflect.Descriptor instead.
 func (*ContainerState) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{22}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ContainerState) GetState() isContainerState_State {
@@ -2240,7 +2455,7 @@ type ContainerWaiting struct {
 
 func (x *ContainerWaiting) Reset() {
 	*x = ContainerWaiting{}
-	mi := &file_muster_v1_pod_proto_msgTypes[23]
+	mi := &file_muster_v1_pod_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2252,7 +2467,7 @@ func (x *ContainerWaiting) String() string {
 func (*ContainerWaiting) ProtoMessage() {}
 
 func (x *ContainerWaiting) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[23]
+	mi := &file_muster_v1_pod_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2265,7 +2480,7 @@ func (x *ContainerWaiting) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerWaiting.ProtoReflect.Descriptor instead.
 func (*ContainerWaiting) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{23}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ContainerWaiting) GetReason() string {
@@ -2293,7 +2508,7 @@ type ContainerRunning struct {
 
 func (x *ContainerRunning) Reset() {
 	*x = ContainerRunning{}
-	mi := &file_muster_v1_pod_proto_msgTypes[24]
+	mi := &file_muster_v1_pod_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2305,7 +2520,7 @@ func (x *ContainerRunning) String() string {
 func (*ContainerRunning) ProtoMessage() {}
 
 func (x *ContainerRunning) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[24]
+	mi := &file_muster_v1_pod_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2318,7 +2533,7 @@ func (x *ContainerRunning) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerRunning.ProtoReflect.Descriptor instead.
 func (*ContainerRunning) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{24}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ContainerRunning) GetStartedAt() *timestamppb.Timestamp {
@@ -2351,7 +2566,7 @@ type ContainerTerminated struct {
 
 func (x *ContainerTerminated) Reset() {
 	*x = ContainerTerminated{}
-	mi := &file_muster_v1_pod_proto_msgTypes[25]
+	mi := &file_muster_v1_pod_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2363,7 +2578,7 @@ func (x *ContainerTerminated) String() string {
 func (*ContainerTerminated) ProtoMessage() {}
 
 func (x *ContainerTerminated) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[25]
+	mi := &file_muster_v1_pod_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2376,7 +2591,7 @@ func (x *ContainerTerminated) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerTerminated.ProtoReflect.Descriptor instead.
 func (*ContainerTerminated) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{25}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ContainerTerminated) GetExitCode() int32 {
@@ -2441,7 +2656,7 @@ type GetPodRequest struct {
 
 func (x *GetPodRequest) Reset() {
 	*x = GetPodRequest{}
-	mi := &file_muster_v1_pod_proto_msgTypes[26]
+	mi := &file_muster_v1_pod_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2453,7 +2668,7 @@ func (x *GetPodRequest) String() string {
 func (*GetPodRequest) ProtoMessage() {}
 
 func (x *GetPodRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[26]
+	mi := &file_muster_v1_pod_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2466,7 +2681,7 @@ func (x *GetPodRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPodRequest.ProtoReflect.Descriptor instead.
 func (*GetPodRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{26}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *GetPodRequest) GetNamespace() string {
@@ -2494,7 +2709,7 @@ type GetPodResponse struct {
 
 func (x *GetPodResponse) Reset() {
 	*x = GetPodResponse{}
-	mi := &file_muster_v1_pod_proto_msgTypes[27]
+	mi := &file_muster_v1_pod_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2506,7 +2721,7 @@ func (x *GetPodResponse) String() string {
 func (*GetPodResponse) ProtoMessage() {}
 
 func (x *GetPodResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[27]
+	mi := &file_muster_v1_pod_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2519,7 +2734,7 @@ func (x *GetPodResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPodResponse.ProtoReflect.Descriptor instead.
 func (*GetPodResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{27}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *GetPodResponse) GetPod() *Pod {
@@ -2546,7 +2761,7 @@ type PodFilter struct {
 
 func (x *PodFilter) Reset() {
 	*x = PodFilter{}
-	mi := &file_muster_v1_pod_proto_msgTypes[28]
+	mi := &file_muster_v1_pod_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2558,7 +2773,7 @@ func (x *PodFilter) String() string {
 func (*PodFilter) ProtoMessage() {}
 
 func (x *PodFilter) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[28]
+	mi := &file_muster_v1_pod_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2571,7 +2786,7 @@ func (x *PodFilter) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PodFilter.ProtoReflect.Descriptor instead.
 func (*PodFilter) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{28}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *PodFilter) GetNamespace() string {
@@ -2617,7 +2832,7 @@ type ListPodsRequest struct {
 
 func (x *ListPodsRequest) Reset() {
 	*x = ListPodsRequest{}
-	mi := &file_muster_v1_pod_proto_msgTypes[29]
+	mi := &file_muster_v1_pod_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2629,7 +2844,7 @@ func (x *ListPodsRequest) String() string {
 func (*ListPodsRequest) ProtoMessage() {}
 
 func (x *ListPodsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[29]
+	mi := &file_muster_v1_pod_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2642,7 +2857,7 @@ func (x *ListPodsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPodsRequest.ProtoReflect.Descriptor instead.
 func (*ListPodsRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{29}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ListPodsRequest) GetFilter() *PodFilter {
@@ -2681,7 +2896,7 @@ type ListPodsResponse struct {
 
 func (x *ListPodsResponse) Reset() {
 	*x = ListPodsResponse{}
-	mi := &file_muster_v1_pod_proto_msgTypes[30]
+	mi := &file_muster_v1_pod_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2693,7 +2908,7 @@ func (x *ListPodsResponse) String() string {
 func (*ListPodsResponse) ProtoMessage() {}
 
 func (x *ListPodsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[30]
+	mi := &file_muster_v1_pod_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2706,7 +2921,7 @@ func (x *ListPodsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPodsResponse.ProtoReflect.Descriptor instead.
 func (*ListPodsResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{30}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ListPodsResponse) GetPods() []*Pod {
@@ -2743,7 +2958,7 @@ type WatchPodsRequest struct {
 
 func (x *WatchPodsRequest) Reset() {
 	*x = WatchPodsRequest{}
-	mi := &file_muster_v1_pod_proto_msgTypes[31]
+	mi := &file_muster_v1_pod_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2755,7 +2970,7 @@ func (x *WatchPodsRequest) String() string {
 func (*WatchPodsRequest) ProtoMessage() {}
 
 func (x *WatchPodsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[31]
+	mi := &file_muster_v1_pod_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2768,7 +2983,7 @@ func (x *WatchPodsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchPodsRequest.ProtoReflect.Descriptor instead.
 func (*WatchPodsRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{31}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *WatchPodsRequest) GetFilter() *PodFilter {
@@ -2800,7 +3015,7 @@ type WatchPodsResponse struct {
 
 func (x *WatchPodsResponse) Reset() {
 	*x = WatchPodsResponse{}
-	mi := &file_muster_v1_pod_proto_msgTypes[32]
+	mi := &file_muster_v1_pod_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2812,7 +3027,7 @@ func (x *WatchPodsResponse) String() string {
 func (*WatchPodsResponse) ProtoMessage() {}
 
 func (x *WatchPodsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[32]
+	mi := &file_muster_v1_pod_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2825,7 +3040,7 @@ func (x *WatchPodsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchPodsResponse.ProtoReflect.Descriptor instead.
 func (*WatchPodsResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{32}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *WatchPodsResponse) GetType() ChangeType {
@@ -2862,7 +3077,7 @@ type CreatePodRequest struct {
 
 func (x *CreatePodRequest) Reset() {
 	*x = CreatePodRequest{}
-	mi := &file_muster_v1_pod_proto_msgTypes[33]
+	mi := &file_muster_v1_pod_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2874,7 +3089,7 @@ func (x *CreatePodRequest) String() string {
 func (*CreatePodRequest) ProtoMessage() {}
 
 func (x *CreatePodRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[33]
+	mi := &file_muster_v1_pod_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2887,7 +3102,7 @@ func (x *CreatePodRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreatePodRequest.ProtoReflect.Descriptor instead.
 func (*CreatePodRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{33}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *CreatePodRequest) GetPod() *Pod {
@@ -2917,7 +3132,7 @@ type CreatePodResponse struct {
 
 func (x *CreatePodResponse) Reset() {
 	*x = CreatePodResponse{}
-	mi := &file_muster_v1_pod_proto_msgTypes[34]
+	mi := &file_muster_v1_pod_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2929,7 +3144,7 @@ func (x *CreatePodResponse) String() string {
 func (*CreatePodResponse) ProtoMessage() {}
 
 func (x *CreatePodResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[34]
+	mi := &file_muster_v1_pod_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2942,7 +3157,7 @@ func (x *CreatePodResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreatePodResponse.ProtoReflect.Descriptor instead.
 func (*CreatePodResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{34}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *CreatePodResponse) GetPod() *Pod {
@@ -2974,7 +3189,7 @@ type UpdatePodRequest struct {
 
 func (x *UpdatePodRequest) Reset() {
 	*x = UpdatePodRequest{}
-	mi := &file_muster_v1_pod_proto_msgTypes[35]
+	mi := &file_muster_v1_pod_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2986,7 +3201,7 @@ func (x *UpdatePodRequest) String() string {
 func (*UpdatePodRequest) ProtoMessage() {}
 
 func (x *UpdatePodRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[35]
+	mi := &file_muster_v1_pod_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2999,7 +3214,7 @@ func (x *UpdatePodRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdatePodRequest.ProtoReflect.Descriptor instead.
 func (*UpdatePodRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{35}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *UpdatePodRequest) GetPod() *Pod {
@@ -3038,7 +3253,7 @@ type UpdatePodResponse struct {
 
 func (x *UpdatePodResponse) Reset() {
 	*x = UpdatePodResponse{}
-	mi := &file_muster_v1_pod_proto_msgTypes[36]
+	mi := &file_muster_v1_pod_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3050,7 +3265,7 @@ func (x *UpdatePodResponse) String() string {
 func (*UpdatePodResponse) ProtoMessage() {}
 
 func (x *UpdatePodResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[36]
+	mi := &file_muster_v1_pod_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3063,7 +3278,7 @@ func (x *UpdatePodResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdatePodResponse.ProtoReflect.Descriptor instead.
 func (*UpdatePodResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{36}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *UpdatePodResponse) GetPod() *Pod {
@@ -3107,7 +3322,7 @@ type DeletePodRequest struct {
 
 func (x *DeletePodRequest) Reset() {
 	*x = DeletePodRequest{}
-	mi := &file_muster_v1_pod_proto_msgTypes[37]
+	mi := &file_muster_v1_pod_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3119,7 +3334,7 @@ func (x *DeletePodRequest) String() string {
 func (*DeletePodRequest) ProtoMessage() {}
 
 func (x *DeletePodRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[37]
+	mi := &file_muster_v1_pod_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3132,7 +3347,7 @@ func (x *DeletePodRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeletePodRequest.ProtoReflect.Descriptor instead.
 func (*DeletePodRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{37}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *DeletePodRequest) GetNamespace() string {
@@ -3181,7 +3396,7 @@ type DeletePodResponse struct {
 
 func (x *DeletePodResponse) Reset() {
 	*x = DeletePodResponse{}
-	mi := &file_muster_v1_pod_proto_msgTypes[38]
+	mi := &file_muster_v1_pod_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3193,7 +3408,7 @@ func (x *DeletePodResponse) String() string {
 func (*DeletePodResponse) ProtoMessage() {}
 
 func (x *DeletePodResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[38]
+	mi := &file_muster_v1_pod_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3206,7 +3421,7 @@ func (x *DeletePodResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeletePodResponse.ProtoReflect.Descriptor instead.
 func (*DeletePodResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{38}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *DeletePodResponse) GetPod() *Pod {
@@ -3231,7 +3446,7 @@ type MovePodRequest struct {
 
 func (x *MovePodRequest) Reset() {
 	*x = MovePodRequest{}
-	mi := &file_muster_v1_pod_proto_msgTypes[39]
+	mi := &file_muster_v1_pod_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3243,7 +3458,7 @@ func (x *MovePodRequest) String() string {
 func (*MovePodRequest) ProtoMessage() {}
 
 func (x *MovePodRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[39]
+	mi := &file_muster_v1_pod_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3256,7 +3471,7 @@ func (x *MovePodRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MovePodRequest.ProtoReflect.Descriptor instead.
 func (*MovePodRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{39}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *MovePodRequest) GetNamespace() string {
@@ -3291,7 +3506,7 @@ type MovePodResponse struct {
 
 func (x *MovePodResponse) Reset() {
 	*x = MovePodResponse{}
-	mi := &file_muster_v1_pod_proto_msgTypes[40]
+	mi := &file_muster_v1_pod_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3303,7 +3518,7 @@ func (x *MovePodResponse) String() string {
 func (*MovePodResponse) ProtoMessage() {}
 
 func (x *MovePodResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[40]
+	mi := &file_muster_v1_pod_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3316,7 +3531,7 @@ func (x *MovePodResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MovePodResponse.ProtoReflect.Descriptor instead.
 func (*MovePodResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{40}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *MovePodResponse) GetPod() *Pod {
@@ -3351,7 +3566,7 @@ type ReadPodLogsRequest struct {
 
 func (x *ReadPodLogsRequest) Reset() {
 	*x = ReadPodLogsRequest{}
-	mi := &file_muster_v1_pod_proto_msgTypes[41]
+	mi := &file_muster_v1_pod_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3363,7 +3578,7 @@ func (x *ReadPodLogsRequest) String() string {
 func (*ReadPodLogsRequest) ProtoMessage() {}
 
 func (x *ReadPodLogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[41]
+	mi := &file_muster_v1_pod_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3376,7 +3591,7 @@ func (x *ReadPodLogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadPodLogsRequest.ProtoReflect.Descriptor instead.
 func (*ReadPodLogsRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{41}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ReadPodLogsRequest) GetNamespace() string {
@@ -3446,7 +3661,7 @@ type ReadPodLogsResponse struct {
 
 func (x *ReadPodLogsResponse) Reset() {
 	*x = ReadPodLogsResponse{}
-	mi := &file_muster_v1_pod_proto_msgTypes[42]
+	mi := &file_muster_v1_pod_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3458,7 +3673,7 @@ func (x *ReadPodLogsResponse) String() string {
 func (*ReadPodLogsResponse) ProtoMessage() {}
 
 func (x *ReadPodLogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[42]
+	mi := &file_muster_v1_pod_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3471,7 +3686,7 @@ func (x *ReadPodLogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadPodLogsResponse.ProtoReflect.Descriptor instead.
 func (*ReadPodLogsResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{42}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ReadPodLogsResponse) GetData() []byte {
@@ -3494,7 +3709,7 @@ type TerminalSize struct {
 
 func (x *TerminalSize) Reset() {
 	*x = TerminalSize{}
-	mi := &file_muster_v1_pod_proto_msgTypes[43]
+	mi := &file_muster_v1_pod_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3506,7 +3721,7 @@ func (x *TerminalSize) String() string {
 func (*TerminalSize) ProtoMessage() {}
 
 func (x *TerminalSize) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[43]
+	mi := &file_muster_v1_pod_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3519,7 +3734,7 @@ func (x *TerminalSize) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TerminalSize.ProtoReflect.Descriptor instead.
 func (*TerminalSize) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{43}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *TerminalSize) GetColumns() uint32 {
@@ -3559,7 +3774,7 @@ type ExecStart struct {
 
 func (x *ExecStart) Reset() {
 	*x = ExecStart{}
-	mi := &file_muster_v1_pod_proto_msgTypes[44]
+	mi := &file_muster_v1_pod_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3571,7 +3786,7 @@ func (x *ExecStart) String() string {
 func (*ExecStart) ProtoMessage() {}
 
 func (x *ExecStart) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[44]
+	mi := &file_muster_v1_pod_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3584,7 +3799,7 @@ func (x *ExecStart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecStart.ProtoReflect.Descriptor instead.
 func (*ExecStart) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{44}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ExecStart) GetNamespace() string {
@@ -3654,7 +3869,7 @@ type ExecPodRequest struct {
 
 func (x *ExecPodRequest) Reset() {
 	*x = ExecPodRequest{}
-	mi := &file_muster_v1_pod_proto_msgTypes[45]
+	mi := &file_muster_v1_pod_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3666,7 +3881,7 @@ func (x *ExecPodRequest) String() string {
 func (*ExecPodRequest) ProtoMessage() {}
 
 func (x *ExecPodRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[45]
+	mi := &file_muster_v1_pod_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3679,7 +3894,7 @@ func (x *ExecPodRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecPodRequest.ProtoReflect.Descriptor instead.
 func (*ExecPodRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{45}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *ExecPodRequest) GetInput() isExecPodRequest_Input {
@@ -3775,7 +3990,7 @@ type ExecPodResponse struct {
 
 func (x *ExecPodResponse) Reset() {
 	*x = ExecPodResponse{}
-	mi := &file_muster_v1_pod_proto_msgTypes[46]
+	mi := &file_muster_v1_pod_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3787,7 +4002,7 @@ func (x *ExecPodResponse) String() string {
 func (*ExecPodResponse) ProtoMessage() {}
 
 func (x *ExecPodResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_pod_proto_msgTypes[46]
+	mi := &file_muster_v1_pod_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3800,7 +4015,7 @@ func (x *ExecPodResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecPodResponse.ProtoReflect.Descriptor instead.
 func (*ExecPodResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_pod_proto_rawDescGZIP(), []int{46}
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *ExecPodResponse) GetOutput() isExecPodResponse_Output {
@@ -3945,7 +4160,7 @@ const file_muster_v1_pod_proto_rawDesc = "" +
 	"\f_run_as_userB\x0f\n" +
 	"\r_run_as_groupB\x12\n" +
 	"\x10_run_as_non_rootB\x1d\n" +
-	"\x1b_allow_privilege_escalation\"\xe0\x05\n" +
+	"\x1b_allow_privilege_escalation\"\x94\x06\n" +
 	"\tContainer\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05image\x18\x02 \x01(\tR\x05image\x12\x18\n" +
@@ -3965,7 +4180,8 @@ const file_muster_v1_pod_proto_rawDesc = "" +
 	"\x0erestart_policy\x18\x0e \x01(\x0e2\x18.muster.v1.RestartPolicyR\rrestartPolicy\x12;\n" +
 	"\rrestart_rules\x18\x0f \x03(\v2\x16.muster.v1.RestartRuleR\frestartRules\x128\n" +
 	"\bsecurity\x18\x10 \x01(\v2\x1c.muster.v1.ContainerSecurityR\bsecurity\x12-\n" +
-	"\benv_from\x18\x11 \x03(\v2\x12.muster.v1.EnvFromR\aenvFrom\"e\n" +
+	"\benv_from\x18\x11 \x03(\v2\x12.muster.v1.EnvFromR\aenvFrom\x122\n" +
+	"\tlifecycle\x18\x14 \x01(\v2\x14.muster.v1.LifecycleR\tlifecycle\"e\n" +
 	"\aEnvFrom\x12\x16\n" +
 	"\x06prefix\x18\x01 \x01(\tR\x06prefix\x12\x12\n" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x12\n" +
@@ -3979,7 +4195,18 @@ const file_muster_v1_pod_proto_rawDesc = "" +
 	"\x11ResourceReference\x12\x1c\n" +
 	"\tcontainer\x18\x01 \x01(\tR\tcontainer\x12\x1a\n" +
 	"\bresource\x18\x02 \x01(\tR\bresource\x12#\n" +
-	"\rdivisor_milli\x18\x03 \x01(\x03R\fdivisorMilli\"T\n" +
+	"\rdivisor_milli\x18\x03 \x01(\x03R\fdivisorMilli\"g\n" +
+	"\tLifecycle\x12.\n" +
+	"\n" +
+	"post_start\x18\x01 \x01(\v2\x0f.muster.v1.HookR\tpostStart\x12*\n" +
+	"\bpre_stop\x18\x02 \x01(\v2\x0f.muster.v1.HookR\apreStop\"\xa5\x01\n" +
+	"\x04Hook\x12+\n" +
+	"\x04exec\x18\x01 \x01(\v2\x15.muster.v1.ExecActionH\x00R\x04exec\x125\n" +
+	"\bhttp_get\x18\x02 \x01(\v2\x18.muster.v1.HttpGetActionH\x00R\ahttpGet\x12.\n" +
+	"\x05sleep\x18\x03 \x01(\v2\x16.muster.v1.SleepActionH\x00R\x05sleepB\t\n" +
+	"\ahandler\"D\n" +
+	"\vSleepAction\x125\n" +
+	"\bduration\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\bduration\"T\n" +
 	"\vRestartRule\x12\x16\n" +
 	"\x06action\x18\x01 \x01(\tR\x06action\x12\x0e\n" +
 	"\x02in\x18\x02 \x01(\bR\x02in\x12\x1d\n" +
@@ -4214,7 +4441,7 @@ func file_muster_v1_pod_proto_rawDescGZIP() []byte {
 }
 
 var file_muster_v1_pod_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_muster_v1_pod_proto_msgTypes = make([]protoimpl.MessageInfo, 48)
+var file_muster_v1_pod_proto_msgTypes = make([]protoimpl.MessageInfo, 51)
 var file_muster_v1_pod_proto_goTypes = []any{
 	(FailoverClass)(0),            // 0: muster.v1.FailoverClass
 	(RestartPolicy)(0),            // 1: muster.v1.RestartPolicy
@@ -4229,139 +4456,151 @@ var file_muster_v1_pod_proto_goTypes = []any{
 	(*EnvFrom)(nil),               // 10: muster.v1.EnvFrom
 	(*KeyReference)(nil),          // 11: muster.v1.KeyReference
 	(*ResourceReference)(nil),     // 12: muster.v1.ResourceReference
-	(*RestartRule)(nil),           // 13: muster.v1.RestartRule
-	(*EnvVar)(nil),                // 14: muster.v1.EnvVar
-	(*ContainerPort)(nil),         // 15: muster.v1.ContainerPort
-	(*ResourceList)(nil),          // 16: muster.v1.ResourceList
-	(*Volume)(nil),                // 17: muster.v1.Volume
-	(*FilesVolume)(nil),           // 18: muster.v1.FilesVolume
-	(*FileSource)(nil),            // 19: muster.v1.FileSource
-	(*FileItem)(nil),              // 20: muster.v1.FileItem
-	(*EmptyDir)(nil),              // 21: muster.v1.EmptyDir
-	(*VolumeMount)(nil),           // 22: muster.v1.VolumeMount
-	(*PodStatus)(nil),             // 23: muster.v1.PodStatus
-	(*ContainerStatus)(nil),       // 24: muster.v1.ContainerStatus
-	(*ContainerState)(nil),        // 25: muster.v1.ContainerState
-	(*ContainerWaiting)(nil),      // 26: muster.v1.ContainerWaiting
-	(*ContainerRunning)(nil),      // 27: muster.v1.ContainerRunning
-	(*ContainerTerminated)(nil),   // 28: muster.v1.ContainerTerminated
-	(*GetPodRequest)(nil),         // 29: muster.v1.GetPodRequest
-	(*GetPodResponse)(nil),        // 30: muster.v1.GetPodResponse
-	(*PodFilter)(nil),             // 31: muster.v1.PodFilter
-	(*ListPodsRequest)(nil),       // 32: muster.v1.ListPodsRequest
-	(*ListPodsResponse)(nil),      // 33: muster.v1.ListPodsResponse
-	(*WatchPodsRequest)(nil),      // 34: muster.v1.WatchPodsRequest
-	(*WatchPodsResponse)(nil),     // 35: muster.v1.WatchPodsResponse
-	(*CreatePodRequest)(nil),      // 36: muster.v1.CreatePodRequest
-	(*CreatePodResponse)(nil),     // 37: muster.v1.CreatePodResponse
-	(*UpdatePodRequest)(nil),      // 38: muster.v1.UpdatePodRequest
-	(*UpdatePodResponse)(nil),     // 39: muster.v1.UpdatePodResponse
-	(*DeletePodRequest)(nil),      // 40: muster.v1.DeletePodRequest
-	(*DeletePodResponse)(nil),     // 41: muster.v1.DeletePodResponse
-	(*MovePodRequest)(nil),        // 42: muster.v1.MovePodRequest
-	(*MovePodResponse)(nil),       // 43: muster.v1.MovePodResponse
-	(*ReadPodLogsRequest)(nil),    // 44: muster.v1.ReadPodLogsRequest
-	(*ReadPodLogsResponse)(nil),   // 45: muster.v1.ReadPodLogsResponse
-	(*TerminalSize)(nil),          // 46: muster.v1.TerminalSize
-	(*ExecStart)(nil),             // 47: muster.v1.ExecStart
-	(*ExecPodRequest)(nil),        // 48: muster.v1.ExecPodRequest
-	(*ExecPodResponse)(nil),       // 49: muster.v1.ExecPodResponse
-	nil,                           // 50: muster.v1.PodSpec.NodeSelectorEntry
-	(*ObjectMeta)(nil),            // 51: muster.v1.ObjectMeta
-	(*durationpb.Duration)(nil),   // 52: google.protobuf.Duration
-	(*Probe)(nil),                 // 53: muster.v1.Probe
-	(*Condition)(nil),             // 54: muster.v1.Condition
-	(*timestamppb.Timestamp)(nil), // 55: google.protobuf.Timestamp
-	(ChangeType)(0),               // 56: muster.v1.ChangeType
-	(WriteResult)(0),              // 57: muster.v1.WriteResult
+	(*Lifecycle)(nil),             // 13: muster.v1.Lifecycle
+	(*Hook)(nil),                  // 14: muster.v1.Hook
+	(*SleepAction)(nil),           // 15: muster.v1.SleepAction
+	(*RestartRule)(nil),           // 16: muster.v1.RestartRule
+	(*EnvVar)(nil),                // 17: muster.v1.EnvVar
+	(*ContainerPort)(nil),         // 18: muster.v1.ContainerPort
+	(*ResourceList)(nil),          // 19: muster.v1.ResourceList
+	(*Volume)(nil),                // 20: muster.v1.Volume
+	(*FilesVolume)(nil),           // 21: muster.v1.FilesVolume
+	(*FileSource)(nil),            // 22: muster.v1.FileSource
+	(*FileItem)(nil),              // 23: muster.v1.FileItem
+	(*EmptyDir)(nil),              // 24: muster.v1.EmptyDir
+	(*VolumeMount)(nil),           // 25: muster.v1.VolumeMount
+	(*PodStatus)(nil),             // 26: muster.v1.PodStatus
+	(*ContainerStatus)(nil),       // 27: muster.v1.ContainerStatus
+	(*ContainerState)(nil),        // 28: muster.v1.ContainerState
+	(*ContainerWaiting)(nil),      // 29: muster.v1.ContainerWaiting
+	(*ContainerRunning)(nil),      // 30: muster.v1.ContainerRunning
+	(*ContainerTerminated)(nil),   // 31: muster.v1.ContainerTerminated
+	(*GetPodRequest)(nil),         // 32: muster.v1.GetPodRequest
+	(*GetPodResponse)(nil),        // 33: muster.v1.GetPodResponse
+	(*PodFilter)(nil),             // 34: muster.v1.PodFilter
+	(*ListPodsRequest)(nil),       // 35: muster.v1.ListPodsRequest
+	(*ListPodsResponse)(nil),      // 36: muster.v1.ListPodsResponse
+	(*WatchPodsRequest)(nil),      // 37: muster.v1.WatchPodsRequest
+	(*WatchPodsResponse)(nil),     // 38: muster.v1.WatchPodsResponse
+	(*CreatePodRequest)(nil),      // 39: muster.v1.CreatePodRequest
+	(*CreatePodResponse)(nil),     // 40: muster.v1.CreatePodResponse
+	(*UpdatePodRequest)(nil),      // 41: muster.v1.UpdatePodRequest
+	(*UpdatePodResponse)(nil),     // 42: muster.v1.UpdatePodResponse
+	(*DeletePodRequest)(nil),      // 43: muster.v1.DeletePodRequest
+	(*DeletePodResponse)(nil),     // 44: muster.v1.DeletePodResponse
+	(*MovePodRequest)(nil),        // 45: muster.v1.MovePodRequest
+	(*MovePodResponse)(nil),       // 46: muster.v1.MovePodResponse
+	(*ReadPodLogsRequest)(nil),    // 47: muster.v1.ReadPodLogsRequest
+	(*ReadPodLogsResponse)(nil),   // 48: muster.v1.ReadPodLogsResponse
+	(*TerminalSize)(nil),          // 49: muster.v1.TerminalSize
+	(*ExecStart)(nil),             // 50: muster.v1.ExecStart
+	(*ExecPodRequest)(nil),        // 51: muster.v1.ExecPodRequest
+	(*ExecPodResponse)(nil),       // 52: muster.v1.ExecPodResponse
+	nil,                           // 53: muster.v1.PodSpec.NodeSelectorEntry
+	(*ObjectMeta)(nil),            // 54: muster.v1.ObjectMeta
+	(*durationpb.Duration)(nil),   // 55: google.protobuf.Duration
+	(*Probe)(nil),                 // 56: muster.v1.Probe
+	(*ExecAction)(nil),            // 57: muster.v1.ExecAction
+	(*HttpGetAction)(nil),         // 58: muster.v1.HttpGetAction
+	(*Condition)(nil),             // 59: muster.v1.Condition
+	(*timestamppb.Timestamp)(nil), // 60: google.protobuf.Timestamp
+	(ChangeType)(0),               // 61: muster.v1.ChangeType
+	(WriteResult)(0),              // 62: muster.v1.WriteResult
 }
 var file_muster_v1_pod_proto_depIdxs = []int32{
-	51, // 0: muster.v1.Pod.meta:type_name -> muster.v1.ObjectMeta
+	54, // 0: muster.v1.Pod.meta:type_name -> muster.v1.ObjectMeta
 	4,  // 1: muster.v1.Pod.spec:type_name -> muster.v1.PodSpec
-	23, // 2: muster.v1.Pod.status:type_name -> muster.v1.PodStatus
+	26, // 2: muster.v1.Pod.status:type_name -> muster.v1.PodStatus
 	0,  // 3: muster.v1.Pod.failover_class:type_name -> muster.v1.FailoverClass
 	9,  // 4: muster.v1.PodSpec.containers:type_name -> muster.v1.Container
-	17, // 5: muster.v1.PodSpec.volumes:type_name -> muster.v1.Volume
+	20, // 5: muster.v1.PodSpec.volumes:type_name -> muster.v1.Volume
 	1,  // 6: muster.v1.PodSpec.restart_policy:type_name -> muster.v1.RestartPolicy
-	52, // 7: muster.v1.PodSpec.termination_grace:type_name -> google.protobuf.Duration
-	50, // 8: muster.v1.PodSpec.node_selector:type_name -> muster.v1.PodSpec.NodeSelectorEntry
+	55, // 7: muster.v1.PodSpec.termination_grace:type_name -> google.protobuf.Duration
+	53, // 8: muster.v1.PodSpec.node_selector:type_name -> muster.v1.PodSpec.NodeSelectorEntry
 	9,  // 9: muster.v1.PodSpec.init_containers:type_name -> muster.v1.Container
 	7,  // 10: muster.v1.PodSpec.security:type_name -> muster.v1.PodSecurity
 	5,  // 11: muster.v1.PodSpec.dns_config:type_name -> muster.v1.DnsConfig
 	6,  // 12: muster.v1.DnsConfig.options:type_name -> muster.v1.DnsOption
-	14, // 13: muster.v1.Container.env:type_name -> muster.v1.EnvVar
-	15, // 14: muster.v1.Container.ports:type_name -> muster.v1.ContainerPort
-	16, // 15: muster.v1.Container.requests:type_name -> muster.v1.ResourceList
-	16, // 16: muster.v1.Container.limits:type_name -> muster.v1.ResourceList
-	22, // 17: muster.v1.Container.mounts:type_name -> muster.v1.VolumeMount
-	53, // 18: muster.v1.Container.liveness:type_name -> muster.v1.Probe
-	53, // 19: muster.v1.Container.readiness:type_name -> muster.v1.Probe
-	53, // 20: muster.v1.Container.startup:type_name -> muster.v1.Probe
+	17, // 13: muster.v1.Container.env:type_name -> muster.v1.EnvVar
+	18, // 14: muster.v1.Container.ports:type_name -> muster.v1.ContainerPort
+	19, // 15: muster.v1.Container.requests:type_name -> muster.v1.ResourceList
+	19, // 16: muster.v1.Container.limits:type_name -> muster.v1.ResourceList
+	25, // 17: muster.v1.Container.mounts:type_name -> muster.v1.VolumeMount
+	56, // 18: muster.v1.Container.liveness:type_name -> muster.v1.Probe
+	56, // 19: muster.v1.Container.readiness:type_name -> muster.v1.Probe
+	56, // 20: muster.v1.Container.startup:type_name -> muster.v1.Probe
 	1,  // 21: muster.v1.Container.restart_policy:type_name -> muster.v1.RestartPolicy
-	13, // 22: muster.v1.Container.restart_rules:type_name -> muster.v1.RestartRule
+	16, // 22: muster.v1.Container.restart_rules:type_name -> muster.v1.RestartRule
 	8,  // 23: muster.v1.Container.security:type_name -> muster.v1.ContainerSecurity
 	10, // 24: muster.v1.Container.env_from:type_name -> muster.v1.EnvFrom
-	11, // 25: muster.v1.EnvVar.key:type_name -> muster.v1.KeyReference
-	12, // 26: muster.v1.EnvVar.resource:type_name -> muster.v1.ResourceReference
-	21, // 27: muster.v1.Volume.empty_dir:type_name -> muster.v1.EmptyDir
-	18, // 28: muster.v1.Volume.files:type_name -> muster.v1.FilesVolume
-	19, // 29: muster.v1.FilesVolume.sources:type_name -> muster.v1.FileSource
-	20, // 30: muster.v1.FileSource.items:type_name -> muster.v1.FileItem
-	12, // 31: muster.v1.FileItem.resource:type_name -> muster.v1.ResourceReference
-	2,  // 32: muster.v1.PodStatus.phase:type_name -> muster.v1.PodPhase
-	54, // 33: muster.v1.PodStatus.conditions:type_name -> muster.v1.Condition
-	55, // 34: muster.v1.PodStatus.start_time:type_name -> google.protobuf.Timestamp
-	24, // 35: muster.v1.PodStatus.containers:type_name -> muster.v1.ContainerStatus
-	24, // 36: muster.v1.PodStatus.init_containers:type_name -> muster.v1.ContainerStatus
-	25, // 37: muster.v1.ContainerStatus.state:type_name -> muster.v1.ContainerState
-	25, // 38: muster.v1.ContainerStatus.last:type_name -> muster.v1.ContainerState
-	26, // 39: muster.v1.ContainerState.waiting:type_name -> muster.v1.ContainerWaiting
-	27, // 40: muster.v1.ContainerState.running:type_name -> muster.v1.ContainerRunning
-	28, // 41: muster.v1.ContainerState.terminated:type_name -> muster.v1.ContainerTerminated
-	55, // 42: muster.v1.ContainerRunning.started_at:type_name -> google.protobuf.Timestamp
-	55, // 43: muster.v1.ContainerTerminated.started_at:type_name -> google.protobuf.Timestamp
-	55, // 44: muster.v1.ContainerTerminated.finished_at:type_name -> google.protobuf.Timestamp
-	3,  // 45: muster.v1.GetPodResponse.pod:type_name -> muster.v1.Pod
-	31, // 46: muster.v1.ListPodsRequest.filter:type_name -> muster.v1.PodFilter
-	3,  // 47: muster.v1.ListPodsResponse.pods:type_name -> muster.v1.Pod
-	31, // 48: muster.v1.WatchPodsRequest.filter:type_name -> muster.v1.PodFilter
-	56, // 49: muster.v1.WatchPodsResponse.type:type_name -> muster.v1.ChangeType
-	3,  // 50: muster.v1.WatchPodsResponse.pod:type_name -> muster.v1.Pod
-	3,  // 51: muster.v1.CreatePodRequest.pod:type_name -> muster.v1.Pod
-	3,  // 52: muster.v1.CreatePodResponse.pod:type_name -> muster.v1.Pod
-	3,  // 53: muster.v1.UpdatePodRequest.pod:type_name -> muster.v1.Pod
-	3,  // 54: muster.v1.UpdatePodResponse.pod:type_name -> muster.v1.Pod
-	57, // 55: muster.v1.UpdatePodResponse.result:type_name -> muster.v1.WriteResult
-	52, // 56: muster.v1.DeletePodRequest.grace:type_name -> google.protobuf.Duration
-	3,  // 57: muster.v1.DeletePodResponse.pod:type_name -> muster.v1.Pod
-	3,  // 58: muster.v1.MovePodResponse.pod:type_name -> muster.v1.Pod
-	52, // 59: muster.v1.ReadPodLogsRequest.since:type_name -> google.protobuf.Duration
-	46, // 60: muster.v1.ExecStart.size:type_name -> muster.v1.TerminalSize
-	47, // 61: muster.v1.ExecPodRequest.start:type_name -> muster.v1.ExecStart
-	46, // 62: muster.v1.ExecPodRequest.size:type_name -> muster.v1.TerminalSize
-	29, // 63: muster.v1.PodService.GetPod:input_type -> muster.v1.GetPodRequest
-	32, // 64: muster.v1.PodService.ListPods:input_type -> muster.v1.ListPodsRequest
-	34, // 65: muster.v1.PodService.WatchPods:input_type -> muster.v1.WatchPodsRequest
-	36, // 66: muster.v1.PodService.CreatePod:input_type -> muster.v1.CreatePodRequest
-	38, // 67: muster.v1.PodService.UpdatePod:input_type -> muster.v1.UpdatePodRequest
-	40, // 68: muster.v1.PodService.DeletePod:input_type -> muster.v1.DeletePodRequest
-	42, // 69: muster.v1.PodService.MovePod:input_type -> muster.v1.MovePodRequest
-	44, // 70: muster.v1.PodService.ReadPodLogs:input_type -> muster.v1.ReadPodLogsRequest
-	48, // 71: muster.v1.PodService.ExecPod:input_type -> muster.v1.ExecPodRequest
-	30, // 72: muster.v1.PodService.GetPod:output_type -> muster.v1.GetPodResponse
-	33, // 73: muster.v1.PodService.ListPods:output_type -> muster.v1.ListPodsResponse
-	35, // 74: muster.v1.PodService.WatchPods:output_type -> muster.v1.WatchPodsResponse
-	37, // 75: muster.v1.PodService.CreatePod:output_type -> muster.v1.CreatePodResponse
-	39, // 76: muster.v1.PodService.UpdatePod:output_type -> muster.v1.UpdatePodResponse
-	41, // 77: muster.v1.PodService.DeletePod:output_type -> muster.v1.DeletePodResponse
-	43, // 78: muster.v1.PodService.MovePod:output_type -> muster.v1.MovePodResponse
-	45, // 79: muster.v1.PodService.ReadPodLogs:output_type -> muster.v1.ReadPodLogsResponse
-	49, // 80: muster.v1.PodService.ExecPod:output_type -> muster.v1.ExecPodResponse
-	72, // [72:81] is the sub-list for method output_type
-	63, // [63:72] is the sub-list for method input_type
-	63, // [63:63] is the sub-list for extension type_name
-	63, // [63:63] is the sub-list for extension extendee
-	0,  // [0:63] is the sub-list for field type_name
+	13, // 25: muster.v1.Container.lifecycle:type_name -> muster.v1.Lifecycle
+	14, // 26: muster.v1.Lifecycle.post_start:type_name -> muster.v1.Hook
+	14, // 27: muster.v1.Lifecycle.pre_stop:type_name -> muster.v1.Hook
+	57, // 28: muster.v1.Hook.exec:type_name -> muster.v1.ExecAction
+	58, // 29: muster.v1.Hook.http_get:type_name -> muster.v1.HttpGetAction
+	15, // 30: muster.v1.Hook.sleep:type_name -> muster.v1.SleepAction
+	55, // 31: muster.v1.SleepAction.duration:type_name -> google.protobuf.Duration
+	11, // 32: muster.v1.EnvVar.key:type_name -> muster.v1.KeyReference
+	12, // 33: muster.v1.EnvVar.resource:type_name -> muster.v1.ResourceReference
+	24, // 34: muster.v1.Volume.empty_dir:type_name -> muster.v1.EmptyDir
+	21, // 35: muster.v1.Volume.files:type_name -> muster.v1.FilesVolume
+	22, // 36: muster.v1.FilesVolume.sources:type_name -> muster.v1.FileSource
+	23, // 37: muster.v1.FileSource.items:type_name -> muster.v1.FileItem
+	12, // 38: muster.v1.FileItem.resource:type_name -> muster.v1.ResourceReference
+	2,  // 39: muster.v1.PodStatus.phase:type_name -> muster.v1.PodPhase
+	59, // 40: muster.v1.PodStatus.conditions:type_name -> muster.v1.Condition
+	60, // 41: muster.v1.PodStatus.start_time:type_name -> google.protobuf.Timestamp
+	27, // 42: muster.v1.PodStatus.containers:type_name -> muster.v1.ContainerStatus
+	27, // 43: muster.v1.PodStatus.init_containers:type_name -> muster.v1.ContainerStatus
+	28, // 44: muster.v1.ContainerStatus.state:type_name -> muster.v1.ContainerState
+	28, // 45: muster.v1.ContainerStatus.last:type_name -> muster.v1.ContainerState
+	29, // 46: muster.v1.ContainerState.waiting:type_name -> muster.v1.ContainerWaiting
+	30, // 47: muster.v1.ContainerState.running:type_name -> muster.v1.ContainerRunning
+	31, // 48: muster.v1.ContainerState.terminated:type_name -> muster.v1.ContainerTerminated
+	60, // 49: muster.v1.ContainerRunning.started_at:type_name -> google.protobuf.Timestamp
+	60, // 50: muster.v1.ContainerTerminated.started_at:type_name -> google.protobuf.Timestamp
+	60, // 51: muster.v1.ContainerTerminated.finished_at:type_name -> google.protobuf.Timestamp
+	3,  // 52: muster.v1.GetPodResponse.pod:type_name -> muster.v1.Pod
+	34, // 53: muster.v1.ListPodsRequest.filter:type_name -> muster.v1.PodFilter
+	3,  // 54: muster.v1.ListPodsResponse.pods:type_name -> muster.v1.Pod
+	34, // 55: muster.v1.WatchPodsRequest.filter:type_name -> muster.v1.PodFilter
+	61, // 56: muster.v1.WatchPodsResponse.type:type_name -> muster.v1.ChangeType
+	3,  // 57: muster.v1.WatchPodsResponse.pod:type_name -> muster.v1.Pod
+	3,  // 58: muster.v1.CreatePodRequest.pod:type_name -> muster.v1.Pod
+	3,  // 59: muster.v1.CreatePodResponse.pod:type_name -> muster.v1.Pod
+	3,  // 60: muster.v1.UpdatePodRequest.pod:type_name -> muster.v1.Pod
+	3,  // 61: muster.v1.UpdatePodResponse.pod:type_name -> muster.v1.Pod
+	62, // 62: muster.v1.UpdatePodResponse.result:type_name -> muster.v1.WriteResult
+	55, // 63: muster.v1.DeletePodRequest.grace:type_name -> google.protobuf.Duration
+	3,  // 64: muster.v1.DeletePodResponse.pod:type_name -> muster.v1.Pod
+	3,  // 65: muster.v1.MovePodResponse.pod:type_name -> muster.v1.Pod
+	55, // 66: muster.v1.ReadPodLogsRequest.since:type_name -> google.protobuf.Duration
+	49, // 67: muster.v1.ExecStart.size:type_name -> muster.v1.TerminalSize
+	50, // 68: muster.v1.ExecPodRequest.start:type_name -> muster.v1.ExecStart
+	49, // 69: muster.v1.ExecPodRequest.size:type_name -> muster.v1.TerminalSize
+	32, // 70: muster.v1.PodService.GetPod:input_type -> muster.v1.GetPodRequest
+	35, // 71: muster.v1.PodService.ListPods:input_type -> muster.v1.ListPodsRequest
+	37, // 72: muster.v1.PodService.WatchPods:input_type -> muster.v1.WatchPodsRequest
+	39, // 73: muster.v1.PodService.CreatePod:input_type -> muster.v1.CreatePodRequest
+	41, // 74: muster.v1.PodService.UpdatePod:input_type -> muster.v1.UpdatePodRequest
+	43, // 75: muster.v1.PodService.DeletePod:input_type -> muster.v1.DeletePodRequest
+	45, // 76: muster.v1.PodService.MovePod:input_type -> muster.v1.MovePodRequest
+	47, // 77: muster.v1.PodService.ReadPodLogs:input_type -> muster.v1.ReadPodLogsRequest
+	51, // 78: muster.v1.PodService.ExecPod:input_type -> muster.v1.ExecPodRequest
+	33, // 79: muster.v1.PodService.GetPod:output_type -> muster.v1.GetPodResponse
+	36, // 80: muster.v1.PodService.ListPods:output_type -> muster.v1.ListPodsResponse
+	38, // 81: muster.v1.PodService.WatchPods:output_type -> muster.v1.WatchPodsResponse
+	40, // 82: muster.v1.PodService.CreatePod:output_type -> muster.v1.CreatePodResponse
+	42, // 83: muster.v1.PodService.UpdatePod:output_type -> muster.v1.UpdatePodResponse
+	44, // 84: muster.v1.PodService.DeletePod:output_type -> muster.v1.DeletePodResponse
+	46, // 85: muster.v1.PodService.MovePod:output_type -> muster.v1.MovePodResponse
+	48, // 86: muster.v1.PodService.ReadPodLogs:output_type -> muster.v1.ReadPodLogsResponse
+	52, // 87: muster.v1.PodService.ExecPod:output_type -> muster.v1.ExecPodResponse
+	79, // [79:88] is the sub-list for method output_type
+	70, // [70:79] is the sub-list for method input_type
+	70, // [70:70] is the sub-list for extension type_name
+	70, // [70:70] is the sub-list for extension extendee
+	0,  // [0:70] is the sub-list for field type_name
 }
 
 func init() { file_muster_v1_pod_proto_init() }
@@ -4373,20 +4612,25 @@ func file_muster_v1_pod_proto_init() {
 	file_muster_v1_probe_proto_init()
 	file_muster_v1_pod_proto_msgTypes[4].OneofWrappers = []any{}
 	file_muster_v1_pod_proto_msgTypes[5].OneofWrappers = []any{}
-	file_muster_v1_pod_proto_msgTypes[17].OneofWrappers = []any{}
-	file_muster_v1_pod_proto_msgTypes[22].OneofWrappers = []any{
+	file_muster_v1_pod_proto_msgTypes[11].OneofWrappers = []any{
+		(*Hook_Exec)(nil),
+		(*Hook_HttpGet)(nil),
+		(*Hook_Sleep)(nil),
+	}
+	file_muster_v1_pod_proto_msgTypes[20].OneofWrappers = []any{}
+	file_muster_v1_pod_proto_msgTypes[25].OneofWrappers = []any{
 		(*ContainerState_Waiting)(nil),
 		(*ContainerState_Running)(nil),
 		(*ContainerState_Terminated)(nil),
 	}
-	file_muster_v1_pod_proto_msgTypes[41].OneofWrappers = []any{}
-	file_muster_v1_pod_proto_msgTypes[45].OneofWrappers = []any{
+	file_muster_v1_pod_proto_msgTypes[44].OneofWrappers = []any{}
+	file_muster_v1_pod_proto_msgTypes[48].OneofWrappers = []any{
 		(*ExecPodRequest_Start)(nil),
 		(*ExecPodRequest_Stdin)(nil),
 		(*ExecPodRequest_StdinClosed)(nil),
 		(*ExecPodRequest_Size)(nil),
 	}
-	file_muster_v1_pod_proto_msgTypes[46].OneofWrappers = []any{
+	file_muster_v1_pod_proto_msgTypes[49].OneofWrappers = []any{
 		(*ExecPodResponse_Container)(nil),
 		(*ExecPodResponse_Stdout)(nil),
 		(*ExecPodResponse_Stderr)(nil),
@@ -4398,7 +4642,7 @@ func file_muster_v1_pod_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_muster_v1_pod_proto_rawDesc), len(file_muster_v1_pod_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   48,
+			NumMessages:   51,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -134,6 +134,8 @@ func settle(t *rapid.T, v reflect.Value) {
 		}
 	case *spec.Handler:
 		one(t, v)
+	case *spec.Hook:
+		one(t, v)
 	case *spec.ContainerState:
 		one(t, v)
 	case *spec.Attempt:
