@@ -205,6 +205,23 @@ func TestCertificatesAreNotVerified(t *testing.T) {
 	}
 }
 
+func TestHTTP2IsSpokenWhereTLSOffersItAndNowhereElse(t *testing.T) {
+	for scheme, want := range map[string]string{"HTTPS": "HTTP/2.0", "HTTP": "HTTP/1.1"} {
+		srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, r.Proto) }))
+		if srv.EnableHTTP2 = true; scheme == "HTTPS" {
+			srv.StartTLS()
+		} else {
+			srv.Start()
+		}
+		port := srv.Listener.Addr().(*net.TCPAddr).Port
+		got := New(nil).Attempt(t.Context(), get(int32(port), func(a *spec.HTTPAction) { a.Scheme = scheme }))
+		if got.Outcome != spec.OutcomeSuccess || got.Output != want {
+			t.Errorf("3.3.4 %s: %v %q, want %s", scheme, got.Outcome, got.Output, want)
+		}
+		srv.Close()
+	}
+}
+
 func TestAConnectionThatOpensIsEnough(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
