@@ -15,6 +15,7 @@ import (
 	"github.com/musterhq/muster/agent/probe"
 	"github.com/musterhq/muster/agent/runner"
 	"github.com/musterhq/muster/internal/manifest"
+	musterv1 "github.com/musterhq/muster/gen/muster/v1"
 	"github.com/musterhq/muster/internal/spec"
 	"github.com/musterhq/muster/internal/wire"
 )
@@ -124,16 +125,16 @@ var anyHost = spec.Options{AllowProbeHosts: []netip.Prefix{netip.MustParsePrefix
 func (x object) plainPod() (*spec.Pod, error) {
 	var pod *spec.Pod
 	var findings []spec.Finding
-	switch {
-	case x.pod != nil:
-		p, err := wire.PodFromProto(x.pod)
+	switch value := x.value.(type) {
+	case *musterv1.Pod:
+		p, err := wire.PodFromProto(value)
 		if err != nil {
 			return nil, err
 		}
 		findings = append(spec.DefaultPod(p), spec.ValidatePod(p, anyHost)...)
 		pod = p
-	case x.deployment != nil:
-		d, err := wire.DeploymentFromProto(x.deployment)
+	case *musterv1.Deployment:
+		d, err := wire.DeploymentFromProto(value)
 		if err != nil {
 			return nil, err
 		}
