@@ -14,8 +14,8 @@ import (
 
 	"github.com/musterhq/muster/agent/probe"
 	"github.com/musterhq/muster/agent/runner"
-	"github.com/musterhq/muster/internal/manifest"
 	musterv1 "github.com/musterhq/muster/gen/muster/v1"
+	"github.com/musterhq/muster/internal/manifest"
 	"github.com/musterhq/muster/internal/spec"
 	"github.com/musterhq/muster/internal/wire"
 )
