@@ -88,7 +88,7 @@ until_true() {
 all_ready() { [ "$(pods | awk '$3 == "Running" && $4 == "True"' | wc -l)" -eq 7 ]; }
 
 say "The examples are applied"
-run muster apply -f deploy/examples
+run muster apply -f deploy/examples/web.yaml,deploy/examples/echo.yaml,deploy/examples/worker.yaml,deploy/examples/single.yaml
 until_true 60 all_ready
 run muster get pods -o wide
 run muster get probes

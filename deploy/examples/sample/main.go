@@ -5,6 +5,8 @@
 //	sample worker     write a heartbeat into $HOME/heartbeat each second
 //	sample check      exit 0 while the heartbeat is younger than three seconds: an exec probe
 //	sample counter    count aloud, and into $COUNTER_FILE where it is set, with the pod's epoch in each line
+//	sample back       serve HTTP on $POD_IP:$PORT for who knows the token in $TOKEN_FILE: $GREETING
+//	sample front      serve HTTP on $POD_IP:$PORT: what the back end at $BACKEND, NAME:PORT, says
 //	sample get URL    print what a URL answers; exit 1 unless it is a 2xx
 package main
 
@@ -49,12 +51,16 @@ func run(ctx context.Context, args []string) error {
 		return check()
 	case "counter":
 		return counter(ctx)
+	case "back":
+		return back(ctx)
+	case "front":
+		return front(ctx)
 	case "get":
 		if len(args) == 2 {
 			return get(ctx, args[1])
 		}
 	}
-	return errors.New("usage: sample web|echo|worker|check|counter|get URL")
+	return errors.New("usage: sample web|echo|worker|check|counter|back|front|get URL")
 }
 
 // address is where to listen: the pod's own address, so that two pods of a node may use one port.
