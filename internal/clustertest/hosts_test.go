@@ -2,6 +2,7 @@ package clustertest
 
 import (
 	"os"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -88,5 +89,57 @@ func TestOnHostsANodeThatLosesATenthOfItsPacketsKeepsItsPods(t *testing.T) {
 	c.Throughout(15*time.Second, "the pod's only epoch", func() bool { return len(c.mustHaveOneWriter(w)) == 1 })
 	if after := c.instances(""); after != before {
 		t.Errorf("the pod was\n%sand is\n%s", before, after)
+	}
+}
+
+func TestNamesLeadToPodsOnOtherHosts(t *testing.T) {
+	c := Start(t, 2, OnHosts(t, 2))
+	c.Apply(`apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec: {clusterIP: None, selector: {app: web}, ports: [{name: http, port: 80}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: web, labels: {app: web}}
+spec:
+  nodeSelector: {kubernetes.io/hostname: node-1}
+  terminationGracePeriodSeconds: 1
+  containers: [{name: c, command: [sleep, "1000000"]}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: asker}
+spec:
+  nodeSelector: {kubernetes.io/hostname: node-2}
+  terminationGracePeriodSeconds: 1
+  containers: [{name: c, command: [sleep, "1000000"]}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: hosted}
+spec:
+  nodeSelector: {kubernetes.io/hostname: node-2}
+  hostNetwork: true
+  dnsPolicy: ClusterFirstWithHostNet
+  terminationGracePeriodSeconds: 1
+  containers: [{name: c, command: [sleep, "1000000"]}]
+`)
+	for _, pod := range []string{"web", "asker", "hosted"} {
+		c.Eventually(30*time.Second, pod+" runs", func() bool { p := c.Pod(pod); return p.Ready() })
+	}
+	web := c.Pod("web")
+	for _, asker := range []string{"asker", "hosted"} {
+		// The short name, through the file that the pod has of its own.
+		for _, name := range []string{"web", "web.default", "web.default.svc.cluster.local", "web.web.default.svc.cluster.local"} {
+			c.Eventually(10*time.Second, asker+" finds "+name, func() bool {
+				out, err := c.Try("exec", asker, "--", "getent", "ahostsv4", name)
+				return err == nil && strings.HasPrefix(out, web.Status.PodIP+" ")
+			})
+		}
+	}
+	c.Muster("delete", "pod", "web")
+	if out, err := c.Try("exec", "asker", "--", "getent", "ahostsv4", "web"); err == nil {
+		t.Errorf("a Service without pods leads to %s", out)
 	}
 }
