@@ -107,7 +107,7 @@ func New(cfg Config) (*Manager, error) {
 	for _, name := range controllers {
 		c := Controller{Name: name}
 		switch mount := v1[name]; {
-		case mount != "":
+		case mount != "" && !m.has2(name):
 			if err := makeRoot(mount, root); err != nil {
 				c.Why = refusal(name, mount, err)
 				break
@@ -127,6 +127,20 @@ func New(cfg Config) (*Manager, error) {
 		m.found = append(m.found, c)
 	}
 	return m, nil
+}
+
+// everyGroup2 has the files by which version 2 does for every group what version 1 has hierarchies of their own for: each of
+// these costs two directories a pod, and as many entries into them.
+var everyGroup2 = map[string]string{CPUAcct: "cpu.stat", Freezer: "cgroup.freeze"}
+
+// has2 tells whether version 2 does that for every group of the root.
+func (m *Manager) has2(name string) bool {
+	file := everyGroup2[name]
+	if file == "" || m.root.Unified == "" {
+		return false
+	}
+	_, err := os.Stat(filepath.Join(m.root.Unified, file))
+	return err == nil
 }
 
 // hierarchies finds where version 1 has each controller, and where version 2 is mounted. Of several mounts of one, the

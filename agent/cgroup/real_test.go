@@ -20,11 +20,39 @@ func init() { runtime.LockOSThread() }
 // real is a manager of this machine's groups, with a root that goes with the test.
 func real(t *testing.T) *Manager {
 	t.Helper()
+	return manager(t, "")
+}
+
+// real1 is real without what the machine has of version 2; it skips where there is nothing else.
+func real1(t *testing.T) *Manager {
+	t.Helper()
+	text, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(text), " - cgroup ") {
+		t.Skip("a machine with version 2 alone")
+	}
+	var kept strings.Builder
+	for line := range strings.Lines(string(text)) {
+		if !strings.Contains(line, " - cgroup2 ") {
+			kept.WriteString(line)
+		}
+	}
+	path := filepath.Join(t.TempDir(), "mountinfo")
+	if err := os.WriteFile(path, []byte(kept.String()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return manager(t, path)
+}
+
+func manager(t *testing.T, mountinfo string) *Manager {
+	t.Helper()
 	skip := t.Skip
 	if os.Getenv("CI") == "true" && os.Geteuid() == 0 {
 		skip = t.Fatal
 	}
-	m, err := New(Config{DataDir: t.TempDir(), Parent: fmt.Sprintf("/muster-cgroup-test-%d", os.Getpid())})
+	m, err := New(Config{Mountinfo: mountinfo, DataDir: t.TempDir(), Parent: fmt.Sprintf("/muster-cgroup-test-%d", os.Getpid())})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -191,15 +219,11 @@ func TestALimitOfProcessesRefusesTheNextFork(t *testing.T) {
 func TestKillTakesWhatHasLeftItsSession(t *testing.T) {
 	for _, how := range []string{"all", "without version 2", "without a freezer", "the frozen"} {
 		t.Run(how, func(t *testing.T) {
-			m := real(t)
-			pod, container := makeBoth(t, m, Limits{})
+			of := real
 			if how == "without a freezer" || how == "without version 2" {
-				if len(container.Entry().Tasks) == 0 {
-					t.Skip("a machine with version 2 alone")
-				}
-				pod.Unified, container.Unified = "", ""
-				t.Cleanup(func() { m.Sweep(func(string) bool { return false }, 10*time.Second) })
+				of = real1
 			}
+			pod, container := makeBoth(t, of(t), Limits{})
 			if how == "without a freezer" {
 				delete(pod.Dirs, Freezer)
 			}
@@ -226,10 +250,7 @@ func TestKillTakesWhatHasLeftItsSession(t *testing.T) {
 }
 
 func TestKillSparesAProcessThatOnlyLentAThread(t *testing.T) {
-	pod, container := makeBoth(t, real(t), Limits{})
-	if len(container.Entry().Tasks) == 0 {
-		t.Skip("a machine with version 2 alone")
-	}
+	pod, container := makeBoth(t, real1(t), Limits{})
 	joined, leave := make(chan error), make(chan struct{})
 	go func() {
 		runtime.LockOSThread()
@@ -245,7 +266,6 @@ func TestKillSparesAProcessThatOnlyLentAThread(t *testing.T) {
 		t.Fatalf("cgroup.procs has %q, %v; want this process", text, err)
 	}
 	cmd, _ := start(t, container, "exec sleep 600")
-	pod.Unified, container.Unified = "", ""
 	if err := pod.Kill(10 * time.Second); err != nil {
 		t.Fatal(err)
 	}
@@ -255,18 +275,16 @@ func TestKillSparesAProcessThatOnlyLentAThread(t *testing.T) {
 func TestKillOutrunsWhatForksAllTheTime(t *testing.T) {
 	for _, unified := range []bool{true, false} {
 		t.Run(fmt.Sprintf("version 2 %v", unified), func(t *testing.T) {
-			pod, container := makeBoth(t, real(t), Limits{PIDs: 100})
-			if !unified && len(container.Entry().Tasks) == 0 {
-				t.Skip("a machine with version 2 alone")
+			of := real
+			if !unified {
+				of = real1
 			}
+			pod, container := makeBoth(t, of(t), Limits{PIDs: 100})
 			cmd, _ := start(t, container, `for i in $(seq 20); do (while :; do sleep 0.001; done) & done; wait`)
 			until(t, "it has forked", func() bool {
 				pids, err := pod.Processes()
 				return err == nil && len(pids) > 20
 			})
-			if !unified {
-				pod.Unified = ""
-			}
 			begin := time.Now()
 			if err := pod.Kill(10 * time.Second); err != nil {
 				t.Fatal(err)
