@@ -23,19 +23,26 @@ const maxRequests = 10
 const maxHeader = 1 << 20
 
 // httpClient makes GETs as the kubelet does: a connection each, no proxy, no verification of certificates.
-type httpClient struct{ client *http.Client }
+type httpClient struct {
+	client *http.Client
+	dialer *net.Dialer
+	// exact makes every attempt through net/http alone, which the quick ones are held to.
+	exact bool
+}
 
 func newHTTPClient(d *net.Dialer) *httpClient {
-	return &httpClient{client: &http.Client{
+	c := &httpClient{dialer: d}
+	c.client = &http.Client{
 		Transport: &http.Transport{
 			DisableKeepAlives: true, DisableCompression: true, ForceAttemptHTTP2: true, Proxy: nil,
 			TLSClientConfig:        &tls.Config{InsecureSkipVerify: true}, //nolint:gosec // rule 3.3.3: whether it answers is the question, not who
 			TLSHandshakeTimeout:    10 * time.Second,
-			DialContext:            d.DialContext,
+			DialContext:            c.dialContext,
 			MaxResponseHeaderBytes: maxHeader,
 		},
 		CheckRedirect: follow,
-	}}
+	}
+	return c
 }
 
 // follow follows a redirect to the same host name (3.3.6); another one is an answer in itself (3.3.7).
@@ -92,11 +99,26 @@ func (c *httpClient) get(ctx context.Context, a *spec.HTTPAction, host string, p
 		return errored(err)
 	}
 	headers(req, a.Headers, UserAgent)
+	if deadline, ok := ctx.Deadline(); ok && !c.exact {
+		if answer, done := c.quick(ctx, req, host, port, deadline); done {
+			return answer
+		}
+	}
+	return c.do(req)
+}
+
+// do makes the GET through net/http.
+func (c *httpClient) do(req *http.Request) Answer {
+	u := req.URL
 	resp, err := c.client.Do(req)
 	if err != nil {
 		return failed(err.Error())
 	}
 	defer resp.Body.Close()
+	if resp.StatusCode == http.StatusSwitchingProtocols {
+		// What follows is no body: net/http hands out the connection, which no deadline ends any more.
+		return failed(fmt.Sprintf("HTTP probe failed with statuscode: %d", resp.StatusCode))
+	}
 	body, err := io.ReadAll(io.LimitReader(resp.Body, MaxOutput))
 	switch {
 	case err != nil && errors.Is(err, context.DeadlineExceeded):
@@ -128,6 +150,8 @@ func (a *Attempter) Notify(ctx context.Context, action *spec.HTTPAction, address
 	if err != nil {
 		return err
 	}
-	_, _ = io.CopyN(io.Discard, resp.Body, MaxOutput)
+	if resp.StatusCode != http.StatusSwitchingProtocols { // as above
+		_, _ = io.CopyN(io.Discard, resp.Body, MaxOutput)
+	}
 	return resp.Body.Close()
 }
