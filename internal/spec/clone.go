@@ -14,12 +14,7 @@ func (p *Pod) Clone() *Pod {
 func (d *Deployment) Clone() *Deployment {
 	out := *d
 	out.Meta = d.clone()
-	out.Spec.Selector.Labels = maps.Clone(d.Spec.Selector.Labels)
-	out.Spec.Selector.Expressions = slices.Clone(d.Spec.Selector.Expressions)
-	for i := range out.Spec.Selector.Expressions {
-		e := &out.Spec.Selector.Expressions[i]
-		e.Values = slices.Clone(e.Values)
-	}
+	out.Spec.Selector = d.Spec.Selector.clone()
 	t := &out.Spec.Template
 	t.Labels, t.Annotations, t.Spec = maps.Clone(t.Labels), maps.Clone(t.Annotations), t.Spec.Clone()
 	out.Status.Conditions = slices.Clone(d.Status.Conditions)
@@ -37,6 +32,8 @@ func (s PodSpec) Clone() PodSpec {
 	sec := &s.Security
 	sec.RunAsUser, sec.RunAsGroup, sec.FSGroup = clonePtr(sec.RunAsUser), clonePtr(sec.RunAsGroup), clonePtr(sec.FSGroup)
 	sec.SupplementalGroups = slices.Clone(sec.SupplementalGroups)
+	s.Affinity, s.Tolerations = s.Affinity.clone(), cloneTolerations(s.Tolerations)
+	s.TopologySpreadConstraints = cloneSpread(s.TopologySpreadConstraints)
 	return s
 }
 

@@ -48,6 +48,7 @@ func defaultPodSpec(s *PodSpec) {
 	if s.TerminationGrace == UnsetGrace {
 		s.TerminationGrace = DefaultGrace
 	}
+	defaultPlacement(s)
 	for _, c := range s.AllContainers() {
 		for j := range c.Ports {
 			if c.Ports[j].Protocol == "" {

@@ -5,10 +5,12 @@ import (
 	"time"
 )
 
-// Node is a machine with an agent, as the coordinator knows it. Its Meta and Unschedulable are the user's.
+// Node is a machine with an agent, as the coordinator knows it. All of it is the user's.
 type Node struct {
 	Meta
 	Unschedulable bool
+	// Taints keep pods off that do not tolerate them; at most 64.
+	Taints []Taint
 }
 
 // NodeFacts is what an agent says of its node.

@@ -48,6 +48,10 @@ type PodSpec struct {
 	DNSPolicy string `json:",omitzero"`
 	// DNS is added to what follows from it; nil adds nothing.
 	DNS *DNSConfig `json:",omitzero"`
+	// Affinity, Tolerations and TopologySpreadConstraints say, besides NodeSelector, where the pod may be and wants to be.
+	Affinity                  Affinity           `json:",omitzero"`
+	Tolerations               []Toleration       `json:",omitempty"`
+	TopologySpreadConstraints []SpreadConstraint `json:",omitempty"`
 }
 
 // PodSecurity has what all containers of a pod run as, unless they say otherwise.

@@ -50,6 +50,13 @@ var kubernetesNames = map[string]string{
 	"Probe.TerminationGrace": "terminationGracePeriodSeconds",
 	"Handler.HTTP":           "httpGet", "Handler.TCP": "tcpSocket", "Handler.GRPC": "grpc", "HTTPAction.Headers": "httpHeaders",
 	"PortRef.Number": "", "PortRef.Name": "",
+	"Toleration.Seconds": "tolerationSeconds",
+	"Affinity.Node":      "nodeAffinity", "Affinity.Pod": "podAffinity", "Affinity.PodAnti": "podAntiAffinity",
+	"NodeAffinity.Required": required[1:], "NodeAffinity.Preferred": preferred[1:], "NodeSelector.Terms": "nodeSelectorTerms",
+	"NodeTerm.Labels": "matchExpressions", "NodeTerm.Fields": "matchFields", "PreferredNodeTerm.Term": "preference",
+	"PodAffinity.Required": required[1:], "PodAffinity.Preferred": preferred[1:], "WeightedPodTerm.Term": "podAffinityTerm",
+	"PodTerm.Selector": "labelSelector", "PodTerm.AllNamespaces": "namespaceSelector", "SpreadConstraint.Selector": "labelSelector",
+	"Selector.Labels": "matchLabels", "Selector.Expressions": "matchExpressions",
 }
 
 // pathOf is the path of a struct's field.

@@ -162,6 +162,7 @@ func ValidateDeployment(d *Deployment, opts Options) []Finding {
 func ValidateNode(n *Node) []Finding {
 	c := &checker{}
 	c.meta("metadata", &n.Meta, false)
+	c.taints("spec.taints", n.Taints)
 	return c.findings
 }
 
@@ -267,6 +268,7 @@ func (c *checker) podSpec(at string, s *PodSpec) {
 		c.add(at+".shareProcessNamespace", Invalid, true, "must not be set together with hostPID")
 	}
 	c.labels(at+".nodeSelector", s.NodeSelector)
+	c.placement(at, s)
 	if s.Hostname != "" {
 		if why := label(s.Hostname); why != "" {
 			c.add(at+".hostname", Invalid, s.Hostname, why)

@@ -12,12 +12,12 @@ import (
 )
 
 func nodeToProto(n *spec.Node) *musterv1.Node {
-	return &musterv1.Node{Meta: MetaToProto(n.Meta), Unschedulable: n.Unschedulable}
+	return &musterv1.Node{Meta: MetaToProto(n.Meta), Unschedulable: n.Unschedulable, Taints: taintsToProto(n.Taints)}
 }
 
 func nodeFromProto(pb *musterv1.Node) (*spec.Node, error) {
 	p := &parser{}
-	n := &spec.Node{Meta: p.meta(pb.GetMeta()), Unschedulable: pb.GetUnschedulable()}
+	n := &spec.Node{Meta: p.meta(pb.GetMeta()), Unschedulable: pb.GetUnschedulable(), Taints: p.taints("taints", pb.GetTaints())}
 	return n, p.err
 }
 

@@ -48,6 +48,7 @@ func podSpecToProto(s *spec.PodSpec) *musterv1.PodSpec {
 			SupplementalGroups: sec.SupplementalGroups, FsGroup: sec.FSGroup, Seccomp: sec.Seccomp,
 		}
 	}
+	placementToProto(pb, s)
 	return pb
 }
 
@@ -85,6 +86,7 @@ func (p *parser) podSpec(field string, pb *musterv1.PodSpec) spec.PodSpec {
 		}
 		s.Volumes = append(s.Volumes, out)
 	}
+	p.placement(field, &s, pb)
 	return s
 }
 

@@ -159,7 +159,9 @@ type Node struct {
 	// How many pods are bound to it. Ignored in writes.
 	Pods int32 `protobuf:"varint,7,opt,name=pods,proto3" json:"pods,omitempty"`
 	// The network that its pods have addresses in, such as 10.77.3.0/24; empty while it has none. Ignored in writes.
-	PodCidr       string `protobuf:"bytes,8,opt,name=pod_cidr,json=podCidr,proto3" json:"pod_cidr,omitempty"`
+	PodCidr string `protobuf:"bytes,8,opt,name=pod_cidr,json=podCidr,proto3" json:"pod_cidr,omitempty"`
+	// What keeps pods off that do not tolerate it; at most 64.
+	Taints        []*Taint `protobuf:"bytes,20,rep,name=taints,proto3" json:"taints,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -248,6 +250,13 @@ func (x *Node) GetPodCidr() string {
 		return x.PodCidr
 	}
 	return ""
+}
+
+func (x *Node) GetTaints() []*Taint {
+	if x != nil {
+		return x.Taints
+	}
+	return nil
 }
 
 // NodeFacts is what an agent says of its node.
@@ -900,7 +909,7 @@ func (x *WatchNodesResponse) GetRevision() int64 {
 // UpdateNodeRequest has the wanted node.
 type UpdateNodeRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Labels, annotations and unschedulable count; meta.revision makes the write conditional.
+	// Labels, annotations, unschedulable and taints count; meta.revision makes the write conditional.
 	Node          *Node `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1203,7 +1212,7 @@ var File_muster_v1_node_proto protoreflect.FileDescriptor
 
 const file_muster_v1_node_proto_rawDesc = "" +
 	"\n" +
-	"\x14muster/v1/node.proto\x12\tmuster.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x14muster/v1/meta.proto\x1a\x13muster/v1/pod.proto\"\xac\x02\n" +
+	"\x14muster/v1/node.proto\x12\tmuster.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x14muster/v1/meta.proto\x1a\x19muster/v1/placement.proto\x1a\x13muster/v1/pod.proto\"\xd6\x02\n" +
 	"\x04Node\x12)\n" +
 	"\x04meta\x18\x01 \x01(\v2\x15.muster.v1.ObjectMetaR\x04meta\x12$\n" +
 	"\runschedulable\x18\x02 \x01(\bR\runschedulable\x12*\n" +
@@ -1213,7 +1222,8 @@ const file_muster_v1_node_proto_rawDesc = "" +
 	"\n" +
 	"session_up\x18\x06 \x01(\bR\tsessionUp\x12\x12\n" +
 	"\x04pods\x18\a \x01(\x05R\x04pods\x12\x19\n" +
-	"\bpod_cidr\x18\b \x01(\tR\apodCidr\"\xc0\x05\n" +
+	"\bpod_cidr\x18\b \x01(\tR\apodCidr\x12(\n" +
+	"\x06taints\x18\x14 \x03(\v2\x10.muster.v1.TaintR\x06taints\"\xc0\x05\n" +
 	"\tNodeFacts\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12#\n" +
 	"\rguard_address\x18\x02 \x01(\tR\fguardAddress\x12%\n" +
@@ -1340,47 +1350,49 @@ var file_muster_v1_node_proto_goTypes = []any{
 	(*NodeLease)(nil),             // 15: muster.v1.NodeLease
 	nil,                           // 16: muster.v1.NodeFacts.LabelsEntry
 	(*ObjectMeta)(nil),            // 17: muster.v1.ObjectMeta
-	(*ResourceList)(nil),          // 18: muster.v1.ResourceList
-	(*timestamppb.Timestamp)(nil), // 19: google.protobuf.Timestamp
-	(ChangeType)(0),               // 20: muster.v1.ChangeType
-	(WriteResult)(0),              // 21: muster.v1.WriteResult
-	(*durationpb.Duration)(nil),   // 22: google.protobuf.Duration
+	(*Taint)(nil),                 // 18: muster.v1.Taint
+	(*ResourceList)(nil),          // 19: muster.v1.ResourceList
+	(*timestamppb.Timestamp)(nil), // 20: google.protobuf.Timestamp
+	(ChangeType)(0),               // 21: muster.v1.ChangeType
+	(WriteResult)(0),              // 22: muster.v1.WriteResult
+	(*durationpb.Duration)(nil),   // 23: google.protobuf.Duration
 }
 var file_muster_v1_node_proto_depIdxs = []int32{
 	17, // 0: muster.v1.Node.meta:type_name -> muster.v1.ObjectMeta
 	3,  // 1: muster.v1.Node.facts:type_name -> muster.v1.NodeFacts
 	4,  // 2: muster.v1.Node.status:type_name -> muster.v1.NodeStatus
 	15, // 3: muster.v1.Node.lease:type_name -> muster.v1.NodeLease
-	16, // 4: muster.v1.NodeFacts.labels:type_name -> muster.v1.NodeFacts.LabelsEntry
-	18, // 5: muster.v1.NodeFacts.allocatable:type_name -> muster.v1.ResourceList
-	0,  // 6: muster.v1.NodeStatus.verdict:type_name -> muster.v1.NodeVerdict
-	19, // 7: muster.v1.NodeStatus.since:type_name -> google.protobuf.Timestamp
-	2,  // 8: muster.v1.GetNodeResponse.node:type_name -> muster.v1.Node
-	2,  // 9: muster.v1.ListNodesResponse.nodes:type_name -> muster.v1.Node
-	20, // 10: muster.v1.WatchNodesResponse.type:type_name -> muster.v1.ChangeType
-	2,  // 11: muster.v1.WatchNodesResponse.node:type_name -> muster.v1.Node
-	2,  // 12: muster.v1.UpdateNodeRequest.node:type_name -> muster.v1.Node
-	2,  // 13: muster.v1.UpdateNodeResponse.node:type_name -> muster.v1.Node
-	21, // 14: muster.v1.UpdateNodeResponse.result:type_name -> muster.v1.WriteResult
-	1,  // 15: muster.v1.NodeLease.state:type_name -> muster.v1.LeaseState
-	22, // 16: muster.v1.NodeLease.ttl:type_name -> google.protobuf.Duration
-	22, // 17: muster.v1.NodeLease.certainty:type_name -> google.protobuf.Duration
-	22, // 18: muster.v1.NodeLease.remaining:type_name -> google.protobuf.Duration
-	5,  // 19: muster.v1.NodeService.GetNode:input_type -> muster.v1.GetNodeRequest
-	7,  // 20: muster.v1.NodeService.ListNodes:input_type -> muster.v1.ListNodesRequest
-	9,  // 21: muster.v1.NodeService.WatchNodes:input_type -> muster.v1.WatchNodesRequest
-	11, // 22: muster.v1.NodeService.UpdateNode:input_type -> muster.v1.UpdateNodeRequest
-	13, // 23: muster.v1.NodeService.DeleteNode:input_type -> muster.v1.DeleteNodeRequest
-	6,  // 24: muster.v1.NodeService.GetNode:output_type -> muster.v1.GetNodeResponse
-	8,  // 25: muster.v1.NodeService.ListNodes:output_type -> muster.v1.ListNodesResponse
-	10, // 26: muster.v1.NodeService.WatchNodes:output_type -> muster.v1.WatchNodesResponse
-	12, // 27: muster.v1.NodeService.UpdateNode:output_type -> muster.v1.UpdateNodeResponse
-	14, // 28: muster.v1.NodeService.DeleteNode:output_type -> muster.v1.DeleteNodeResponse
-	24, // [24:29] is the sub-list for method output_type
-	19, // [19:24] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	18, // 4: muster.v1.Node.taints:type_name -> muster.v1.Taint
+	16, // 5: muster.v1.NodeFacts.labels:type_name -> muster.v1.NodeFacts.LabelsEntry
+	19, // 6: muster.v1.NodeFacts.allocatable:type_name -> muster.v1.ResourceList
+	0,  // 7: muster.v1.NodeStatus.verdict:type_name -> muster.v1.NodeVerdict
+	20, // 8: muster.v1.NodeStatus.since:type_name -> google.protobuf.Timestamp
+	2,  // 9: muster.v1.GetNodeResponse.node:type_name -> muster.v1.Node
+	2,  // 10: muster.v1.ListNodesResponse.nodes:type_name -> muster.v1.Node
+	21, // 11: muster.v1.WatchNodesResponse.type:type_name -> muster.v1.ChangeType
+	2,  // 12: muster.v1.WatchNodesResponse.node:type_name -> muster.v1.Node
+	2,  // 13: muster.v1.UpdateNodeRequest.node:type_name -> muster.v1.Node
+	2,  // 14: muster.v1.UpdateNodeResponse.node:type_name -> muster.v1.Node
+	22, // 15: muster.v1.UpdateNodeResponse.result:type_name -> muster.v1.WriteResult
+	1,  // 16: muster.v1.NodeLease.state:type_name -> muster.v1.LeaseState
+	23, // 17: muster.v1.NodeLease.ttl:type_name -> google.protobuf.Duration
+	23, // 18: muster.v1.NodeLease.certainty:type_name -> google.protobuf.Duration
+	23, // 19: muster.v1.NodeLease.remaining:type_name -> google.protobuf.Duration
+	5,  // 20: muster.v1.NodeService.GetNode:input_type -> muster.v1.GetNodeRequest
+	7,  // 21: muster.v1.NodeService.ListNodes:input_type -> muster.v1.ListNodesRequest
+	9,  // 22: muster.v1.NodeService.WatchNodes:input_type -> muster.v1.WatchNodesRequest
+	11, // 23: muster.v1.NodeService.UpdateNode:input_type -> muster.v1.UpdateNodeRequest
+	13, // 24: muster.v1.NodeService.DeleteNode:input_type -> muster.v1.DeleteNodeRequest
+	6,  // 25: muster.v1.NodeService.GetNode:output_type -> muster.v1.GetNodeResponse
+	8,  // 26: muster.v1.NodeService.ListNodes:output_type -> muster.v1.ListNodesResponse
+	10, // 27: muster.v1.NodeService.WatchNodes:output_type -> muster.v1.WatchNodesResponse
+	12, // 28: muster.v1.NodeService.UpdateNode:output_type -> muster.v1.UpdateNodeResponse
+	14, // 29: muster.v1.NodeService.DeleteNode:output_type -> muster.v1.DeleteNodeResponse
+	25, // [25:30] is the sub-list for method output_type
+	20, // [20:25] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_muster_v1_node_proto_init() }
@@ -1389,6 +1401,7 @@ func file_muster_v1_node_proto_init() {
 		return
 	}
 	file_muster_v1_meta_proto_init()
+	file_muster_v1_placement_proto_init()
 	file_muster_v1_pod_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{

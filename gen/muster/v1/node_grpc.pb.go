@@ -38,7 +38,7 @@ type NodeServiceClient interface {
 	ListNodes(ctx context.Context, in *ListNodesRequest, opts ...grpc.CallOption) (*ListNodesResponse, error)
 	// First every matching node and SYNCED, then each change; as WatchPods.
 	WatchNodes(ctx context.Context, in *WatchNodesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchNodesResponse], error)
-	// Replaces a node's labels, annotations and unschedulable.
+	// Replaces a node's labels, annotations, unschedulable and taints.
 	UpdateNode(ctx context.Context, in *UpdateNodeRequest, opts ...grpc.CallOption) (*UpdateNodeResponse, error)
 	// Forgets a node that has no session and no pods. FailedPrecondition NODE_IN_USE.
 	DeleteNode(ctx context.Context, in *DeleteNodeRequest, opts ...grpc.CallOption) (*DeleteNodeResponse, error)
@@ -123,7 +123,7 @@ type NodeServiceServer interface {
 	ListNodes(context.Context, *ListNodesRequest) (*ListNodesResponse, error)
 	// First every matching node and SYNCED, then each change; as WatchPods.
 	WatchNodes(*WatchNodesRequest, grpc.ServerStreamingServer[WatchNodesResponse]) error
-	// Replaces a node's labels, annotations and unschedulable.
+	// Replaces a node's labels, annotations, unschedulable and taints.
 	UpdateNode(context.Context, *UpdateNodeRequest) (*UpdateNodeResponse, error)
 	// Forgets a node that has no session and no pods. FailedPrecondition NODE_IN_USE.
 	DeleteNode(context.Context, *DeleteNodeRequest) (*DeleteNodeResponse, error)

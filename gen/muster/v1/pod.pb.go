@@ -324,9 +324,15 @@ type PodSpec struct {
 	// host_network and empty, or "Default": the node's; "None": dns_config alone.
 	DnsPolicy string `protobuf:"bytes,14,opt,name=dns_policy,json=dnsPolicy,proto3" json:"dns_policy,omitempty"`
 	// What is added to that. Unset: nothing.
-	DnsConfig     *DnsConfig `protobuf:"bytes,15,opt,name=dns_config,json=dnsConfig,proto3" json:"dns_config,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	DnsConfig *DnsConfig `protobuf:"bytes,15,opt,name=dns_config,json=dnsConfig,proto3" json:"dns_config,omitempty"`
+	// Where the pod must or wants to be.
+	Affinity *Affinity `protobuf:"bytes,20,opt,name=affinity,proto3" json:"affinity,omitempty"`
+	// Taints of nodes that the pod puts up with; at most 64.
+	Tolerations []*Toleration `protobuf:"bytes,21,rep,name=tolerations,proto3" json:"tolerations,omitempty"`
+	// How like pods are spread; at most 16.
+	TopologySpreadConstraints []*TopologySpreadConstraint `protobuf:"bytes,22,rep,name=topology_spread_constraints,json=topologySpreadConstraints,proto3" json:"topology_spread_constraints,omitempty"`
+	unknownFields             protoimpl.UnknownFields
+	sizeCache                 protoimpl.SizeCache
 }
 
 func (x *PodSpec) Reset() {
@@ -460,6 +466,27 @@ func (x *PodSpec) GetDnsPolicy() string {
 func (x *PodSpec) GetDnsConfig() *DnsConfig {
 	if x != nil {
 		return x.DnsConfig
+	}
+	return nil
+}
+
+func (x *PodSpec) GetAffinity() *Affinity {
+	if x != nil {
+		return x.Affinity
+	}
+	return nil
+}
+
+func (x *PodSpec) GetTolerations() []*Toleration {
+	if x != nil {
+		return x.Tolerations
+	}
+	return nil
+}
+
+func (x *PodSpec) GetTopologySpreadConstraints() []*TopologySpreadConstraint {
+	if x != nil {
+		return x.TopologySpreadConstraints
 	}
 	return nil
 }
@@ -4097,14 +4124,14 @@ var File_muster_v1_pod_proto protoreflect.FileDescriptor
 
 const file_muster_v1_pod_proto_rawDesc = "" +
 	"\n" +
-	"\x13muster/v1/pod.proto\x12\tmuster.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x14muster/v1/meta.proto\x1a\x15muster/v1/probe.proto\"\xf1\x01\n" +
+	"\x13muster/v1/pod.proto\x12\tmuster.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x14muster/v1/meta.proto\x1a\x19muster/v1/placement.proto\x1a\x15muster/v1/probe.proto\"\xf1\x01\n" +
 	"\x03Pod\x12)\n" +
 	"\x04meta\x18\x01 \x01(\v2\x15.muster.v1.ObjectMetaR\x04meta\x12&\n" +
 	"\x04spec\x18\x02 \x01(\v2\x12.muster.v1.PodSpecR\x04spec\x12,\n" +
 	"\x06status\x18\x03 \x01(\v2\x14.muster.v1.PodStatusR\x06status\x12\x12\n" +
 	"\x04node\x18\x04 \x01(\tR\x04node\x12\x14\n" +
 	"\x05epoch\x18\x05 \x01(\x03R\x05epoch\x12?\n" +
-	"\x0efailover_class\x18\x06 \x01(\x0e2\x18.muster.v1.FailoverClassR\rfailoverClass\"\x9e\x06\n" +
+	"\x0efailover_class\x18\x06 \x01(\x0e2\x18.muster.v1.FailoverClassR\rfailoverClass\"\xed\a\n" +
 	"\aPodSpec\x124\n" +
 	"\n" +
 	"containers\x18\x01 \x03(\v2\x14.muster.v1.ContainerR\n" +
@@ -4125,7 +4152,10 @@ const file_muster_v1_pod_proto_rawDesc = "" +
 	"\n" +
 	"dns_policy\x18\x0e \x01(\tR\tdnsPolicy\x123\n" +
 	"\n" +
-	"dns_config\x18\x0f \x01(\v2\x14.muster.v1.DnsConfigR\tdnsConfig\x1a?\n" +
+	"dns_config\x18\x0f \x01(\v2\x14.muster.v1.DnsConfigR\tdnsConfig\x12/\n" +
+	"\baffinity\x18\x14 \x01(\v2\x13.muster.v1.AffinityR\baffinity\x127\n" +
+	"\vtolerations\x18\x15 \x03(\v2\x15.muster.v1.TolerationR\vtolerations\x12c\n" +
+	"\x1btopology_spread_constraints\x18\x16 \x03(\v2#.muster.v1.TopologySpreadConstraintR\x19topologySpreadConstraints\x1a?\n" +
 	"\x11NodeSelectorEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"y\n" +
@@ -4443,69 +4473,72 @@ func file_muster_v1_pod_proto_rawDescGZIP() []byte {
 var file_muster_v1_pod_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
 var file_muster_v1_pod_proto_msgTypes = make([]protoimpl.MessageInfo, 51)
 var file_muster_v1_pod_proto_goTypes = []any{
-	(FailoverClass)(0),            // 0: muster.v1.FailoverClass
-	(RestartPolicy)(0),            // 1: muster.v1.RestartPolicy
-	(PodPhase)(0),                 // 2: muster.v1.PodPhase
-	(*Pod)(nil),                   // 3: muster.v1.Pod
-	(*PodSpec)(nil),               // 4: muster.v1.PodSpec
-	(*DnsConfig)(nil),             // 5: muster.v1.DnsConfig
-	(*DnsOption)(nil),             // 6: muster.v1.DnsOption
-	(*PodSecurity)(nil),           // 7: muster.v1.PodSecurity
-	(*ContainerSecurity)(nil),     // 8: muster.v1.ContainerSecurity
-	(*Container)(nil),             // 9: muster.v1.Container
-	(*EnvFrom)(nil),               // 10: muster.v1.EnvFrom
-	(*KeyReference)(nil),          // 11: muster.v1.KeyReference
-	(*ResourceReference)(nil),     // 12: muster.v1.ResourceReference
-	(*Lifecycle)(nil),             // 13: muster.v1.Lifecycle
-	(*Hook)(nil),                  // 14: muster.v1.Hook
-	(*SleepAction)(nil),           // 15: muster.v1.SleepAction
-	(*RestartRule)(nil),           // 16: muster.v1.RestartRule
-	(*EnvVar)(nil),                // 17: muster.v1.EnvVar
-	(*ContainerPort)(nil),         // 18: muster.v1.ContainerPort
-	(*ResourceList)(nil),          // 19: muster.v1.ResourceList
-	(*Volume)(nil),                // 20: muster.v1.Volume
-	(*FilesVolume)(nil),           // 21: muster.v1.FilesVolume
-	(*FileSource)(nil),            // 22: muster.v1.FileSource
-	(*FileItem)(nil),              // 23: muster.v1.FileItem
-	(*EmptyDir)(nil),              // 24: muster.v1.EmptyDir
-	(*VolumeMount)(nil),           // 25: muster.v1.VolumeMount
-	(*PodStatus)(nil),             // 26: muster.v1.PodStatus
-	(*ContainerStatus)(nil),       // 27: muster.v1.ContainerStatus
-	(*ContainerState)(nil),        // 28: muster.v1.ContainerState
-	(*ContainerWaiting)(nil),      // 29: muster.v1.ContainerWaiting
-	(*ContainerRunning)(nil),      // 30: muster.v1.ContainerRunning
-	(*ContainerTerminated)(nil),   // 31: muster.v1.ContainerTerminated
-	(*GetPodRequest)(nil),         // 32: muster.v1.GetPodRequest
-	(*GetPodResponse)(nil),        // 33: muster.v1.GetPodResponse
-	(*PodFilter)(nil),             // 34: muster.v1.PodFilter
-	(*ListPodsRequest)(nil),       // 35: muster.v1.ListPodsRequest
-	(*ListPodsResponse)(nil),      // 36: muster.v1.ListPodsResponse
-	(*WatchPodsRequest)(nil),      // 37: muster.v1.WatchPodsRequest
-	(*WatchPodsResponse)(nil),     // 38: muster.v1.WatchPodsResponse
-	(*CreatePodRequest)(nil),      // 39: muster.v1.CreatePodRequest
-	(*CreatePodResponse)(nil),     // 40: muster.v1.CreatePodResponse
-	(*UpdatePodRequest)(nil),      // 41: muster.v1.UpdatePodRequest
-	(*UpdatePodResponse)(nil),     // 42: muster.v1.UpdatePodResponse
-	(*DeletePodRequest)(nil),      // 43: muster.v1.DeletePodRequest
-	(*DeletePodResponse)(nil),     // 44: muster.v1.DeletePodResponse
-	(*MovePodRequest)(nil),        // 45: muster.v1.MovePodRequest
-	(*MovePodResponse)(nil),       // 46: muster.v1.MovePodResponse
-	(*ReadPodLogsRequest)(nil),    // 47: muster.v1.ReadPodLogsRequest
-	(*ReadPodLogsResponse)(nil),   // 48: muster.v1.ReadPodLogsResponse
-	(*TerminalSize)(nil),          // 49: muster.v1.TerminalSize
-	(*ExecStart)(nil),             // 50: muster.v1.ExecStart
-	(*ExecPodRequest)(nil),        // 51: muster.v1.ExecPodRequest
-	(*ExecPodResponse)(nil),       // 52: muster.v1.ExecPodResponse
-	nil,                           // 53: muster.v1.PodSpec.NodeSelectorEntry
-	(*ObjectMeta)(nil),            // 54: muster.v1.ObjectMeta
-	(*durationpb.Duration)(nil),   // 55: google.protobuf.Duration
-	(*Probe)(nil),                 // 56: muster.v1.Probe
-	(*ExecAction)(nil),            // 57: muster.v1.ExecAction
-	(*HttpGetAction)(nil),         // 58: muster.v1.HttpGetAction
-	(*Condition)(nil),             // 59: muster.v1.Condition
-	(*timestamppb.Timestamp)(nil), // 60: google.protobuf.Timestamp
-	(ChangeType)(0),               // 61: muster.v1.ChangeType
-	(WriteResult)(0),              // 62: muster.v1.WriteResult
+	(FailoverClass)(0),               // 0: muster.v1.FailoverClass
+	(RestartPolicy)(0),               // 1: muster.v1.RestartPolicy
+	(PodPhase)(0),                    // 2: muster.v1.PodPhase
+	(*Pod)(nil),                      // 3: muster.v1.Pod
+	(*PodSpec)(nil),                  // 4: muster.v1.PodSpec
+	(*DnsConfig)(nil),                // 5: muster.v1.DnsConfig
+	(*DnsOption)(nil),                // 6: muster.v1.DnsOption
+	(*PodSecurity)(nil),              // 7: muster.v1.PodSecurity
+	(*ContainerSecurity)(nil),        // 8: muster.v1.ContainerSecurity
+	(*Container)(nil),                // 9: muster.v1.Container
+	(*EnvFrom)(nil),                  // 10: muster.v1.EnvFrom
+	(*KeyReference)(nil),             // 11: muster.v1.KeyReference
+	(*ResourceReference)(nil),        // 12: muster.v1.ResourceReference
+	(*Lifecycle)(nil),                // 13: muster.v1.Lifecycle
+	(*Hook)(nil),                     // 14: muster.v1.Hook
+	(*SleepAction)(nil),              // 15: muster.v1.SleepAction
+	(*RestartRule)(nil),              // 16: muster.v1.RestartRule
+	(*EnvVar)(nil),                   // 17: muster.v1.EnvVar
+	(*ContainerPort)(nil),            // 18: muster.v1.ContainerPort
+	(*ResourceList)(nil),             // 19: muster.v1.ResourceList
+	(*Volume)(nil),                   // 20: muster.v1.Volume
+	(*FilesVolume)(nil),              // 21: muster.v1.FilesVolume
+	(*FileSource)(nil),               // 22: muster.v1.FileSource
+	(*FileItem)(nil),                 // 23: muster.v1.FileItem
+	(*EmptyDir)(nil),                 // 24: muster.v1.EmptyDir
+	(*VolumeMount)(nil),              // 25: muster.v1.VolumeMount
+	(*PodStatus)(nil),                // 26: muster.v1.PodStatus
+	(*ContainerStatus)(nil),          // 27: muster.v1.ContainerStatus
+	(*ContainerState)(nil),           // 28: muster.v1.ContainerState
+	(*ContainerWaiting)(nil),         // 29: muster.v1.ContainerWaiting
+	(*ContainerRunning)(nil),         // 30: muster.v1.ContainerRunning
+	(*ContainerTerminated)(nil),      // 31: muster.v1.ContainerTerminated
+	(*GetPodRequest)(nil),            // 32: muster.v1.GetPodRequest
+	(*GetPodResponse)(nil),           // 33: muster.v1.GetPodResponse
+	(*PodFilter)(nil),                // 34: muster.v1.PodFilter
+	(*ListPodsRequest)(nil),          // 35: muster.v1.ListPodsRequest
+	(*ListPodsResponse)(nil),         // 36: muster.v1.ListPodsResponse
+	(*WatchPodsRequest)(nil),         // 37: muster.v1.WatchPodsRequest
+	(*WatchPodsResponse)(nil),        // 38: muster.v1.WatchPodsResponse
+	(*CreatePodRequest)(nil),         // 39: muster.v1.CreatePodRequest
+	(*CreatePodResponse)(nil),        // 40: muster.v1.CreatePodResponse
+	(*UpdatePodRequest)(nil),         // 41: muster.v1.UpdatePodRequest
+	(*UpdatePodResponse)(nil),        // 42: muster.v1.UpdatePodResponse
+	(*DeletePodRequest)(nil),         // 43: muster.v1.DeletePodRequest
+	(*DeletePodResponse)(nil),        // 44: muster.v1.DeletePodResponse
+	(*MovePodRequest)(nil),           // 45: muster.v1.MovePodRequest
+	(*MovePodResponse)(nil),          // 46: muster.v1.MovePodResponse
+	(*ReadPodLogsRequest)(nil),       // 47: muster.v1.ReadPodLogsRequest
+	(*ReadPodLogsResponse)(nil),      // 48: muster.v1.ReadPodLogsResponse
+	(*TerminalSize)(nil),             // 49: muster.v1.TerminalSize
+	(*ExecStart)(nil),                // 50: muster.v1.ExecStart
+	(*ExecPodRequest)(nil),           // 51: muster.v1.ExecPodRequest
+	(*ExecPodResponse)(nil),          // 52: muster.v1.ExecPodResponse
+	nil,                              // 53: muster.v1.PodSpec.NodeSelectorEntry
+	(*ObjectMeta)(nil),               // 54: muster.v1.ObjectMeta
+	(*durationpb.Duration)(nil),      // 55: google.protobuf.Duration
+	(*Affinity)(nil),                 // 56: muster.v1.Affinity
+	(*Toleration)(nil),               // 57: muster.v1.Toleration
+	(*TopologySpreadConstraint)(nil), // 58: muster.v1.TopologySpreadConstraint
+	(*Probe)(nil),                    // 59: muster.v1.Probe
+	(*ExecAction)(nil),               // 60: muster.v1.ExecAction
+	(*HttpGetAction)(nil),            // 61: muster.v1.HttpGetAction
+	(*Condition)(nil),                // 62: muster.v1.Condition
+	(*timestamppb.Timestamp)(nil),    // 63: google.protobuf.Timestamp
+	(ChangeType)(0),                  // 64: muster.v1.ChangeType
+	(WriteResult)(0),                 // 65: muster.v1.WriteResult
 }
 var file_muster_v1_pod_proto_depIdxs = []int32{
 	54, // 0: muster.v1.Pod.meta:type_name -> muster.v1.ObjectMeta
@@ -4520,87 +4553,90 @@ var file_muster_v1_pod_proto_depIdxs = []int32{
 	9,  // 9: muster.v1.PodSpec.init_containers:type_name -> muster.v1.Container
 	7,  // 10: muster.v1.PodSpec.security:type_name -> muster.v1.PodSecurity
 	5,  // 11: muster.v1.PodSpec.dns_config:type_name -> muster.v1.DnsConfig
-	6,  // 12: muster.v1.DnsConfig.options:type_name -> muster.v1.DnsOption
-	17, // 13: muster.v1.Container.env:type_name -> muster.v1.EnvVar
-	18, // 14: muster.v1.Container.ports:type_name -> muster.v1.ContainerPort
-	19, // 15: muster.v1.Container.requests:type_name -> muster.v1.ResourceList
-	19, // 16: muster.v1.Container.limits:type_name -> muster.v1.ResourceList
-	25, // 17: muster.v1.Container.mounts:type_name -> muster.v1.VolumeMount
-	56, // 18: muster.v1.Container.liveness:type_name -> muster.v1.Probe
-	56, // 19: muster.v1.Container.readiness:type_name -> muster.v1.Probe
-	56, // 20: muster.v1.Container.startup:type_name -> muster.v1.Probe
-	1,  // 21: muster.v1.Container.restart_policy:type_name -> muster.v1.RestartPolicy
-	16, // 22: muster.v1.Container.restart_rules:type_name -> muster.v1.RestartRule
-	8,  // 23: muster.v1.Container.security:type_name -> muster.v1.ContainerSecurity
-	10, // 24: muster.v1.Container.env_from:type_name -> muster.v1.EnvFrom
-	13, // 25: muster.v1.Container.lifecycle:type_name -> muster.v1.Lifecycle
-	14, // 26: muster.v1.Lifecycle.post_start:type_name -> muster.v1.Hook
-	14, // 27: muster.v1.Lifecycle.pre_stop:type_name -> muster.v1.Hook
-	57, // 28: muster.v1.Hook.exec:type_name -> muster.v1.ExecAction
-	58, // 29: muster.v1.Hook.http_get:type_name -> muster.v1.HttpGetAction
-	15, // 30: muster.v1.Hook.sleep:type_name -> muster.v1.SleepAction
-	55, // 31: muster.v1.SleepAction.duration:type_name -> google.protobuf.Duration
-	11, // 32: muster.v1.EnvVar.key:type_name -> muster.v1.KeyReference
-	12, // 33: muster.v1.EnvVar.resource:type_name -> muster.v1.ResourceReference
-	24, // 34: muster.v1.Volume.empty_dir:type_name -> muster.v1.EmptyDir
-	21, // 35: muster.v1.Volume.files:type_name -> muster.v1.FilesVolume
-	22, // 36: muster.v1.FilesVolume.sources:type_name -> muster.v1.FileSource
-	23, // 37: muster.v1.FileSource.items:type_name -> muster.v1.FileItem
-	12, // 38: muster.v1.FileItem.resource:type_name -> muster.v1.ResourceReference
-	2,  // 39: muster.v1.PodStatus.phase:type_name -> muster.v1.PodPhase
-	59, // 40: muster.v1.PodStatus.conditions:type_name -> muster.v1.Condition
-	60, // 41: muster.v1.PodStatus.start_time:type_name -> google.protobuf.Timestamp
-	27, // 42: muster.v1.PodStatus.containers:type_name -> muster.v1.ContainerStatus
-	27, // 43: muster.v1.PodStatus.init_containers:type_name -> muster.v1.ContainerStatus
-	28, // 44: muster.v1.ContainerStatus.state:type_name -> muster.v1.ContainerState
-	28, // 45: muster.v1.ContainerStatus.last:type_name -> muster.v1.ContainerState
-	29, // 46: muster.v1.ContainerState.waiting:type_name -> muster.v1.ContainerWaiting
-	30, // 47: muster.v1.ContainerState.running:type_name -> muster.v1.ContainerRunning
-	31, // 48: muster.v1.ContainerState.terminated:type_name -> muster.v1.ContainerTerminated
-	60, // 49: muster.v1.ContainerRunning.started_at:type_name -> google.protobuf.Timestamp
-	60, // 50: muster.v1.ContainerTerminated.started_at:type_name -> google.protobuf.Timestamp
-	60, // 51: muster.v1.ContainerTerminated.finished_at:type_name -> google.protobuf.Timestamp
-	3,  // 52: muster.v1.GetPodResponse.pod:type_name -> muster.v1.Pod
-	34, // 53: muster.v1.ListPodsRequest.filter:type_name -> muster.v1.PodFilter
-	3,  // 54: muster.v1.ListPodsResponse.pods:type_name -> muster.v1.Pod
-	34, // 55: muster.v1.WatchPodsRequest.filter:type_name -> muster.v1.PodFilter
-	61, // 56: muster.v1.WatchPodsResponse.type:type_name -> muster.v1.ChangeType
-	3,  // 57: muster.v1.WatchPodsResponse.pod:type_name -> muster.v1.Pod
-	3,  // 58: muster.v1.CreatePodRequest.pod:type_name -> muster.v1.Pod
-	3,  // 59: muster.v1.CreatePodResponse.pod:type_name -> muster.v1.Pod
-	3,  // 60: muster.v1.UpdatePodRequest.pod:type_name -> muster.v1.Pod
-	3,  // 61: muster.v1.UpdatePodResponse.pod:type_name -> muster.v1.Pod
-	62, // 62: muster.v1.UpdatePodResponse.result:type_name -> muster.v1.WriteResult
-	55, // 63: muster.v1.DeletePodRequest.grace:type_name -> google.protobuf.Duration
-	3,  // 64: muster.v1.DeletePodResponse.pod:type_name -> muster.v1.Pod
-	3,  // 65: muster.v1.MovePodResponse.pod:type_name -> muster.v1.Pod
-	55, // 66: muster.v1.ReadPodLogsRequest.since:type_name -> google.protobuf.Duration
-	49, // 67: muster.v1.ExecStart.size:type_name -> muster.v1.TerminalSize
-	50, // 68: muster.v1.ExecPodRequest.start:type_name -> muster.v1.ExecStart
-	49, // 69: muster.v1.ExecPodRequest.size:type_name -> muster.v1.TerminalSize
-	32, // 70: muster.v1.PodService.GetPod:input_type -> muster.v1.GetPodRequest
-	35, // 71: muster.v1.PodService.ListPods:input_type -> muster.v1.ListPodsRequest
-	37, // 72: muster.v1.PodService.WatchPods:input_type -> muster.v1.WatchPodsRequest
-	39, // 73: muster.v1.PodService.CreatePod:input_type -> muster.v1.CreatePodRequest
-	41, // 74: muster.v1.PodService.UpdatePod:input_type -> muster.v1.UpdatePodRequest
-	43, // 75: muster.v1.PodService.DeletePod:input_type -> muster.v1.DeletePodRequest
-	45, // 76: muster.v1.PodService.MovePod:input_type -> muster.v1.MovePodRequest
-	47, // 77: muster.v1.PodService.ReadPodLogs:input_type -> muster.v1.ReadPodLogsRequest
-	51, // 78: muster.v1.PodService.ExecPod:input_type -> muster.v1.ExecPodRequest
-	33, // 79: muster.v1.PodService.GetPod:output_type -> muster.v1.GetPodResponse
-	36, // 80: muster.v1.PodService.ListPods:output_type -> muster.v1.ListPodsResponse
-	38, // 81: muster.v1.PodService.WatchPods:output_type -> muster.v1.WatchPodsResponse
-	40, // 82: muster.v1.PodService.CreatePod:output_type -> muster.v1.CreatePodResponse
-	42, // 83: muster.v1.PodService.UpdatePod:output_type -> muster.v1.UpdatePodResponse
-	44, // 84: muster.v1.PodService.DeletePod:output_type -> muster.v1.DeletePodResponse
-	46, // 85: muster.v1.PodService.MovePod:output_type -> muster.v1.MovePodResponse
-	48, // 86: muster.v1.PodService.ReadPodLogs:output_type -> muster.v1.ReadPodLogsResponse
-	52, // 87: muster.v1.PodService.ExecPod:output_type -> muster.v1.ExecPodResponse
-	79, // [79:88] is the sub-list for method output_type
-	70, // [70:79] is the sub-list for method input_type
-	70, // [70:70] is the sub-list for extension type_name
-	70, // [70:70] is the sub-list for extension extendee
-	0,  // [0:70] is the sub-list for field type_name
+	56, // 12: muster.v1.PodSpec.affinity:type_name -> muster.v1.Affinity
+	57, // 13: muster.v1.PodSpec.tolerations:type_name -> muster.v1.Toleration
+	58, // 14: muster.v1.PodSpec.topology_spread_constraints:type_name -> muster.v1.TopologySpreadConstraint
+	6,  // 15: muster.v1.DnsConfig.options:type_name -> muster.v1.DnsOption
+	17, // 16: muster.v1.Container.env:type_name -> muster.v1.EnvVar
+	18, // 17: muster.v1.Container.ports:type_name -> muster.v1.ContainerPort
+	19, // 18: muster.v1.Container.requests:type_name -> muster.v1.ResourceList
+	19, // 19: muster.v1.Container.limits:type_name -> muster.v1.ResourceList
+	25, // 20: muster.v1.Container.mounts:type_name -> muster.v1.VolumeMount
+	59, // 21: muster.v1.Container.liveness:type_name -> muster.v1.Probe
+	59, // 22: muster.v1.Container.readiness:type_name -> muster.v1.Probe
+	59, // 23: muster.v1.Container.startup:type_name -> muster.v1.Probe
+	1,  // 24: muster.v1.Container.restart_policy:type_name -> muster.v1.RestartPolicy
+	16, // 25: muster.v1.Container.restart_rules:type_name -> muster.v1.RestartRule
+	8,  // 26: muster.v1.Container.security:type_name -> muster.v1.ContainerSecurity
+	10, // 27: muster.v1.Container.env_from:type_name -> muster.v1.EnvFrom
+	13, // 28: muster.v1.Container.lifecycle:type_name -> muster.v1.Lifecycle
+	14, // 29: muster.v1.Lifecycle.post_start:type_name -> muster.v1.Hook
+	14, // 30: muster.v1.Lifecycle.pre_stop:type_name -> muster.v1.Hook
+	60, // 31: muster.v1.Hook.exec:type_name -> muster.v1.ExecAction
+	61, // 32: muster.v1.Hook.http_get:type_name -> muster.v1.HttpGetAction
+	15, // 33: muster.v1.Hook.sleep:type_name -> muster.v1.SleepAction
+	55, // 34: muster.v1.SleepAction.duration:type_name -> google.protobuf.Duration
+	11, // 35: muster.v1.EnvVar.key:type_name -> muster.v1.KeyReference
+	12, // 36: muster.v1.EnvVar.resource:type_name -> muster.v1.ResourceReference
+	24, // 37: muster.v1.Volume.empty_dir:type_name -> muster.v1.EmptyDir
+	21, // 38: muster.v1.Volume.files:type_name -> muster.v1.FilesVolume
+	22, // 39: muster.v1.FilesVolume.sources:type_name -> muster.v1.FileSource
+	23, // 40: muster.v1.FileSource.items:type_name -> muster.v1.FileItem
+	12, // 41: muster.v1.FileItem.resource:type_name -> muster.v1.ResourceReference
+	2,  // 42: muster.v1.PodStatus.phase:type_name -> muster.v1.PodPhase
+	62, // 43: muster.v1.PodStatus.conditions:type_name -> muster.v1.Condition
+	63, // 44: muster.v1.PodStatus.start_time:type_name -> google.protobuf.Timestamp
+	27, // 45: muster.v1.PodStatus.containers:type_name -> muster.v1.ContainerStatus
+	27, // 46: muster.v1.PodStatus.init_containers:type_name -> muster.v1.ContainerStatus
+	28, // 47: muster.v1.ContainerStatus.state:type_name -> muster.v1.ContainerState
+	28, // 48: muster.v1.ContainerStatus.last:type_name -> muster.v1.ContainerState
+	29, // 49: muster.v1.ContainerState.waiting:type_name -> muster.v1.ContainerWaiting
+	30, // 50: muster.v1.ContainerState.running:type_name -> muster.v1.ContainerRunning
+	31, // 51: muster.v1.ContainerState.terminated:type_name -> muster.v1.ContainerTerminated
+	63, // 52: muster.v1.ContainerRunning.started_at:type_name -> google.protobuf.Timestamp
+	63, // 53: muster.v1.ContainerTerminated.started_at:type_name -> google.protobuf.Timestamp
+	63, // 54: muster.v1.ContainerTerminated.finished_at:type_name -> google.protobuf.Timestamp
+	3,  // 55: muster.v1.GetPodResponse.pod:type_name -> muster.v1.Pod
+	34, // 56: muster.v1.ListPodsRequest.filter:type_name -> muster.v1.PodFilter
+	3,  // 57: muster.v1.ListPodsResponse.pods:type_name -> muster.v1.Pod
+	34, // 58: muster.v1.WatchPodsRequest.filter:type_name -> muster.v1.PodFilter
+	64, // 59: muster.v1.WatchPodsResponse.type:type_name -> muster.v1.ChangeType
+	3,  // 60: muster.v1.WatchPodsResponse.pod:type_name -> muster.v1.Pod
+	3,  // 61: muster.v1.CreatePodRequest.pod:type_name -> muster.v1.Pod
+	3,  // 62: muster.v1.CreatePodResponse.pod:type_name -> muster.v1.Pod
+	3,  // 63: muster.v1.UpdatePodRequest.pod:type_name -> muster.v1.Pod
+	3,  // 64: muster.v1.UpdatePodResponse.pod:type_name -> muster.v1.Pod
+	65, // 65: muster.v1.UpdatePodResponse.result:type_name -> muster.v1.WriteResult
+	55, // 66: muster.v1.DeletePodRequest.grace:type_name -> google.protobuf.Duration
+	3,  // 67: muster.v1.DeletePodResponse.pod:type_name -> muster.v1.Pod
+	3,  // 68: muster.v1.MovePodResponse.pod:type_name -> muster.v1.Pod
+	55, // 69: muster.v1.ReadPodLogsRequest.since:type_name -> google.protobuf.Duration
+	49, // 70: muster.v1.ExecStart.size:type_name -> muster.v1.TerminalSize
+	50, // 71: muster.v1.ExecPodRequest.start:type_name -> muster.v1.ExecStart
+	49, // 72: muster.v1.ExecPodRequest.size:type_name -> muster.v1.TerminalSize
+	32, // 73: muster.v1.PodService.GetPod:input_type -> muster.v1.GetPodRequest
+	35, // 74: muster.v1.PodService.ListPods:input_type -> muster.v1.ListPodsRequest
+	37, // 75: muster.v1.PodService.WatchPods:input_type -> muster.v1.WatchPodsRequest
+	39, // 76: muster.v1.PodService.CreatePod:input_type -> muster.v1.CreatePodRequest
+	41, // 77: muster.v1.PodService.UpdatePod:input_type -> muster.v1.UpdatePodRequest
+	43, // 78: muster.v1.PodService.DeletePod:input_type -> muster.v1.DeletePodRequest
+	45, // 79: muster.v1.PodService.MovePod:input_type -> muster.v1.MovePodRequest
+	47, // 80: muster.v1.PodService.ReadPodLogs:input_type -> muster.v1.ReadPodLogsRequest
+	51, // 81: muster.v1.PodService.ExecPod:input_type -> muster.v1.ExecPodRequest
+	33, // 82: muster.v1.PodService.GetPod:output_type -> muster.v1.GetPodResponse
+	36, // 83: muster.v1.PodService.ListPods:output_type -> muster.v1.ListPodsResponse
+	38, // 84: muster.v1.PodService.WatchPods:output_type -> muster.v1.WatchPodsResponse
+	40, // 85: muster.v1.PodService.CreatePod:output_type -> muster.v1.CreatePodResponse
+	42, // 86: muster.v1.PodService.UpdatePod:output_type -> muster.v1.UpdatePodResponse
+	44, // 87: muster.v1.PodService.DeletePod:output_type -> muster.v1.DeletePodResponse
+	46, // 88: muster.v1.PodService.MovePod:output_type -> muster.v1.MovePodResponse
+	48, // 89: muster.v1.PodService.ReadPodLogs:output_type -> muster.v1.ReadPodLogsResponse
+	52, // 90: muster.v1.PodService.ExecPod:output_type -> muster.v1.ExecPodResponse
+	82, // [82:91] is the sub-list for method output_type
+	73, // [73:82] is the sub-list for method input_type
+	73, // [73:73] is the sub-list for extension type_name
+	73, // [73:73] is the sub-list for extension extendee
+	0,  // [0:73] is the sub-list for field type_name
 }
 
 func init() { file_muster_v1_pod_proto_init() }
@@ -4609,6 +4645,7 @@ func file_muster_v1_pod_proto_init() {
 		return
 	}
 	file_muster_v1_meta_proto_init()
+	file_muster_v1_placement_proto_init()
 	file_muster_v1_probe_proto_init()
 	file_muster_v1_pod_proto_msgTypes[4].OneofWrappers = []any{}
 	file_muster_v1_pod_proto_msgTypes[5].OneofWrappers = []any{}

@@ -31,6 +31,11 @@ func init() {
 	allow(spec.ResultUnknown, spec.ResultSuccess, spec.ResultFailure)
 	allow(spec.VerdictReady, spec.VerdictUnreachable, spec.VerdictAgentDown, spec.VerdictLost)
 	allow(spec.LeaseOpen, spec.LeaseSealing, spec.LeaseSealed)
+	allow(spec.NoSchedule, spec.PreferNoSchedule, spec.NoExecute)
+	allow(spec.TolerationEqual, spec.TolerationExists)
+	allow(spec.NodeIn, spec.NodeNotIn, spec.NodeExists, spec.NodeDoesNotExist, spec.NodeGt, spec.NodeLt)
+	allow(spec.DoNotSchedule, spec.ScheduleAnyway)
+	allow(spec.PolicyHonor, spec.PolicyIgnore)
 	allow(spec.In, spec.NotIn, spec.Exists, spec.DoesNotExist)
 	allow(spec.ConditionTrue, spec.ConditionFalse, spec.ConditionUnknown)
 }
