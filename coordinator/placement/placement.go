@@ -1,16 +1,13 @@
 // Package placement says where a pod fits, and why not elsewhere. It is pure: nodes and pods in, bindings and
 // explanations out, the same ones for the same input, in whatever order the nodes came. Whether a pod may move is failover's
 // question, and writing the binding the leader's work.
+//
+// Rules that only get stricter while pods are placed (resources, taints, anti-affinity) are looked up in an index of the
+// nodes, best first; see index.go. Rules that also ease (affinity to pods, topology spread) and wishes that change are
+// looked at on every node; see near.go.
 package placement
 
 import (
-	"cmp"
-	"fmt"
-	"maps"
-	"math/bits"
-	"slices"
-	"strings"
-
 	"github.com/musterhq/muster/internal/spec"
 )
 
@@ -33,8 +30,9 @@ const (
 type Node struct {
 	Name   string
 	Labels map[string]string
-	// Ready is the verdict; Cordoned the user's word.
+	// Ready is the verdict; Cordoned the user's word, which counts as the taint spec.TaintUnschedulable.
 	Ready, Cordoned bool
+	Taints          []spec.Taint
 	// LastChoice is a node that takes pods only when no other fits: one that was lost too often of late, or was kept out.
 	LastChoice bool
 	// Lacks is what pods may need and do not get here.
@@ -60,11 +58,18 @@ type Bound struct {
 	Owner string
 	// HostPorts are the node's ports that it holds.
 	HostPorts []spec.HostPort
+	Namespace string
+	Labels    map[string]string
+	// Affinity is what it wants of the pods near it; nil for nothing.
+	Affinity *spec.Affinity
+	// Leaving is a pod that is being deleted: it is not counted where pods are spread.
+	Leaving bool
 }
 
 // Pod is a pod that needs a place.
 type Pod struct {
 	Name     spec.ObjectName
+	Labels   map[string]string
 	Requests spec.ResourceList
 	Owner    string
 	Selector map[string]string
@@ -75,14 +80,21 @@ type Pod struct {
 	HostNetwork bool
 	// HostPorts are the node's ports that it holds.
 	HostPorts []spec.HostPort
+	// Affinity is where it wants to be; nil for anywhere.
+	Affinity    *spec.Affinity
+	Tolerations []spec.Toleration
+	Spread      []spec.SpreadConstraint
 	// Not is a node that it must not go to; empty for none.
 	Not string
 }
 
-// PodOf is what placement needs to know of a pod.
+// PodOf is what placement needs to know of a pod. It shares what it has with p.
 func PodOf(p *spec.Pod) Pod {
 	s := &p.Spec
-	out := Pod{Name: p.Key(), Requests: s.Requests(), Selector: s.NodeSelector, HostNetwork: s.HostNetwork, HostPorts: s.HostPorts(), HostPaths: s.HostPaths()}
+	out := Pod{
+		Name: p.Key(), Labels: p.Labels, Requests: s.Requests(), Selector: s.NodeSelector, HostNetwork: s.HostNetwork, HostPorts: s.HostPorts(),
+		HostPaths: s.HostPaths(), Affinity: affinityOf(s), Tolerations: s.Tolerations, Spread: s.TopologySpreadConstraints,
+	}
 	for need, has := range map[Need]bool{
 		Images: s.NamesImage(), Mounts: s.NeedsMounts(), Root: s.NeedsRoot() != "", Privilege: s.Privilege() != "",
 	} {
@@ -96,6 +108,26 @@ func PodOf(p *spec.Pod) Pod {
 	return out
 }
 
+// BoundOf is what placement needs to know of a pod that has its place. It shares what it has with p.
+func BoundOf(p *spec.Pod) Bound {
+	b := Bound{
+		Requests: p.Spec.Requests(), HostPorts: p.Spec.HostPorts(), Namespace: p.Namespace, Labels: p.Labels, Affinity: affinityOf(&p.Spec),
+		Leaving: p.Deleting(),
+	}
+	if p.Owner != nil {
+		b.Owner = p.Owner.UID
+	}
+	return b
+}
+
+func affinityOf(s *spec.PodSpec) *spec.Affinity {
+	a := &s.Affinity
+	if a.Node.Required == nil && len(a.Node.Preferred)+len(a.Pod.Required)+len(a.Pod.Preferred)+len(a.PodAnti.Required)+len(a.PodAnti.Preferred) == 0 {
+		return nil
+	}
+	return a
+}
+
 // Result is where a pod goes: Node is empty when it fits nowhere, and Why then says why.
 type Result struct {
 	Pod  spec.ObjectName
@@ -103,165 +135,10 @@ type Result struct {
 	Why  string
 }
 
-// node is a Node with what is left of it. What it has only grows while pods are placed.
-type node struct {
-	Node
-	free   spec.ResourceList
-	pods   int
-	load   int64
-	owners map[string]int
-	ports  map[spec.HostPort]bool
-	index  int // by name
-}
-
-func (n *node) take(requests spec.ResourceList, owner string, ports []spec.HostPort) {
-	n.free.MilliCPU -= requests.MilliCPU
-	n.free.MemoryBytes -= requests.MemoryBytes
-	n.pods++
-	if owner != "" {
-		if n.owners == nil {
-			n.owners = map[string]int{}
-		}
-		n.owners[owner]++
-	}
-	for _, p := range ports {
-		if n.ports == nil {
-			n.ports = map[spec.HostPort]bool{}
-		}
-		n.ports[p] = true
-	}
-}
-
-// holds tells whether a pod here has one of the ports.
-func (n *node) holds(ports []spec.HostPort) bool {
-	return slices.ContainsFunc(ports, func(p spec.HostPort) bool { return n.ports[p] })
-}
-
-// weigh notes the load: the share of the node that is asked for, in thousandths, of its dearest resource.
-func (n *node) weigh() {
-	share := func(free, all int64) int64 {
-		if all <= 0 {
-			return 0
-		}
-		return (all - free) * 1000 / all
-	}
-	n.load = max(share(n.free.MilliCPU, n.Allocatable.MilliCPU), share(n.free.MemoryBytes, n.Allocatable.MemoryBytes))
-}
-
-// reason is why a pod does not fit a node.
-type reason int
-
-// The reasons, in the order in which they are looked at and told: what lasts before what may pass.
-const (
-	fits reason = iota
-	notReady
-	cordoned
-	leftBy
-	noNetwork
-	noImages
-	noMounts
-	notRoot
-	noPrivilege
-	noHostPath
-	noHostPorts
-	notSelected
-	full
-	portTaken
-	noCPU
-	noMemory
-	reasons
-)
-
-var texts = [reasons]string{
-	notReady: "not ready", cordoned: "cordoned", leftBy: "left by this pod", noNetwork: "without a pod CIDR yet", noImages: "runs no images (--images=refuse)",
-	noMounts: "without mount namespaces", notRoot: "whose agent is not root", noPrivilege: "without --allow-privileged-pods",
-	noHostPath: "without --host-path-allow for what is mounted", noHostPorts: "without a pod network, so without host ports",
-	portTaken: "host port taken", notSelected: "without the labels of nodeSelector", full: "full of pods", noCPU: "insufficient cpu", noMemory: "insufficient memory",
-}
-
-// missing are the reasons for a need that a node lacks, in the order of the needs.
-var missing = [...]reason{noImages, noMounts, notRoot, noPrivilege}
-
-// refuses says why a pod does not fit; what has been refused for anything but leftBy is refused for good. A pod that asks
-// for nothing of a resource fits where it is overcommitted.
-func (n *node) refuses(p *Pod) reason {
-	switch {
-	case !n.Ready:
-		return notReady
-	case n.Cordoned:
-		return cordoned
-	case p.Not == n.Name:
-		return leftBy
-	case n.LacksNetwork && !p.HostNetwork:
-		return noNetwork
-	case p.Needs&n.Lacks != 0:
-		return missing[bits.TrailingZeros8(uint8(p.Needs&n.Lacks))]
-	case !n.AnyHostPath && slices.ContainsFunc(p.HostPaths, n.shuts):
-		return noHostPath
-	case len(p.HostPorts) > 0 && n.SharesNetwork && !p.HostNetwork:
-		return noHostPorts
-	case !selected(n.Labels, p.Selector):
-		return notSelected
-	case n.pods >= n.MaxPods:
-		return full
-	case n.holds(p.HostPorts):
-		return portTaken
-	case p.Requests.MilliCPU > 0 && n.free.MilliCPU < p.Requests.MilliCPU:
-		return noCPU
-	case p.Requests.MemoryBytes > 0 && n.free.MemoryBytes < p.Requests.MemoryBytes:
-		return noMemory
-	}
-	return fits
-}
-
-func selected(labels, selector map[string]string) bool {
-	for k, v := range selector {
-		if have, ok := labels[k]; !ok || have != v {
-			return false
-		}
-	}
-	return true
-}
-
-// shuts tells whether pods may not mount a path of the node, as far as names go: the node itself follows links.
-func (n *node) shuts(mounted string) bool {
-	return !slices.ContainsFunc(n.HostPaths, func(dir string) bool {
-		return mounted == dir || dir == "/" || strings.HasPrefix(mounted, dir+"/")
-	})
-}
-
-// rank is how good a place a node is; the least is the best: nobody's last choice first, then the fewest pods of the same
-// owner, then the least loaded, then the fewest pods, then the first by name. It only rises while pods are placed.
-type rank struct {
-	last  bool
-	owned int
-	load  int64
-	pods  int
-	index int
-}
-
-func (n *node) rank(owner string) rank {
-	r := rank{last: n.LastChoice, load: n.load, pods: n.pods, index: n.index}
-	if owner != "" {
-		r.owned = n.owners[owner]
-	}
-	return r
-}
-
-func compare(a, b rank) int {
-	if a.last != b.last {
-		if b.last {
-			return -1
-		}
-		return 1
-	}
-	return cmp.Or(cmp.Compare(a.owned, b.owned), cmp.Compare(a.load, b.load), cmp.Compare(a.pods, b.pods), cmp.Compare(a.index, b.index))
-}
-
 // Place gives each pod its place, one after the other in the order given, each counted against what the next ones find.
 // Names of nodes must differ.
 func Place(nodes []Node, pods []Pod) []Result {
-	f := newFleet(nodes)
+	f := newFleet(nodes, pods)
 	results := make([]Result, 0, len(pods))
 	for i := range pods {
 		results = append(results, f.place(&pods[i]))
@@ -269,189 +146,21 @@ func Place(nodes []Node, pods []Pod) []Result {
 	return results
 }
 
-// fleet is the nodes while pods are placed.
-type fleet struct {
-	nodes  []*node
-	shapes map[shape]*search
-	placed int
-	// start has the ranks, for nobody's pods, of the nodes that took pods at all when startAt pods had been placed, best
-	// first. Searches that begin share it.
-	start   []rank
-	startAt int
-}
+// Refusal is why a pod does not fit a node; Why is empty where it fits.
+type Refusal struct{ Node, Why string }
 
-// stale is how many pods are placed before the next search begins with ranks of its own time.
-const stale = 64
-
-// shape is what makes pods alike to placement. Not is left out: it is of one pod.
-type shape struct {
-	owner       string
-	requests    spec.ResourceList
-	needs       Need
-	hostNetwork bool
-	selector    string
-	hostPorts   string
-	hostPaths   string
-}
-
-// search is where the search for pods of one shape stands. A rank that was noted is never better than now: so what
-// is the best of the notes, and has its rank still, is the best of all; and what did not fit never will.
-type search struct {
-	start []rank // what has not been looked at
-	seen  []rank // a heap of what has been, and fits as far as is known
-	why   string // why the shape fitted nowhere
-	whyAt int    // when as many pods had been placed
-}
-
-func newFleet(nodes []Node) *fleet {
-	f := &fleet{nodes: make([]*node, 0, len(nodes)), shapes: map[shape]*search{}}
-	for _, n := range nodes {
-		with := &node{Node: n, free: n.Allocatable}
-		for _, b := range n.Bound {
-			with.take(b.Requests, b.Owner, b.HostPorts)
-		}
-		with.weigh()
-		f.nodes = append(f.nodes, with)
-	}
-	slices.SortFunc(f.nodes, func(a, b *node) int { return cmp.Compare(a.Name, b.Name) })
-	for i, n := range f.nodes {
-		n.index = i
-	}
-	f.rank()
-	return f
-}
-
-// rank notes how the nodes stand now.
-func (f *fleet) rank() {
-	f.start, f.startAt = make([]rank, 0, len(f.nodes)), f.placed
+// Explain says of each node, by name, why a pod does not fit it now.
+func Explain(nodes []Node, pod Pod) []Refusal {
+	f := newFleet(nodes, []Pod{pod})
+	s := f.search(&pod)
+	s.look()
+	out := make([]Refusal, 0, len(f.nodes))
 	for _, n := range f.nodes {
-		if n.Ready && !n.Cordoned && n.pods < n.MaxPods {
-			f.start = append(f.start, n.rank(""))
+		r := Refusal{Node: n.Name}
+		if why := f.refuses(s, &pod, n); why != fits {
+			r.Why = why.text(n, &pod)
 		}
+		out = append(out, r)
 	}
-	slices.SortFunc(f.start, compare)
-}
-
-func (p *Pod) shape() shape {
-	s := shape{owner: p.Owner, requests: p.Requests, needs: p.Needs, hostNetwork: p.HostNetwork, hostPaths: strings.Join(p.HostPaths, "\x00")}
-	for _, k := range slices.Sorted(maps.Keys(p.Selector)) {
-		s.selector += k + "\x00" + p.Selector[k] + "\x00"
-	}
-	for _, port := range p.HostPorts {
-		s.hostPorts += fmt.Sprintf("%s/%d ", port.Protocol, port.Number)
-	}
-	return s
-}
-
-func (f *fleet) place(p *Pod) Result {
-	shape := p.shape()
-	s := f.shapes[shape]
-	if s == nil {
-		if f.placed-f.startAt >= stale {
-			f.rank()
-		}
-		s = &search{start: f.start, whyAt: -1}
-		f.shapes[shape] = s
-	}
-	var left []rank // what this pod must not go to, and others may
-	best := -1
-	for best < 0 {
-		r, ok := s.pop()
-		if !ok {
-			break
-		}
-		n := f.nodes[r.index]
-		switch why := n.refuses(p); {
-		case why == leftBy:
-			left = append(left, r)
-		case why != fits:
-		case n.rank(p.Owner) != r:
-			s.push(n.rank(p.Owner))
-		default:
-			best = r.index
-		}
-	}
-	for _, r := range left {
-		s.push(r)
-	}
-	if best < 0 {
-		return Result{Pod: p.Name, Why: f.why(s, p)}
-	}
-	n := f.nodes[best]
-	n.take(p.Requests, p.Owner, p.HostPorts)
-	n.weigh()
-	s.push(n.rank(p.Owner))
-	f.placed++
-	return Result{Pod: p.Name, Node: n.Name}
-}
-
-// why explains that a pod fits nowhere. Pods of one shape are told the same until another one has been placed.
-func (f *fleet) why(s *search, p *Pod) string {
-	if p.Not == "" && s.whyAt == f.placed {
-		return s.why
-	}
-	var counts [reasons]int
-	for _, n := range f.nodes {
-		counts[n.refuses(p)]++
-	}
-	why := explain(len(f.nodes), counts)
-	if p.Not == "" {
-		s.why, s.whyAt = why, f.placed
-	}
-	return why
-}
-
-func explain(nodes int, counts [reasons]int) string {
-	if nodes == 0 {
-		return "0/0 nodes fit: there are no nodes"
-	}
-	var parts []string
-	for r, n := range counts {
-		if n > 0 {
-			parts = append(parts, fmt.Sprintf("%d %s", n, texts[r]))
-		}
-	}
-	return fmt.Sprintf("0/%d nodes fit: %s", nodes, strings.Join(parts, ", "))
-}
-
-// pop takes the least rank that is known.
-func (s *search) pop() (rank, bool) {
-	if len(s.start) > 0 && (len(s.seen) == 0 || compare(s.start[0], s.seen[0]) < 0) {
-		first := s.start[0]
-		s.start = s.start[1:]
-		return first, true
-	}
-	if len(s.seen) == 0 {
-		return rank{}, false
-	}
-	top := s.seen[0]
-	last := len(s.seen) - 1
-	s.seen[0] = s.seen[last]
-	s.seen = s.seen[:last]
-	for i := 0; ; {
-		least := i
-		for child := 2*i + 1; child <= 2*i+2 && child < last; child++ {
-			if compare(s.seen[child], s.seen[least]) < 0 {
-				least = child
-			}
-		}
-		if least == i {
-			return top, true
-		}
-		s.seen[i], s.seen[least] = s.seen[least], s.seen[i]
-		i = least
-	}
-}
-
-// push notes a rank.
-func (s *search) push(r rank) {
-	s.seen = append(s.seen, r)
-	for i := len(s.seen) - 1; i > 0; {
-		parent := (i - 1) / 2
-		if compare(s.seen[parent], s.seen[i]) <= 0 {
-			return
-		}
-		s.seen[parent], s.seen[i] = s.seen[i], s.seen[parent]
-		i = parent
-	}
+	return out
 }

@@ -49,7 +49,7 @@ func TestAPodGoesWhereItFitsBestOrIsToldWhyNowhere(t *testing.T) {
 				with(ready("a"), func(n *Node) { n.Ready = false }), with(ready("b"), func(n *Node) { n.Cordoned = true }),
 				with(ready("c"), func(n *Node) { n.Cordoned = true }), with(ready("d"), func(n *Node) { n.MaxPods = 0 }),
 			},
-			why: "0/4 nodes fit: 1 not ready, 2 cordoned, 1 full of pods",
+			why: "0/4 nodes fit: 2 cordoned, 1 not ready, 1 full of pods",
 		},
 		"an image where images are refused": {
 			nodes: []Node{with(ready("a"), func(n *Node) { n.Lacks = Images })}, pod: func(p *Pod) { p.Needs = Images },
@@ -270,25 +270,32 @@ func TestPodOfTakesWhatPlacementNeeds(t *testing.T) {
 
 // plainly is placement without an index: it looks at every node for every pod.
 func plainly(nodes []Node, pods []Pod) []Result {
-	f := newFleet(nodes)
+	f := newFleet(nodes, pods)
 	results := []Result{}
 	for i := range pods {
 		p := &pods[i]
+		s := f.search(p)
+		s.look()
 		var best *node
-		var counts [reasons]int
+		var least rank
+		var t tally
 		for _, n := range f.nodes {
-			why := n.refuses(p)
-			counts[why]++
-			if why == fits && (best == nil || compare(n.rank(p.Owner), best.rank(p.Owner)) < 0) {
-				best = n
+			why := f.refuses(s, p, n)
+			t.add(why, n, p)
+			r := f.rank(s, n)
+			s.desire(n.index, &r)
+			if why == fits && (best == nil || compare(&r, &least) < 0) {
+				best, least = n, r
 			}
 		}
 		if best == nil {
-			results = append(results, Result{Pod: p.Name, Why: explain(len(f.nodes), counts)})
+			results = append(results, Result{Pod: p.Name, Why: t.explain(len(f.nodes))})
 			continue
 		}
-		best.take(p.Requests, p.Owner, p.HostPorts)
+		best.take(p.Requests, s.owner, p.HostPorts)
 		best.weigh()
+		f.enter(s, p, best)
+		f.placed++
 		results = append(results, Result{Pod: p.Name, Node: best.Name})
 	}
 	return results
