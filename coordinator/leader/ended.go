@@ -10,6 +10,7 @@ import (
 const (
 	stopDelete = "delete"
 	stopMove   = "move"
+	stopTaint  = "taint"
 )
 
 // ended returns what to write for a pod whose binding is over, or whose deletion can be finished: nil when there is

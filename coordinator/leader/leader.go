@@ -155,8 +155,8 @@ func (l *Leader) Delivered(_ string, epoch int64) {
 
 // Explain says why a pod fits nowhere now; empty when it fits.
 func (l *Leader) Explain(p *spec.Pod) string {
-	v := l.deps.Cache.View()
-	return placement.Place(l.placeNodes(v, nil), []placement.Pod{placement.PodOf(p)})[0].Why
+	nodes := l.placeNodes(l.deps.Cache.View(), nil, func(name spec.ObjectName) bool { return name == p.Key() })
+	return placement.Place(nodes, []placement.Pod{placement.PodOf(p)})[0].Why
 }
 
 // lead returns the condition of this term's writes.

@@ -29,6 +29,8 @@ type terms struct {
 	plan    failover.Plan
 	given   map[string]network // what nodes were given in this term, by name
 	refused string             // what was said of those that get none
+	// beside is since when pods, by their epochs, are seen beside a NoExecute taint that they tolerate for a while at most.
+	beside map[int64]time.Duration
 }
 
 // test is what was asked about a node since it was last Ready. Under Leader.mu.
@@ -80,6 +82,7 @@ func (t *terms) pass(now, late time.Duration) time.Duration {
 	recheck := t.plan.Recheck
 	recheck = min(recheck, t.seal(now, nodes, perNode))
 	t.workloads(v, pods)
+	recheck = min(recheck, t.evict(now, nodes, perNode))
 	recheck = min(recheck, t.pods(now, v, nodes, pods))
 	t.observe(now, pods)
 	return recheck

@@ -18,16 +18,12 @@ func podRef(p *spec.Pod) spec.ObjectRef {
 	return spec.ObjectRef{Kind: "Pod", Namespace: p.Namespace, Name: p.Name, UID: p.UID}
 }
 
-// placeNodes is the fleet as placement sees it; plan may be nil.
-func (l *Leader) placeNodes(v *store.View, t *terms) []placement.Node {
+// placeNodes is the fleet as placement sees it, without the pods that leave where they are; t may be nil.
+func (l *Leader) placeNodes(v *store.View, t *terms, leave func(spec.ObjectName) bool) []placement.Node {
 	bound := map[string][]placement.Bound{}
 	for _, p := range fleet.Pods(v) {
-		if h := p.Current(); p.Binding != nil && (h == nil || !h.Status.Phase.Final()) {
-			b := placement.Bound{Requests: p.Spec.Requests(), HostPorts: p.Spec.HostPorts()}
-			if p.Owner != nil {
-				b.Owner = p.Owner.UID
-			}
-			bound[p.Node()] = append(bound[p.Node()], b)
+		if h := p.Current(); p.Binding != nil && (h == nil || !h.Status.Phase.Final()) && !leave(p.Key()) {
+			bound[p.Node()] = append(bound[p.Node()], placement.BoundOf(p.Pod))
 		}
 	}
 	var out []placement.Node
@@ -37,9 +33,12 @@ func (l *Leader) placeNodes(v *store.View, t *terms) []placement.Node {
 		}
 		node := placement.Node{
 			Name: n.Name, Labels: n.Meta().Labels, Ready: n.Verdict() == spec.VerdictReady,
-			Cordoned: n.User != nil && n.User.Unschedulable, Lacks: lacks(n.Facts), AnyHostPath: n.Facts.PrivilegedPods, HostPaths: n.Facts.HostPathAllow,
+			Lacks: lacks(n.Facts), AnyHostPath: n.Facts.PrivilegedPods, HostPaths: n.Facts.HostPathAllow,
 			LacksNetwork: n.InNetwork() && n.Network == nil, SharesNetwork: !n.InNetwork(),
 			Allocatable: n.Facts.Allocatable, MaxPods: int(n.Facts.MaxPods), Bound: bound[n.Name],
+		}
+		if n.User != nil {
+			node.Cordoned, node.Taints = n.User.Unschedulable, n.User.Taints
 		}
 		if t != nil {
 			if st, ok := t.plan.Status[n.Name]; ok {
@@ -165,7 +164,9 @@ func (t *terms) bind(now time.Duration, v *store.View, pods []fleet.Pod, wanted 
 		ask = append(ask, p)
 	}
 	t.mu.Unlock()
-	for _, r := range placement.Place(t.placeNodes(v, t), ask) {
+	// What a pod held where it comes from is nothing that it, or another, has to keep away from or be near to.
+	leave := func(name spec.ObjectName) bool { return byName[name].pod != nil }
+	for _, r := range placement.Place(t.placeNodes(v, t, leave), ask) {
 		c := byName[r.Pod]
 		if r.Node == "" {
 			t.deps.Events.Record(podRef(c.pod.Pod), spec.EventWarning, "FailedScheduling", r.Why)

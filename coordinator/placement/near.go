@@ -66,11 +66,16 @@ func (c *carried) add(node int) {
 	}
 }
 
-// resident is a pod that has its place, as counters see it.
+// crowd are the pods of a namespace that have the same labels and their place: counters look at them once.
+type crowd struct {
+	namespace string
+	labels    map[string]string
+	pods      []resident
+}
+
 type resident struct {
 	node    int32
 	leaving bool
-	labels  map[string]string
 }
 
 // neighbourhood is what the fleet knows of the pods near.
@@ -82,7 +87,7 @@ type neighbourhood struct {
 	order      []*term // as they came
 	carries    map[string][]carried
 	counters   []*counter
-	residents  map[string][]resident // by namespace
+	crowds     map[string]*crowd
 }
 
 // near is what a search knows of the pods near.
@@ -102,6 +107,7 @@ type near struct {
 	// carries is what each of these pods adds to terms; counted are the counters that mean them.
 	carries []carried
 	counted []*counter
+	crowd   *crowd
 	// terms and counters are how many of the fleet's have been noticed.
 	terms, counters int
 }
@@ -132,16 +138,32 @@ func neighbourly(a *spec.Affinity) bool {
 // meet takes in what the pods that have their place want of others.
 func (f *fleet) meet() {
 	f.topologies, f.terms, f.carries = map[string]*topology{}, map[string]*term{}, map[string][]carried{}
-	f.residents = map[string][]resident{}
+	f.crowds = map[string]*crowd{}
 	for _, n := range f.nodes {
 		for i := range n.Bound {
 			b := &n.Bound[i]
-			f.residents[b.Namespace] = append(f.residents[b.Namespace], resident{int32(n.index), b.Leaving, b.Labels})
+			f.crowd(b.Namespace, b.Labels).add(n, b.Leaving)
 			for _, c := range f.carriedBy(b.Namespace, b.Affinity) {
 				c.add(n.index)
 			}
 		}
 	}
+}
+
+func (f *fleet) crowd(namespace string, labels map[string]string) *crowd {
+	f.writer.b = f.writer.b[:0]
+	f.writer.text(namespace)
+	f.writer.labels(labels)
+	c := f.crowds[string(f.writer.b)]
+	if c == nil {
+		c = &crowd{namespace: namespace, labels: labels}
+		f.crowds[string(f.writer.b)] = c
+	}
+	return c
+}
+
+func (c *crowd) add(n *node, leaving bool) {
+	c.pods = append(c.pods, resident{int32(n.index), leaving})
 }
 
 func (f *fleet) topology(label string) *topology {
@@ -223,9 +245,12 @@ func meaning(home string, t *spec.PodTerm) func(string, map[string]string) bool 
 // count begins to count.
 func (f *fleet) count(c *counter) *counter {
 	c.pods = make([]int32, c.topology.size)
-	for namespace, residents := range f.residents {
-		for i := range residents {
-			if r := &residents[i]; (!c.stays || !r.leaving) && c.means(namespace, r.labels) {
+	for _, crowd := range f.crowds {
+		if !c.means(crowd.namespace, crowd.labels) {
+			continue
+		}
+		for _, r := range crowd.pods {
+			if !c.stays || !r.leaving {
 				c.add(int(r.node))
 			}
 		}
@@ -240,7 +265,7 @@ func (f *fleet) acquaint(s *search, p *Pod) {
 		return
 	}
 	home := p.Name.Namespace
-	s.carries = f.carriedBy(home, p.Affinity)
+	s.carries, s.crowd = f.carriedBy(home, p.Affinity), f.crowd(home, p.Labels)
 	counted := func(t *spec.PodTerm) *counter {
 		return f.count(&counter{means: meaning(home, t), topology: f.topology(t.TopologyKey)})
 	}
@@ -353,7 +378,7 @@ func (f *fleet) enter(s *search, p *Pod, n *node) {
 	if !f.asked {
 		return
 	}
-	f.residents[p.Name.Namespace] = append(f.residents[p.Name.Namespace], resident{int32(n.index), false, p.Labels})
+	s.crowd.add(n, false)
 	for i := range s.carries {
 		s.carries[i].add(n.index)
 	}
