@@ -110,6 +110,7 @@ var listFields = fieldUses{"apiVersion": converted, "kind": converted, "items": 
 
 func (f fieldUses) podSpec(at string) {
 	f.set(at, podConverted, converted)
+	f.set(at, placementConverted, converted)
 	f.set(at, podHarmless, harmless)
 	for _, items := range []string{".volumes.downwardAPI.items", ".volumes.projected.sources.downwardAPI.items"} {
 		f.set(at+items, "path mode fieldRef.apiVersion fieldRef.fieldPath resourceFieldRef.containerName resourceFieldRef.resource resourceFieldRef.divisor", converted)
@@ -141,7 +142,7 @@ func (f fieldUses) set(at, names string, u use) {
 // unset are values that say the same as leaving the field out, by the last names of the path.
 var unset = map[string]string{
 	"spec.shareProcessNamespace": "false", "spec.setHostnameAsFQDN": "false", "spec.hostUsers": "true", "spec.priority": "0",
-	"spec.securityContext": "{}", "spec.affinity": "{}", "containers.securityContext": "{}", "initContainers.securityContext": "{}",
+	"spec.securityContext": "{}", "containers.securityContext": "{}", "initContainers.securityContext": "{}",
 }
 
 var index = regexp.MustCompile(`\[[0-9]+\]$`)

@@ -43,11 +43,7 @@ func (d *decoder) deployment(k *appsv1.Deployment) *spec.Deployment {
 		d.add("spec.strategy.type", spec.NotSupported, string(t), `supported values: "RollingUpdate"`)
 	}
 	if s := k.Spec.Selector; s != nil {
-		out.Spec.Selector.Labels = s.MatchLabels
-		for _, e := range s.MatchExpressions {
-			out.Spec.Selector.Expressions = append(out.Spec.Selector.Expressions,
-				spec.SelectorExpression{Key: e.Key, Operator: spec.SelectorOperator(e.Operator), Values: e.Values})
-		}
+		out.Spec.Selector = selector(s)
 	}
 	return out
 }
@@ -92,6 +88,7 @@ func (d *decoder) podSpec(at string, k *corev1.PodSpec) spec.PodSpec {
 		}
 		out.Volumes = append(out.Volumes, volume)
 	}
+	d.placement(at, &out, k)
 	for i := range k.InitContainers {
 		out.InitContainers = append(out.InitContainers, d.container(fmt.Sprintf("%s.initContainers[%d]", at, i), &k.InitContainers[i]))
 	}
