@@ -732,6 +732,19 @@ func TestANodeIsLabelledCordonedAndForgottenOnlyWhenNothingIsOnIt(t *testing.T) 
 	_, err = w.nodes.UpdateNode(ctx, &musterv1.UpdateNodeRequest{Node: got.GetNode()})
 	refused(t, "from an old revision", err, codes.Aborted, "REVISION_CONFLICT")
 
+	n = again.GetNode()
+	n.Taints = []*musterv1.Taint{{Key: "gpu", Value: "yes", Effect: musterv1.TaintEffect_TAINT_EFFECT_NO_SCHEDULE}}
+	u, err = w.nodes.UpdateNode(ctx, &musterv1.UpdateNodeRequest{Node: n})
+	if err != nil || len(u.GetNode().GetTaints()) != 1 || u.GetNode().GetTaints()[0].GetValue() != "yes" || !u.GetNode().GetUnschedulable() {
+		t.Errorf("tainted: %v, %v", u, err)
+	}
+	u.GetNode().GetTaints()[0].Effect = 0
+	_, err = w.nodes.UpdateNode(ctx, &musterv1.UpdateNodeRequest{Node: u.GetNode()})
+	refused(t, "a taint without an effect", err, codes.InvalidArgument, "INVALID")
+	u.GetNode().GetTaints()[0].Effect = 77
+	_, err = w.nodes.UpdateNode(ctx, &musterv1.UpdateNodeRequest{Node: u.GetNode()})
+	refused(t, "a taint with an unknown effect", err, codes.InvalidArgument, "INVALID")
+
 	w.connected["n1"] = true
 	_, err = w.nodes.DeleteNode(ctx, &musterv1.DeleteNodeRequest{Name: "n1"})
 	refused(t, "with a session", err, codes.FailedPrecondition, "NODE_IN_USE")

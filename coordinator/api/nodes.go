@@ -21,7 +21,7 @@ func (s *nodeService) shown(v *store.View, n *fleet.Node, pods int32) *musterv1.
 	pb := &musterv1.Node{Meta: wire.MetaToProto(n.Meta()), SessionUp: s.deps.Sessions.Connected(n.Name), Pods: pods}
 	pb.Meta.Revision = n.Revision
 	if n.User != nil {
-		pb.Unschedulable = n.User.Unschedulable
+		pb.Unschedulable, pb.Taints = n.User.Unschedulable, wire.TaintsToProto(n.User.Taints)
 	}
 	if n.Facts != nil {
 		pb.Facts = wire.NodeFactsToProto(n.Facts)
@@ -125,7 +125,14 @@ func (s *nodeService) UpdateNode(ctx context.Context, req *musterv1.UpdateNodeRe
 	if !ok {
 		return nil, fmt.Errorf("node %s: %w", meta.Name, store.ErrNotFound)
 	}
-	node := &spec.Node{Meta: spec.Meta{Name: meta.Name, Labels: meta.Labels, Annotations: meta.Annotations}, Unschedulable: req.GetNode().GetUnschedulable()}
+	taints, err := wire.TaintsFromProto(req.GetNode().GetTaints())
+	if err != nil {
+		return nil, invalid("spec", err.Error())
+	}
+	node := &spec.Node{
+		Meta:          spec.Meta{Name: meta.Name, Labels: meta.Labels, Annotations: meta.Annotations},
+		Unschedulable: req.GetNode().GetUnschedulable(), Taints: taints,
+	}
 	if _, bad := spec.Split(spec.ValidateNode(node)); len(bad) > 0 {
 		return nil, &InvalidError{Object: "node/" + meta.Name, Findings: bad}
 	}

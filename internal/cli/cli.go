@@ -115,7 +115,7 @@ func newRoot(w World) *cobra.Command {
 			logsCommand(o), execCommand(o), moveCommand(o), probeCommand(o), topCommand(o),
 		}},
 		{"cluster", "The cluster:", []*cobra.Command{
-			statusCommand(o), resumeCommand(o), cordonCommand(o, true), cordonCommand(o, false), tokenCommand(o),
+			statusCommand(o), resumeCommand(o), cordonCommand(o, true), cordonCommand(o, false), taintCommand(o), tokenCommand(o),
 			configCommand(o), versionCommand(o),
 		}},
 		{"unbuilt", "Not built yet:", unbuiltCommands()},

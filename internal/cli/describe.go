@@ -234,6 +234,7 @@ func (d *description) pod(p *musterv1.Pod, probes map[string]*musterv1.ProbeStat
 	if sel := p.GetSpec().GetNodeSelector(); len(sel) > 0 {
 		d.line(0, "Node Selector", labelTerms(sel)...)
 	}
+	d.placement(p.GetSpec())
 	d.conditions(s.GetConditions())
 }
 
@@ -307,6 +308,7 @@ func (d *description) node(n *musterv1.Node, pods []*musterv1.Pod) {
 		d.line(0, "Cause", s.GetCause())
 	}
 	d.line(0, "Unschedulable", fmt.Sprint(n.GetUnschedulable()))
+	d.line(0, "Taints", taintTexts(n.GetTaints())...)
 	session := "down"
 	if n.GetSessionUp() {
 		session = "up"

@@ -114,7 +114,7 @@ func podSpecFields(s *musterv1.PodSpec) fields {
 	if g := s.GetTerminationGrace(); g != nil {
 		f.set("terminationGracePeriodSeconds", wholeSeconds(g))
 	}
-	return f
+	return placementFields(f, s)
 }
 
 func volumeFields(v *musterv1.Volume) fields {
@@ -395,7 +395,7 @@ func nodeValue(n *musterv1.Node) any {
 			put("lease_ttl_ms", l.GetTtl().AsDuration().Milliseconds()))
 	return fields{
 		"apiVersion": "v1", "kind": "Node", "metadata": metaFields(n.GetMeta()),
-		"spec": fields{"unschedulable": n.GetUnschedulable()}.put("podCIDR", network), "status": status,
+		"spec": fields{"unschedulable": n.GetUnschedulable()}.put("podCIDR", network).put("taints", taintFields(n.GetTaints())), "status": status,
 	}
 }
 
