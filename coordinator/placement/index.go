@@ -2,6 +2,7 @@ package placement
 
 import (
 	"cmp"
+	"math"
 	"slices"
 
 	"github.com/musterhq/muster/internal/spec"
@@ -25,7 +26,7 @@ type rank struct {
 }
 
 func (f *fleet) rank(s *search, n *node) rank {
-	r := rank{last: n.LastChoice, load: n.load, pods: int32(n.pods), index: int32(n.index)}
+	r := rank{last: n.last, load: n.load, pods: n.pods, index: n.index}
 	if s.owner != none {
 		r.owned = n.podsOf(s.owner)
 	}
@@ -110,7 +111,7 @@ func newFleet(nodes []Node, pods []Pod) *fleet {
 	all := make([]node, len(nodes))
 	for i := range nodes {
 		n := &all[i]
-		n.Node, n.free = nodes[i], nodes[i].Allocatable
+		n.Node, n.free, n.room, n.last = nodes[i], nodes[i].Allocatable, int32(min(nodes[i].MaxPods, math.MaxInt32)), nodes[i].LastChoice
 		for j := range n.Bound {
 			b := &n.Bound[j]
 			n.take(b.Requests, f.owner(b.Owner), b.HostPorts)
@@ -122,7 +123,7 @@ func newFleet(nodes []Node, pods []Pod) *fleet {
 	}
 	slices.SortFunc(f.nodes, func(a, b *node) int { return cmp.Compare(a.Name, b.Name) })
 	for i, n := range f.nodes {
-		n.index = i
+		n.index = int32(i)
 	}
 	if f.asked {
 		f.meet()
@@ -166,7 +167,7 @@ func (f *fleet) renew(st *start) {
 	st.ranks, st.at = make([]rank, 0, len(f.nodes)), f.placed
 	nobody := &search{owner: none, preferences: st.preferences}
 	for _, n := range f.nodes {
-		if n.Ready && (!n.Cordoned || st.toleratesCordon) && n.pods < n.MaxPods {
+		if n.Ready && (!n.Cordoned || st.toleratesCordon) && n.pods < n.room {
 			st.ranks = append(st.ranks, f.rank(nobody, n))
 		}
 	}
@@ -240,7 +241,7 @@ func (f *fleet) look(s *search, p *Pod) int {
 			if now := f.rank(s, n); now != r {
 				s.push(now)
 			} else {
-				best = n.index
+				best = int(n.index)
 			}
 		}
 	}

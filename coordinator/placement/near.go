@@ -28,7 +28,7 @@ type counter struct {
 	total int
 }
 
-func (c *counter) add(node int) {
+func (c *counter) add(node int32) {
 	d := c.topology.domains[node]
 	if d == none || c.eligible != nil && !c.eligible[node] {
 		return
@@ -55,7 +55,7 @@ type carried struct {
 	weight int64
 }
 
-func (c *carried) add(node int) {
+func (c *carried) add(node int32) {
 	d := c.term.topology.domains[node]
 	switch {
 	case d == none:
@@ -163,7 +163,7 @@ func (f *fleet) crowd(namespace string, labels map[string]string) *crowd {
 }
 
 func (c *crowd) add(n *node, leaving bool) {
-	c.pods = append(c.pods, resident{int32(n.index), leaving})
+	c.pods = append(c.pods, resident{n.index, leaving})
 }
 
 func (f *fleet) topology(label string) *topology {
@@ -251,7 +251,7 @@ func (f *fleet) count(c *counter) *counter {
 		}
 		for _, r := range crowd.pods {
 			if !c.stays || !r.leaving {
-				c.add(int(r.node))
+				c.add(r.node)
 			}
 		}
 	}
@@ -388,7 +388,7 @@ func (f *fleet) enter(s *search, p *Pod, n *node) {
 }
 
 // refuses says why these pods do not fit a node, by the pods near it; the spreads must have been looked at.
-func (s *near) refuses(node int) reason {
+func (s *near) refuses(node int32) reason {
 	for _, c := range s.apart {
 		if d := c.topology.domains[node]; d != none && c.pods[d] > 0 {
 			return apart
@@ -416,7 +416,7 @@ func (s *near) refuses(node int) reason {
 
 // together tells whether the pods that these pods must be near are near a node; the first of a group that means itself may go
 // anywhere.
-func (s *near) together(node int) bool {
+func (s *near) together(node int32) bool {
 	some, all := false, true
 	for _, c := range s.affinity {
 		d := c.topology.domains[node]
@@ -466,7 +466,7 @@ func (f *fleet) scan(s *search, p *Pod) int {
 	s.look()
 	best, least := none, rank{}
 	for _, i := range s.candidates {
-		if s.refuses(int(i)) != fits {
+		if s.refuses(i) != fits {
 			continue
 		}
 		n := f.nodes[i]
@@ -474,7 +474,7 @@ func (f *fleet) scan(s *search, p *Pod) int {
 			continue
 		}
 		r := f.rank(s, n)
-		s.desire(int(i), &r)
+		s.desire(i, &r)
 		if best == none || compare(&r, &least) < 0 {
 			best, least = int(i), r
 		}
@@ -483,7 +483,7 @@ func (f *fleet) scan(s *search, p *Pod) int {
 }
 
 // desire adds to a node's rank what is preferred of the pods near.
-func (s *near) desire(node int, r *rank) {
+func (s *near) desire(node int32, r *rank) {
 	for _, w := range s.wishes {
 		if d := w.counter.topology.domains[node]; d != none {
 			r.wish -= w.weight * int64(w.counter.pods[d])

@@ -8,15 +8,18 @@ import (
 	"github.com/musterhq/muster/internal/spec"
 )
 
-// node is a Node with what is left of it. What it has only grows while pods are placed.
+// node is a Node with what is left of it. What it has only grows while pods are placed. What a scan reads comes first, so
+// that it is close together in memory.
 type node struct {
-	Node
-	free  spec.ResourceList
-	pods  int
 	load  int64
+	free  spec.ResourceList
+	pods  int32
+	index int32 // by name
+	room  int32 // MaxPods
+	last  bool  // LastChoice
 	owned []owned
 	ports map[spec.HostPort]bool
-	index int // by name
+	Node
 }
 
 // owned is how many pods of an owner, by its number, are on a node.
@@ -99,9 +102,9 @@ func (n *node) bars(p *Pod) reason {
 // where it is overcommitted.
 func (n *node) lacksRoom(p *Pod) reason {
 	switch {
-	case p.Not == n.Name:
+	case p.Not != "" && p.Not == n.Name:
 		return leftBy
-	case n.pods >= n.MaxPods:
+	case n.pods >= n.room:
 		return full
 	case len(p.HostPorts) > 0 && n.holds(p.HostPorts):
 		return portTaken
