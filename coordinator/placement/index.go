@@ -11,54 +11,84 @@ import (
 // none is the number of no owner.
 const none = -1
 
-// rank is how good a place a node is; the least is the best: nobody's last choice first, then what the user prefers (no
-// taints, the labels of nodes and the pods near, an even spread), then the fewest pods of the same owner, then the least
-// loaded, then the fewest pods, then the first by name. Without wishes about pods near it only rises while pods are placed.
+// rank is how good a place a node is; the least is the best: what is wanted of it first, then how it stands, then the first
+// by name. Without wishes about pods near it only rises while pods are placed.
 type rank struct {
+	wanted
+	standing
+	index int32
+}
+
+// wanted is, of a rank, what is preferred: nobody's last choice, then what the user prefers: no taints, the labels of nodes
+// and the pods near, an even spread.
+type wanted struct {
 	last    bool
 	against int32 // taints that are not tolerated but in need
 	wish    int64 // weights of what is preferred, negative
 	skew    int64 // like pods in the same domains
-	owned   int32
-	pods    int32
-	load    int64
-	index   int32
+}
+
+// standing is, of a rank, how a node stands: the fewest pods of the same owner, then the least loaded, then the fewest pods.
+type standing struct {
+	load        int64
+	owned, pods int32
 }
 
 func (f *fleet) rank(s *search, n *node) rank {
-	r := rank{last: n.last, load: n.load, pods: n.pods, index: n.index}
-	if s.owner != none {
-		r.owned = n.podsOf(s.owner)
-	}
+	return rank{wanted: s.prefers(n.index, n.last), standing: n.stands(s.owner), index: n.index}
+}
+
+// prefers is what is wanted of a node whatever pods are near.
+func (s *search) prefers(node int32, last bool) wanted {
+	w := wanted{last: last}
 	if s.preferences != nil {
-		p := s.preferences[n.index]
-		r.against, r.wish = p.against, -int64(p.wish)
+		p := s.preferences[node]
+		w.against, w.wish = p.against, -int64(p.wish)
 	}
-	return r
+	return w
+}
+
+func (n *node) stands(owner int32) standing {
+	s := standing{load: n.load, pods: n.pods}
+	if owner != none {
+		s.owned = n.podsOf(owner)
+	}
+	return s
 }
 
 func compare(a, b *rank) int {
-	if a.last != b.last {
+	if c := a.wanted.compare(&b.wanted); c != 0 {
+		return c
+	}
+	if c := a.standing.compare(&b.standing); c != 0 {
+		return c
+	}
+	return cmp.Compare(a.index, b.index)
+}
+
+func (a *wanted) compare(b *wanted) int {
+	switch {
+	case a.last != b.last:
 		if b.last {
 			return -1
 		}
 		return 1
-	}
-	switch {
 	case a.against != b.against:
 		return cmp.Compare(a.against, b.against)
 	case a.wish != b.wish:
 		return cmp.Compare(a.wish, b.wish)
-	case a.skew != b.skew:
-		return cmp.Compare(a.skew, b.skew)
+	}
+	return cmp.Compare(a.skew, b.skew)
+}
+
+func (a *standing) compare(b *standing) int {
+	switch {
 	case a.owned != b.owned:
 		return cmp.Compare(a.owned, b.owned)
 	case a.load != b.load:
 		return cmp.Compare(a.load, b.load)
-	case a.pods != b.pods:
-		return cmp.Compare(a.pods, b.pods)
 	}
-	return cmp.Compare(a.index, b.index)
+	return cmp.Compare(a.pods, b.pods)
 }
 
 // fleet is the nodes while pods are placed.
@@ -68,9 +98,10 @@ type fleet struct {
 	shapes map[string]*search
 	starts map[string]*start // by what pods prefer of nodes
 	placed int
+	log    []int32 // the nodes that were given pods, one after the other
 	writer writer
-	// avoidable is whether any node has a PreferNoSchedule taint.
-	avoidable bool
+	// avoidable is whether any node has a PreferNoSchedule taint, lasts whether any is a last choice.
+	avoidable, lasts bool
 	neighbourhood
 }
 
@@ -97,6 +128,7 @@ type search struct {
 	why         string // why the shape fitted nowhere
 	whyAt       int    // when as many pods had been placed
 	near
+	scanned
 }
 
 func newFleet(nodes []Node, pods []Pod) *fleet {
@@ -118,6 +150,7 @@ func newFleet(nodes []Node, pods []Pod) *fleet {
 			f.asked = f.asked || neighbourly(b.Affinity)
 		}
 		n.weigh()
+		f.lasts = f.lasts || n.last
 		f.avoidable = f.avoidable || slices.ContainsFunc(n.Taints, func(t spec.Taint) bool { return t.Effect == spec.PreferNoSchedule })
 		f.nodes[i] = n
 	}
@@ -215,6 +248,7 @@ func (f *fleet) place(p *Pod) Result {
 	n := f.nodes[best]
 	n.take(p.Requests, s.owner, p.HostPorts)
 	n.weigh()
+	f.log = append(f.log, n.index)
 	f.enter(s, p, n)
 	if !s.scans() {
 		s.push(f.rank(s, n))

@@ -14,6 +14,8 @@ type topology struct {
 	// domains are the nodes' by index, none where a node has not got the label; size is how many there are.
 	domains []int32
 	size    int
+	// outside is whether some node has not got it.
+	outside bool
 }
 
 // counter counts, by domain, the pods that something means.
@@ -102,8 +104,6 @@ type near struct {
 	soft     []*spread
 	wishes   []wish
 	pulled   []*term // of avoided, those with a pull
-	// candidates are the nodes that are not barred, once a scan has asked.
-	candidates []int32
 	// carries is what each of these pods adds to terms; counted are the counters that mean them.
 	carries []carried
 	counted []*counter
@@ -176,7 +176,7 @@ func (f *fleet) topology(label string) *topology {
 	for i, n := range f.nodes {
 		value, ok := n.Labels[label]
 		if !ok {
-			t.domains[i] = none
+			t.domains[i], t.outside = none, true
 			continue
 		}
 		number, ok := numbers[value]
@@ -440,65 +440,6 @@ func (s *near) look() {
 		}
 		if c.least < 0 || c.size < c.min {
 			c.least = 0
-		}
-	}
-}
-
-// scans tells whether the search has rules or wishes that may ease while pods are placed, so that every node must be
-// looked at.
-func (s *near) scans() bool {
-	return len(s.affinity)+len(s.hard)+len(s.soft)+len(s.wishes)+len(s.pulled) > 0
-}
-
-// outside is the skew of a node that is in no domain: more than any has.
-const outside = 1 << 40
-
-// scan finds the best node by looking at each.
-func (f *fleet) scan(s *search, p *Pod) int {
-	if s.candidates == nil {
-		s.candidates = make([]int32, 0, len(f.nodes))
-		for i, n := range f.nodes {
-			if n.bars(p) == fits {
-				s.candidates = append(s.candidates, int32(i))
-			}
-		}
-	}
-	s.look()
-	best, least := none, rank{}
-	for _, i := range s.candidates {
-		if s.refuses(i) != fits {
-			continue
-		}
-		n := f.nodes[i]
-		if n.lacksRoom(p) != fits {
-			continue
-		}
-		r := f.rank(s, n)
-		s.desire(i, &r)
-		if best == none || compare(&r, &least) < 0 {
-			best, least = int(i), r
-		}
-	}
-	return best
-}
-
-// desire adds to a node's rank what is preferred of the pods near.
-func (s *near) desire(node int32, r *rank) {
-	for _, w := range s.wishes {
-		if d := w.counter.topology.domains[node]; d != none {
-			r.wish -= w.weight * int64(w.counter.pods[d])
-		}
-	}
-	for _, t := range s.pulled {
-		if d := t.topology.domains[node]; d != none {
-			r.wish -= t.pull[d]
-		}
-	}
-	for _, c := range s.soft {
-		if d := c.topology.domains[node]; d != none {
-			r.skew += int64(c.pods[d])
-		} else {
-			r.skew += outside
 		}
 	}
 }

@@ -283,7 +283,7 @@ func plainly(nodes []Node, pods []Pod) []Result {
 			why := f.refuses(s, p, n)
 			t.add(why, n, p)
 			r := f.rank(s, n)
-			s.desire(n.index, &r)
+			r.wanted = s.desires(n.index, n.last)
 			if why == fits && (best == nil || compare(&r, &least) < 0) {
 				best, least = n, r
 			}
