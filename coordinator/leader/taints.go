@@ -38,22 +38,25 @@ func (t *terms) evict(now time.Duration, nodes []fleet.Node, perNode map[string]
 				recheck = min(recheck, until)
 				continue
 			}
-			t.leave(now, p, taint)
+			t.leave(now, p, taint, left > 0)
 		}
 	}
 	t.beside = beside
 	return recheck
 }
 
-// leave asks the holder of a pod to stop it, because of a taint of its node.
-func (t *terms) leave(now time.Duration, p *fleet.Pod, taint spec.Taint) {
+// leave asks the holder of a pod to stop it, because of a taint of its node. One that tolerates it for a while could be
+// placed there again, and is kept off for some time.
+func (t *terms) leave(now time.Duration, p *fleet.Pod, taint spec.Taint, keepOff bool) {
 	name, node := p.Key(), p.Node()
 	if _, err := t.commit(t.ctx, stop(p, stopTaint)); t.lost(err, "stop pod "+name.String()+" for a taint of its node") {
 		return
 	}
-	t.mu.Lock()
-	t.avoid[name] = avoided{node: node, until: now + avoidFor}
-	t.mu.Unlock()
+	if keepOff {
+		t.mu.Lock()
+		t.avoid[name] = avoided{node: node, until: now + avoidFor}
+		t.mu.Unlock()
+	}
 	t.deps.Log.Info("pod has to leave a tainted node", "pod", name.String(), "node", node, "taint", taint.String())
 	t.deps.Events.Record(podRef(p.Pod), spec.EventNormal, "TaintEviction", fmt.Sprintf("Leaves %s for its taint {%s}", node, taint))
 }

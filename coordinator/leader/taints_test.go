@@ -131,6 +131,22 @@ func TestANoExecuteTaintMakesPodsLeaveWhenTheyNoLongerTolerateIt(t *testing.T) {
 	})
 }
 
+func TestAPodComesBackAsSoonAsTheTaintThatSentItAwayIsGone(t *testing.T) {
+	lead(t, 1, func(w *world) {
+		w.tolerant("web")
+		w.taint("n0", spec.Taint{Key: "gone", Effect: spec.NoExecute})
+		w.say("web", true)
+		time.Sleep(time.Second)
+		if got := w.look("web").Node(); got != "" {
+			t.Fatalf("on %q", got)
+		}
+		w.taint("n0")
+		if got := w.look("web").Node(); got != "n0" {
+			t.Errorf("on %q; told %q", got, w.told())
+		}
+	})
+}
+
 func TestATaintThatGoesInTimeSendsNobodyAway(t *testing.T) {
 	lead(t, 1, func(w *world) {
 		w.tolerant("waits", spec.Toleration{Operator: spec.TolerationExists, Effect: spec.NoExecute, Seconds: new(int64(10))})

@@ -7,9 +7,6 @@ import (
 	"github.com/musterhq/muster/internal/spec"
 )
 
-// shape is what makes pods alike to placement; Name and Not are left out: they are of one pod.
-type shape string
-
 // writer writes values so that equal ones, and no others, have equal bytes.
 type writer struct {
 	b    []byte
@@ -163,7 +160,8 @@ func (w *writer) spread(all []spec.SpreadConstraint) {
 	}
 }
 
-// shape writes what the pod's place depends on: its namespace and labels only where somebody asks for them.
+// shape writes what makes pods alike to placement: all that the pod's place depends on but Name and Not, which are of one
+// pod; its namespace and labels only where somebody asks for them.
 func (w *writer) shape(p *Pod, neighbours bool) {
 	w.b = w.b[:0]
 	w.text(p.Owner)

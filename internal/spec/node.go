@@ -84,7 +84,7 @@ type Binding struct {
 // Stop asks the holder of a binding to stop the pod and say so.
 type Stop struct {
 	Epoch int64
-	// Reason is drain, delete, replace: for events.
+	// Reason is drain, delete, replace, move, taint: for events.
 	Reason string
 }
 
@@ -127,7 +127,7 @@ type NodeLease struct {
 // Failover is the record of one pod's move, by phase.
 type Failover struct {
 	ID string
-	// Cause is the verdict that led to it: Lost, AgentDown, drain, move.
+	// Cause is the verdict that led to it, or what did: Lost, AgentDown, drain, move, taint.
 	Cause    string
 	Class    FailoverClass
 	Pod      ObjectName
