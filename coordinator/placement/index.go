@@ -236,12 +236,11 @@ func (f *fleet) refuses(s *search, p *Pod, n *node) reason {
 
 func (f *fleet) place(p *Pod) Result {
 	s := f.search(p)
-	best := none
+	find := f.look
 	if s.scans() {
-		best = f.scan(s, p)
-	} else {
-		best = f.look(s, p)
+		find = f.scan
 	}
+	best := find(s, p)
 	if best == none {
 		return Result{Pod: p.Name, Why: f.why(s, p)}
 	}

@@ -2,6 +2,7 @@ package placement
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -658,7 +659,7 @@ func bound(nodes []Node, pods []Pod, results []Result) (after []Node, left []Pod
 		at[r.Node] = append(at[r.Node], Bound{Requests: p.Requests, Owner: p.Owner, HostPorts: p.HostPorts, Namespace: p.Name.Namespace, Labels: p.Labels, Affinity: p.Affinity})
 	}
 	for _, n := range nodes {
-		n.Bound = append(n.Bound[:len(n.Bound):len(n.Bound)], at[n.Name]...)
+		n.Bound = append(slices.Clip(n.Bound), at[n.Name]...)
 		after = append(after, n)
 	}
 	return after, left

@@ -2,6 +2,7 @@ package manifest
 
 import (
 	"fmt"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -17,29 +18,35 @@ const (
 // placementConverted are the fields that say where a pod may be and wants to be. Of a namespaceSelector only the empty one is
 // built, which podTerm sees to.
 var placementConverted = func() string {
-	const spread = " topologySpreadConstraints."
-	fields := "tolerations.key tolerations.operator tolerations.value tolerations.effect tolerations.tolerationSeconds" +
-		spread + "maxSkew" + spread + "topologyKey" + spread + "whenUnsatisfiable" + spread + "minDomains" + spread + "nodeAffinityPolicy" +
-		spread + "nodeTaintsPolicy" + spread + "matchLabelKeys" + selectorFields(spread+"labelSelector.")
-	for _, term := range []string{requiredTerms + ".nodeSelectorTerms.", preferredTerms + ".preference."} {
-		term = " affinity.nodeAffinity." + term
-		fields += expressionFields(term+"matchExpressions.") + expressionFields(term+"matchFields.")
-	}
-	fields += " affinity.nodeAffinity." + preferredTerms + ".weight"
-	for _, kind := range []string{" affinity.podAffinity.", " affinity.podAntiAffinity."} {
-		for _, term := range []string{requiredTerms + ".", preferredTerms + ".podAffinityTerm."} {
-			fields += kind + term + "namespaces" + kind + term + "namespaceSelector" + kind + term + "topologyKey" + selectorFields(kind+term+"labelSelector.")
+	var all []string
+	add := func(at string, names ...string) {
+		for _, name := range names {
+			all = append(all, at+name)
 		}
-		fields += kind + preferredTerms + ".weight"
 	}
-	return fields
+	expressions := func(at string) { add(at, "key", "operator", "values") }
+	selector := func(at string) {
+		add(at, "matchLabels")
+		expressions(at + "matchExpressions.")
+	}
+	add("tolerations.", "key", "operator", "value", "effect", "tolerationSeconds")
+	for _, term := range []string{requiredTerms + ".nodeSelectorTerms.", preferredTerms + ".preference."} {
+		expressions("affinity.nodeAffinity." + term + "matchExpressions.")
+		expressions("affinity.nodeAffinity." + term + "matchFields.")
+	}
+	add("affinity.nodeAffinity."+preferredTerms, ".weight")
+	for _, kind := range []string{"affinity.podAffinity.", "affinity.podAntiAffinity."} {
+		for _, term := range []string{requiredTerms + ".", preferredTerms + ".podAffinityTerm."} {
+			add(kind+term, "namespaces", "namespaceSelector", "topologyKey")
+			selector(kind + term + "labelSelector.")
+		}
+		add(kind+preferredTerms, ".weight")
+	}
+	const spread = "topologySpreadConstraints."
+	add(spread, "maxSkew", "topologyKey", "whenUnsatisfiable", "minDomains", "nodeAffinityPolicy", "nodeTaintsPolicy", "matchLabelKeys")
+	selector(spread + "labelSelector.")
+	return strings.Join(all, " ")
 }()
-
-func selectorFields(at string) string {
-	return at + "matchLabels" + expressionFields(at+"matchExpressions.")
-}
-
-func expressionFields(at string) string { return at + "key" + at + "operator" + at + "values" }
 
 func selector(s *metav1.LabelSelector) spec.Selector {
 	out := spec.Selector{Labels: s.MatchLabels}
