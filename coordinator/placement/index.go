@@ -99,6 +99,7 @@ type fleet struct {
 	starts map[string]*start // by what pods prefer of nodes
 	placed int
 	log    []int32 // the nodes that were given pods, one after the other
+	all    *order  // of all nodes, for nobody's pods; nil before the first scan
 	writer writer
 	// avoidable is whether any node has a PreferNoSchedule taint, lasts whether any is a last choice.
 	avoidable, lasts bool

@@ -86,7 +86,7 @@ type neighbourhood struct {
 	asked      bool
 	topologies map[string]*topology
 	terms      map[string]*term
-	order      []*term // as they came
+	came       []*term // the terms, as they came
 	carries    map[string][]carried
 	counters   []*counter
 	crowds     map[string]*crowd
@@ -227,7 +227,7 @@ func (f *fleet) carry(namespace string, t *spec.PodTerm, weight int64) carried {
 	if known == nil {
 		known = &term{topology: f.topology(t.TopologyKey), means: meaning(namespace, t)}
 		f.terms[key] = known
-		f.order = append(f.order, known)
+		f.came = append(f.came, known)
 	}
 	if weight == 0 && known.shut == nil {
 		known.shut = make([]int32, known.topology.size)
@@ -320,8 +320,14 @@ func (f *fleet) spread(p *Pod, c *spec.SpreadConstraint) *spread {
 		out.self = 1
 	}
 	out.domains = make([]bool, count.topology.size)
+	var labels []*topology // as in Kubernetes a node must be in a domain of each constraint of this kind
+	for i := range p.Spread {
+		if k := &p.Spread[i]; k.WhenUnsatisfiable == c.WhenUnsatisfiable {
+			labels = append(labels, f.topology(k.TopologyKey))
+		}
+	}
 	for i, n := range f.nodes {
-		if !n.counts(p, c) {
+		if slices.ContainsFunc(labels, func(t *topology) bool { return t.domains[i] == none }) || !n.counts(p, c) {
 			continue
 		}
 		count.eligible[i] = true
@@ -340,13 +346,6 @@ func (n *node) counts(p *Pod, c *spec.SpreadConstraint) bool {
 	if !n.Ready {
 		return false
 	}
-	for i := range p.Spread { // as in Kubernetes: it must be in a domain of each constraint of this kind
-		if k := &p.Spread[i]; k.WhenUnsatisfiable == c.WhenUnsatisfiable {
-			if _, ok := n.Labels[k.TopologyKey]; !ok {
-				return false
-			}
-		}
-	}
 	if c.NodeAffinityPolicy != spec.PolicyIgnore && !(selected(n.Labels, p.Selector) && p.accepts(n)) {
 		return false
 	}
@@ -355,8 +354,8 @@ func (n *node) counts(p *Pod, c *spec.SpreadConstraint) bool {
 
 // notice takes in the terms and counters that have come since the search looked last.
 func (f *fleet) notice(s *search, p *Pod) {
-	for ; s.terms < len(f.order); s.terms++ {
-		if t := f.order[s.terms]; t.means(p.Name.Namespace, p.Labels) {
+	for ; s.terms < len(f.came); s.terms++ {
+		if t := f.came[s.terms]; t.means(p.Name.Namespace, p.Labels) {
 			s.avoided = append(s.avoided, t)
 		}
 	}

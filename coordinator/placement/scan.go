@@ -9,13 +9,39 @@ import (
 
 // scanned is what a search keeps from one scan to the next.
 type scanned struct {
-	// order has the nodes that are not barred, as they stand: the best first.
-	order []int32
+	// order has the nodes that are not barred; nil before the first scan.
+	*order
+	// favourite is the most that may be wanted of one of them, whatever pods are near.
+	favourite wanted
+}
+
+// order is nodes as they stand, the best first.
+type order struct {
+	owner int32
+	nodes []int32
 	// standings are the nodes', by index, as the order has them; logged is how much of the fleet's log is in it.
 	standings []standing
 	logged    int
-	// favourite is the most that may be wanted of one of them, whatever pods are near.
-	favourite wanted
+}
+
+func (o *order) compare(a, b int32) int {
+	return cmp.Or(o.standings[a].compare(&o.standings[b]), cmp.Compare(a, b))
+}
+
+// follow brings the order up to date.
+func (o *order) follow(f *fleet) {
+	for ; o.logged < len(f.log); o.logged++ {
+		i := f.log[o.logged]
+		from, found := slices.BinarySearchFunc(o.nodes, i, o.compare)
+		if !found {
+			continue // it is barred
+		}
+		// How it stands only rises, so it comes further behind.
+		o.standings[i] = f.nodes[i].stands(o.owner)
+		behind, _ := slices.BinarySearchFunc(o.nodes[from+1:], i, o.compare)
+		copy(o.nodes[from:], o.nodes[from+1:from+1+behind])
+		o.nodes[from+behind] = i
+	}
 }
 
 // scans tells whether the search has to look at every node.
@@ -29,7 +55,7 @@ func (f *fleet) scan(s *search, p *Pod) int {
 	f.arrange(s, p)
 	s.look()
 	best, most, ideal := none, wanted{}, s.ideal()
-	for _, i := range s.order {
+	for _, i := range s.nodes {
 		w := s.desires(i, f.lasts && f.nodes[i].last)
 		if best != none && w.compare(&most) >= 0 || s.refuses(i) != fits || f.nodes[i].lacksRoom(p) != fits {
 			continue
@@ -41,39 +67,41 @@ func (f *fleet) scan(s *search, p *Pod) int {
 	return best
 }
 
-// arrange brings the order up to date.
+// arrange brings the search's order up to date.
 func (f *fleet) arrange(s *search, p *Pod) {
-	place := func(a, b int32) int {
-		return cmp.Or(s.standings[a].compare(&s.standings[b]), cmp.Compare(a, b))
+	if s.order != nil {
+		s.follow(f)
+		return
 	}
-	if s.order == nil {
-		s.order, s.standings = make([]int32, 0, len(f.nodes)), make([]standing, len(f.nodes))
+	if f.all == nil {
+		f.all = &order{owner: none, standings: make([]standing, len(f.nodes)), logged: len(f.log)}
 		for i, n := range f.nodes {
-			if n.bars(p) == fits {
-				s.order, s.standings[i] = append(s.order, int32(i)), n.stands(s.owner)
-			}
+			f.all.nodes, f.all.standings[i] = append(f.all.nodes, int32(i)), n.stands(none)
 		}
-		slices.SortFunc(s.order, place)
-		s.logged = len(f.log)
-		for j, i := range s.order {
-			w := s.prefers(i, f.nodes[i].last)
-			if j == 0 || w.compare(&s.favourite) < 0 {
-				s.favourite = w
-			}
+		slices.SortFunc(f.all.nodes, f.all.compare)
+	}
+	f.all.follow(f)
+	// The order for nobody's pods is that for the owner's, but for the nodes that have some: they come behind.
+	o := &order{owner: s.owner, nodes: make([]int32, 0, len(f.nodes)), standings: make([]standing, len(f.nodes)), logged: len(f.log)}
+	var behind []int32
+	for _, i := range f.all.nodes {
+		n := f.nodes[i]
+		if n.bars(p) != fits {
+			continue
+		}
+		o.standings[i] = n.stands(s.owner)
+		if o.standings[i].owned > 0 {
+			behind = append(behind, i)
+		} else {
+			o.nodes = append(o.nodes, i)
+		}
+		if w := s.prefers(i, n.last); len(o.nodes)+len(behind) == 1 || w.compare(&s.favourite) < 0 {
+			s.favourite = w
 		}
 	}
-	for ; s.logged < len(f.log); s.logged++ {
-		i := f.log[s.logged]
-		from, found := slices.BinarySearchFunc(s.order, i, place)
-		if !found {
-			continue // it is barred
-		}
-		// How it stands only rises, so it comes further behind.
-		s.standings[i] = f.nodes[i].stands(s.owner)
-		behind, _ := slices.BinarySearchFunc(s.order[from+1:], i, place)
-		copy(s.order[from:], s.order[from+1:from+1+behind])
-		s.order[from+behind] = i
-	}
+	slices.SortFunc(behind, o.compare)
+	o.nodes = append(o.nodes, behind...)
+	s.order = o
 }
 
 // outside is the skew of a node that is in no domain: more than any has.
