@@ -224,6 +224,18 @@ func TestTaintsAffinityAndSpreadDecideWhereAPodGoes(t *testing.T) {
 		"a zone of nodes that are not Ready does not count": {
 			nodes: []Node{in("1", "a", app("web")), with(in("2", "b"), func(n *Node) { n.Ready = false })}, pod: func(p *Pod) { p.Spread = evenly(zone) }, node: "a",
 		},
+		"a node outside one of the domains does not count for the others": {
+			nodes: []Node{with(in("1", "a", app("web")), func(n *Node) { n.Labels["rack"] = "1" }), in("2", "b")}, node: "a",
+			pod: func(p *Pod) {
+				p.Spread = append(evenly(zone), evenly("rack", func(c *spec.SpreadConstraint) { c.MaxSkew = 9 })...)
+			},
+		},
+		"but it does where the other constraint is only a wish": {
+			nodes: []Node{with(in("1", "a", app("web")), func(n *Node) { n.Labels["rack"] = "1" }), in("2", "b")}, node: "b",
+			pod: func(p *Pod) {
+				p.Spread = append(evenly(zone), evenly("rack", func(c *spec.SpreadConstraint) { c.WhenUnsatisfiable = spec.ScheduleAnyway })...)
+			},
+		},
 		"pods that are leaving are not spread": {
 			nodes: []Node{in("1", "a", app("web", leaving)), with(in("2", "b"), func(n *Node) { n.MaxPods = 0 })}, pod: func(p *Pod) { p.Spread = evenly(zone) }, node: "a",
 		},
