@@ -97,13 +97,14 @@ type near struct {
 	// apart counts the pods that these pods must not be near; avoided are the terms of others that mean these pods.
 	apart   []*counter
 	avoided []*term
-	// affinity counts the pods that these pods must be near, one for each term; alone is whether these pods may be the first.
+	// affinity counts the pods that these pods must be near, one for each term; first is whether they mean themselves, and so may be the first.
 	affinity []*counter
 	first    bool
-	hard     []*spread
-	soft     []*spread
-	wishes   []wish
-	pulled   []*term // of avoided, those with a pull
+	// hard are the constraints that refuse, soft those that only prefer.
+	hard   []*spread
+	soft   []*spread
+	wishes []wish
+	pulled []*term // of avoided, those with a pull
 	// carries is what each of these pods adds to terms; counted are the counters that mean them.
 	carries []carried
 	counted []*counter
