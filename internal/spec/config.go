@@ -114,7 +114,7 @@ func ValidateConfigMap(m *ConfigMap) []Finding {
 			c.add("binaryData["+k+"]", Invalid, k, "duplicate of key present in data")
 		}
 	}
-	size += c.values("binaryData", m.Binary)
+	size += c.configValues("binaryData", m.Binary)
 	c.configSize(size)
 	return c.findings
 }
@@ -123,7 +123,7 @@ func ValidateConfigMap(m *ConfigMap) []Finding {
 func ValidateSecret(s *Secret) []Finding {
 	c := &checker{}
 	c.meta("metadata", &s.Meta, true)
-	c.configSize(c.values("data", s.Data))
+	c.configSize(c.configValues("data", s.Data))
 	if len(s.Type) > 253 {
 		c.add("type", TooLong, len(s.Type), "at most 253 characters")
 	}
@@ -140,8 +140,8 @@ func ValidateSecret(s *Secret) []Finding {
 	return c.findings
 }
 
-// values checks the keys of a map and returns the size of it.
-func (c *checker) values(at string, values map[string][]byte) (size int) {
+// configValues checks the keys of a map and returns the size of it.
+func (c *checker) configValues(at string, values map[string][]byte) (size int) {
 	for _, k := range slices.Sorted(maps.Keys(values)) {
 		c.configKey(at, k)
 		size += len(k) + len(values[k])
