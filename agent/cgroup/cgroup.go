@@ -362,7 +362,7 @@ func slurp(path string, into []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer unix.Close(fd) //nolint:errcheck // only read
+	defer unix.Close(fd)
 	text := into[:0]
 	for len(text) < maxFile {
 		if len(text) == cap(text) {

@@ -26,7 +26,6 @@ type objects[T any, M proto.Message] struct {
 	meta   func(*T) *spec.Meta
 	toPB   func(*T) M
 	fromPB func(M) (*T, error)
-	clone  func(*T) *T
 	// check fills in defaults and finds what is wrong; checkUpdate what may not change.
 	check       func(*T) []spec.Finding
 	checkUpdate func(old, is *T) []spec.Finding

@@ -66,9 +66,7 @@ type EndpointPort struct {
 
 // Equal tells whether two endpoints say the same.
 func (e Endpoint) Equal(o Endpoint) bool {
-	ports := slices.Equal(e.Ports, o.Ports)
-	e.Ports, o.Ports = nil, nil
-	return ports && e.IP == o.IP && e.Ready == o.Ready && e.Pod == o.Pod && e.PodUID == o.PodUID && e.Hostname == o.Hostname && e.Node == o.Node
+	return slices.Equal(e.Ports, o.Ports) && e.IP == o.IP && e.Ready == o.Ready && e.Pod == o.Pod && e.PodUID == o.PodUID && e.Hostname == o.Hostname && e.Node == o.Node
 }
 
 // Clone returns a copy that shares nothing with s.

@@ -118,8 +118,8 @@ func (d *changes) files(at string, old, f *Files) {
 func (d *changes) compare(at string, a, b reflect.Value) {
 	switch a.Kind() {
 	case reflect.Struct:
-		if was, ok := a.Interface().(Files); ok {
-			is := b.Interface().(Files)
+		if was, ok := reflect.TypeAssert[Files](a); ok {
+			is, _ := reflect.TypeAssert[Files](b)
 			d.files(at, &was, &is)
 			return
 		}
