@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/musterhq/muster/coordinator/endpoints"
+	"github.com/musterhq/muster/coordinator/placement"
 	"github.com/musterhq/muster/coordinator/probes"
 	"github.com/musterhq/muster/coordinator/store"
 	"github.com/musterhq/muster/coordinator/usage"
@@ -64,6 +65,8 @@ type Leader interface {
 	Forget(ctx context.Context, pod spec.ObjectName) error
 	// Explain says where a pod would be placed, or why it fits nowhere.
 	Explain(pod *spec.Pod) string
+	// ExplainNodes says of each node why a pod does not fit it.
+	ExplainNodes(pod *spec.Pod) []placement.Refusal
 }
 
 // Tokens is what the API needs of coordinator/trust.
@@ -112,6 +115,7 @@ func (a *API) Register(s grpc.ServiceRegistrar) {
 	musterv1.RegisterEndpointsServiceServer(s, &endpointsService{API: a})
 	musterv1.RegisterConfigMapServiceServer(s, newConfigMapService(a))
 	musterv1.RegisterSecretServiceServer(s, newSecretService(a))
+	musterv1.RegisterPlacementServiceServer(s, &placementService{API: a})
 	musterv1.RegisterUsageServiceServer(s, &usageService{API: a})
 	musterv1.RegisterClusterServiceServer(s, &clusterService{API: a})
 }

@@ -24,6 +24,7 @@ import (
 
 	"github.com/musterhq/muster/coordinator/endpoints"
 	"github.com/musterhq/muster/coordinator/leader"
+	"github.com/musterhq/muster/coordinator/placement"
 	"github.com/musterhq/muster/coordinator/probes"
 	"github.com/musterhq/muster/coordinator/store"
 	"github.com/musterhq/muster/coordinator/store/memory"
@@ -104,6 +105,9 @@ func (w *world) Forget(_ context.Context, n spec.ObjectName) error {
 }
 
 func (w *world) Explain(*spec.Pod) string { return w.explain }
+func (w *world) ExplainNodes(p *spec.Pod) []placement.Refusal {
+	return []placement.Refusal{{Node: "n1", Why: w.explain + " of " + p.Name}, {Node: "n2"}}
+}
 
 type tokens struct{ *world }
 

@@ -217,3 +217,16 @@ func TestEndpointsAreReadListedAndWatched(t *testing.T) {
 	}
 	hears(musterv1.ChangeType_CHANGE_TYPE_DELETED, "10.0.0.1")
 }
+
+func TestAPodIsExplainedNodeByNode(t *testing.T) {
+	w := serve(t)
+	w.explain = "insufficient memory"
+	w.create("big")
+	c := musterv1.NewPlacementServiceClient(w.conn)
+	r, err := c.ExplainPod(t.Context(), &musterv1.ExplainPodRequest{Name: "big"})
+	if err != nil || len(r.GetNodes()) != 2 || r.GetNodes()[0].GetRefusal() != "insufficient memory of big" || r.GetNodes()[1].GetRefusal() != "" {
+		t.Errorf("%v, %v", r, err)
+	}
+	_, err = c.ExplainPod(t.Context(), &musterv1.ExplainPodRequest{Name: "gone"})
+	refused(t, "no pod", err, codes.NotFound, "NOT_FOUND")
+}

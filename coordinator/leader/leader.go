@@ -159,6 +159,12 @@ func (l *Leader) Explain(p *spec.Pod) string {
 	return placement.Place(nodes, []placement.Pod{placement.PodOf(p)})[0].Why
 }
 
+// ExplainNodes says of each node why a pod does not fit it now.
+func (l *Leader) ExplainNodes(p *spec.Pod) []placement.Refusal {
+	nodes := l.placeNodes(l.deps.Cache.View(), nil, func(name spec.ObjectName) bool { return name == p.Key() })
+	return placement.Explain(nodes, placement.PodOf(p))
+}
+
 // lead returns the condition of this term's writes.
 func (l *Leader) lead() (store.Cond, error) {
 	l.mu.Lock()

@@ -85,6 +85,8 @@ var methods = map[string]class{
 	"/muster.v1.EndpointsService/ListEndpoints":  read,
 	"/muster.v1.EndpointsService/WatchEndpoints": read,
 
+	"/muster.v1.PlacementService/ExplainPod": read,
+
 	"/muster.v1.NodeService/GetNode":    read,
 	"/muster.v1.NodeService/ListNodes":  read,
 	"/muster.v1.NodeService/WatchNodes": read,

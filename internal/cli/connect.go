@@ -82,6 +82,7 @@ type client struct {
 	endpoints   musterv1.EndpointsServiceClient
 	configMaps  musterv1.ConfigMapServiceClient
 	secrets     musterv1.SecretServiceClient
+	placement   musterv1.PlacementServiceClient
 	events      musterv1.EventServiceClient
 	probes      musterv1.ProbeServiceClient
 	usages      musterv1.UsageServiceClient
@@ -158,6 +159,7 @@ func (o *options) connect() (*client, error) {
 		endpoints:   musterv1.NewEndpointsServiceClient(conn),
 		configMaps:  musterv1.NewConfigMapServiceClient(conn),
 		secrets:     musterv1.NewSecretServiceClient(conn),
+		placement:   musterv1.NewPlacementServiceClient(conn),
 		events:      musterv1.NewEventServiceClient(conn),
 		probes:      musterv1.NewProbeServiceClient(conn),
 		usages:      musterv1.NewUsageServiceClient(conn),

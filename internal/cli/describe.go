@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	musterv1 "github.com/musterhq/muster/gen/muster/v1"
@@ -88,6 +89,13 @@ func describe(ctx context.Context, c *client, t doomed) (string, error) {
 			return "", err
 		}
 		d.pod(r.GetPod(), probes)
+		if r.GetPod().GetNode() == "" && r.GetPod().GetMeta().GetDeleteTime() == nil {
+			fits, err := c.placement.ExplainPod(ctx, &musterv1.ExplainPodRequest{Namespace: t.namespace, Name: t.name})
+			if err != nil && !isCode(err, codes.NotFound) && !isCode(err, codes.Unimplemented) {
+				return "", err
+			}
+			d.fits(fits.GetNodes())
+		}
 	case nodeKind:
 		r, err := c.nodes.GetNode(ctx, &musterv1.GetNodeRequest{Name: t.name})
 		if err != nil {
@@ -238,8 +246,34 @@ func (d *description) pod(p *musterv1.Pod, probes map[string]*musterv1.ProbeStat
 	d.conditions(s.GetConditions())
 }
 
+// maxFits is how many nodes are listed that a pod does not fit.
+const maxFits = 50
+
+// fits says of each node why a pod that waits does not fit it.
+func (d *description) fits(nodes []*musterv1.NodeFit) {
+	var lines []string
+	for _, n := range nodes[:min(len(nodes), maxFits)] {
+		why := n.GetRefusal()
+		if why == "" {
+			why = "fits"
+		}
+		lines = append(lines, n.GetNode()+": "+why)
+	}
+	if more := len(nodes) - maxFits; more > 0 {
+		lines = append(lines, fmt.Sprintf("and %d more nodes", more))
+	}
+	d.line(0, "Nodes", lines...)
+}
+
 // volumeText says where a volume's files are.
 func volumeText(v *musterv1.Volume) string {
+	if f := v.GetFiles(); f != nil {
+		var from []string
+		for _, s := range f.GetSources() {
+			from = append(from, strings.TrimSpace(s.GetKind()+" "+s.GetName()))
+		}
+		return "files of " + strings.Join(from, ", ")
+	}
 	e := v.GetEmptyDir()
 	if e == nil {
 		return strings.TrimSpace("hostPath " + v.GetHostPath() + " " + v.GetHostPathType())

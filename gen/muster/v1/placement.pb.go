@@ -1083,6 +1083,162 @@ func (x *TopologySpreadConstraint) GetMatchLabelKeys() []string {
 	return nil
 }
 
+// ExplainPodRequest names a pod.
+type ExplainPodRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Default "default".
+	Namespace string `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	// Required.
+	Name          string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainPodRequest) Reset() {
+	*x = ExplainPodRequest{}
+	mi := &file_muster_v1_placement_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainPodRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainPodRequest) ProtoMessage() {}
+
+func (x *ExplainPodRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_placement_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainPodRequest.ProtoReflect.Descriptor instead.
+func (*ExplainPodRequest) Descriptor() ([]byte, []int) {
+	return file_muster_v1_placement_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *ExplainPodRequest) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *ExplainPodRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+// ExplainPodResponse has every node.
+type ExplainPodResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// By name.
+	Nodes         []*NodeFit `protobuf:"bytes,1,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainPodResponse) Reset() {
+	*x = ExplainPodResponse{}
+	mi := &file_muster_v1_placement_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainPodResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainPodResponse) ProtoMessage() {}
+
+func (x *ExplainPodResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_placement_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainPodResponse.ProtoReflect.Descriptor instead.
+func (*ExplainPodResponse) Descriptor() ([]byte, []int) {
+	return file_muster_v1_placement_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *ExplainPodResponse) GetNodes() []*NodeFit {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
+// NodeFit is whether a pod fits a node.
+type NodeFit struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The node's name.
+	Node string `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	// Why it does not fit; empty where it does.
+	Refusal       string `protobuf:"bytes,2,opt,name=refusal,proto3" json:"refusal,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NodeFit) Reset() {
+	*x = NodeFit{}
+	mi := &file_muster_v1_placement_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NodeFit) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NodeFit) ProtoMessage() {}
+
+func (x *NodeFit) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_placement_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NodeFit.ProtoReflect.Descriptor instead.
+func (*NodeFit) Descriptor() ([]byte, []int) {
+	return file_muster_v1_placement_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *NodeFit) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *NodeFit) GetRefusal() string {
+	if x != nil {
+		return x.Refusal
+	}
+	return ""
+}
+
 var File_muster_v1_placement_proto protoreflect.FileDescriptor
 
 const file_muster_v1_placement_proto_rawDesc = "" +
@@ -1158,7 +1314,15 @@ const file_muster_v1_placement_proto_rawDesc = "" +
 	"\x1eWHEN_UNSATISFIABLE_UNSPECIFIED\x10\x00\x12&\n" +
 	"\"WHEN_UNSATISFIABLE_DO_NOT_SCHEDULE\x10\x01\x12&\n" +
 	"\"WHEN_UNSATISFIABLE_SCHEDULE_ANYWAY\x10\x02B\x0e\n" +
-	"\f_min_domains*\x8b\x01\n" +
+	"\f_min_domains\"E\n" +
+	"\x11ExplainPodRequest\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\">\n" +
+	"\x12ExplainPodResponse\x12(\n" +
+	"\x05nodes\x18\x01 \x03(\v2\x12.muster.v1.NodeFitR\x05nodes\"7\n" +
+	"\aNodeFit\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x18\n" +
+	"\arefusal\x18\x02 \x01(\tR\arefusal*\x8b\x01\n" +
 	"\vTaintEffect\x12\x1c\n" +
 	"\x18TAINT_EFFECT_UNSPECIFIED\x10\x00\x12\x1c\n" +
 	"\x18TAINT_EFFECT_NO_SCHEDULE\x10\x01\x12#\n" +
@@ -1168,7 +1332,10 @@ const file_muster_v1_placement_proto_rawDesc = "" +
 	"NodePolicy\x12\x1b\n" +
 	"\x17NODE_POLICY_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11NODE_POLICY_HONOR\x10\x01\x12\x16\n" +
-	"\x12NODE_POLICY_IGNORE\x10\x02B3Z1github.com/musterhq/muster/gen/muster/v1;musterv1b\x06proto3"
+	"\x12NODE_POLICY_IGNORE\x10\x022]\n" +
+	"\x10PlacementService\x12I\n" +
+	"\n" +
+	"ExplainPod\x12\x1c.muster.v1.ExplainPodRequest\x1a\x1d.muster.v1.ExplainPodResponseB3Z1github.com/musterhq/muster/gen/muster/v1;musterv1b\x06proto3"
 
 var (
 	file_muster_v1_placement_proto_rawDescOnce sync.Once
@@ -1183,7 +1350,7 @@ func file_muster_v1_placement_proto_rawDescGZIP() []byte {
 }
 
 var file_muster_v1_placement_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_muster_v1_placement_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_muster_v1_placement_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_muster_v1_placement_proto_goTypes = []any{
 	(TaintEffect)(0),                                // 0: muster.v1.TaintEffect
 	(NodePolicy)(0),                                 // 1: muster.v1.NodePolicy
@@ -1202,7 +1369,10 @@ var file_muster_v1_placement_proto_goTypes = []any{
 	(*PodTerm)(nil),                                 // 14: muster.v1.PodTerm
 	(*WeightedPodTerm)(nil),                         // 15: muster.v1.WeightedPodTerm
 	(*TopologySpreadConstraint)(nil),                // 16: muster.v1.TopologySpreadConstraint
-	(*LabelSelector)(nil),                           // 17: muster.v1.LabelSelector
+	(*ExplainPodRequest)(nil),                       // 17: muster.v1.ExplainPodRequest
+	(*ExplainPodResponse)(nil),                      // 18: muster.v1.ExplainPodResponse
+	(*NodeFit)(nil),                                 // 19: muster.v1.NodeFit
+	(*LabelSelector)(nil),                           // 20: muster.v1.LabelSelector
 }
 var file_muster_v1_placement_proto_depIdxs = []int32{
 	0,  // 0: muster.v1.Taint.effect:type_name -> muster.v1.TaintEffect
@@ -1220,17 +1390,20 @@ var file_muster_v1_placement_proto_depIdxs = []int32{
 	3,  // 12: muster.v1.NodeRequirement.operator:type_name -> muster.v1.NodeRequirement.Operator
 	14, // 13: muster.v1.PodAffinity.required:type_name -> muster.v1.PodTerm
 	15, // 14: muster.v1.PodAffinity.preferred:type_name -> muster.v1.WeightedPodTerm
-	17, // 15: muster.v1.PodTerm.label_selector:type_name -> muster.v1.LabelSelector
+	20, // 15: muster.v1.PodTerm.label_selector:type_name -> muster.v1.LabelSelector
 	14, // 16: muster.v1.WeightedPodTerm.term:type_name -> muster.v1.PodTerm
 	4,  // 17: muster.v1.TopologySpreadConstraint.when_unsatisfiable:type_name -> muster.v1.TopologySpreadConstraint.WhenUnsatisfiable
-	17, // 18: muster.v1.TopologySpreadConstraint.label_selector:type_name -> muster.v1.LabelSelector
+	20, // 18: muster.v1.TopologySpreadConstraint.label_selector:type_name -> muster.v1.LabelSelector
 	1,  // 19: muster.v1.TopologySpreadConstraint.node_affinity_policy:type_name -> muster.v1.NodePolicy
 	1,  // 20: muster.v1.TopologySpreadConstraint.node_taints_policy:type_name -> muster.v1.NodePolicy
-	21, // [21:21] is the sub-list for method output_type
-	21, // [21:21] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	19, // 21: muster.v1.ExplainPodResponse.nodes:type_name -> muster.v1.NodeFit
+	17, // 22: muster.v1.PlacementService.ExplainPod:input_type -> muster.v1.ExplainPodRequest
+	18, // 23: muster.v1.PlacementService.ExplainPod:output_type -> muster.v1.ExplainPodResponse
+	23, // [23:24] is the sub-list for method output_type
+	22, // [22:23] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_muster_v1_placement_proto_init() }
@@ -1247,9 +1420,9 @@ func file_muster_v1_placement_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_muster_v1_placement_proto_rawDesc), len(file_muster_v1_placement_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   12,
+			NumMessages:   15,
 			NumExtensions: 0,
-			NumServices:   0,
+			NumServices:   1,
 		},
 		GoTypes:           file_muster_v1_placement_proto_goTypes,
 		DependencyIndexes: file_muster_v1_placement_proto_depIdxs,
