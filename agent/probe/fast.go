@@ -141,8 +141,7 @@ func (c *httpClient) quick(ctx context.Context, req *http.Request, host string, 
 	}
 	room := buffers.Get().(*[]byte)
 	defer buffers.Put(room)
-	// The last moment is net/http's, so that it says of what came how far it came.
-	d, err := dial(ctx, to, deadline.Add(-min(lastMoment, time.Until(deadline)/4)))
+	d, err := dial(ctx, to, deadline)
 	if err != nil {
 		if errors.Is(err, context.DeadlineExceeded) {
 			err = context.DeadlineExceeded
@@ -150,6 +149,10 @@ func (c *httpClient) quick(ctx context.Context, req *http.Request, host string, 
 		return failed(fmt.Sprintf("Get %q: %v", req.URL, err)), true
 	}
 	defer d.file.Close()
+	// The last moment is net/http's, so that it says of what came how far it came.
+	if err := d.file.SetDeadline(deadline.Add(-min(lastMoment, time.Until(deadline)/4))); err != nil {
+		return failed(fmt.Sprintf("Get %q: %v", req.URL, err)), true
+	}
 	d.release = context.AfterFunc(ctx, func() { _ = d.file.SetDeadline(time.Unix(1, 0)) })
 	defer d.release()
 	sent, err := d.file.Write(request)

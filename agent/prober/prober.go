@@ -6,6 +6,7 @@ package prober
 
 import (
 	"context"
+	"fmt"
 	"hash/fnv"
 	"log/slog"
 	"strings"
@@ -71,6 +72,8 @@ type Config struct {
 	Result func(spec.ProbeID, spec.Attempt)
 	// Believe is told of every change of what is believed.
 	Believe func(spec.ProbeState)
+	// Late says how late this process was while an attempt was under way, which it is told the beginning of; nil measures it.
+	Late func(began time.Time) time.Duration
 	// Forgotten is told of probes that are removed.
 	Forgotten func(spec.ProbeID)
 	Metrics   Metrics
@@ -99,6 +102,8 @@ type row struct {
 	again   bool
 	gone    bool
 	errored string
+	// doubted is when the first attempt was doubted since one was not; zero when the last was not.
+	doubted time.Time
 	last    *spec.Attempt
 	phase   time.Duration
 }
@@ -110,6 +115,8 @@ type Prober struct {
 	slots chan struct{}
 	// runs hands runs to workers that have made one before: their stacks have grown already.
 	runs chan func()
+
+	monitor monitor
 
 	mu    sync.Mutex
 	rows  map[spec.ProbeID]*row
@@ -152,7 +159,7 @@ func (p *Prober) Set(r Row) {
 		Instance: string(r.Instance), StartedAt: r.StartedAt, Running: r.Running, Started: r.Started, Adopted: r.Adopted,
 	}, now)
 	if fresh {
-		w.met, w.errored = false, ""
+		w.met, w.errored, w.doubted = false, "", time.Time{}
 	}
 	if changed || fresh {
 		p.cfg.Believe(w.state())
@@ -315,10 +322,11 @@ func (p *Prober) work(ctx context.Context, run func()) {
 // run makes the attempts of one run, and folds the last one in.
 func (p *Prober) run(ctx context.Context, w *row, q *probe.Question, began time.Time, lag time.Duration) {
 	var answer probe.Answer
+	var lateness time.Duration
 	start := began
 	for range attempts {
 		start = time.Now()
-		answer = p.cfg.Attempt(ctx, q)
+		answer, lateness = p.attempt(ctx, q, start)
 		if answer.Outcome != spec.OutcomeErrored || ctx.Err() != nil {
 			break
 		}
@@ -331,9 +339,26 @@ func (p *Prober) run(ctx context.Context, w *row, q *probe.Question, began time.
 		return
 	}
 	if w.Instance == q.Instance {
+		if answer.Outcome == spec.OutcomeFailure && w.doubts(took, lateness, start.Add(took)) {
+			answer.Outcome = spec.OutcomeInconclusive
+			answer.Output = fmt.Sprintf("the agent was %v late itself: %s", lateness.Round(time.Millisecond), answer.Output)
+		} else if answer.Outcome == spec.OutcomeSuccess || answer.Outcome == spec.OutcomeWarning {
+			w.doubted = time.Time{}
+		}
 		p.fold(w, &answer, start, took, lag)
 	}
 	p.plan(w)
+}
+
+// attempt makes one attempt, and says how late this process was meanwhile.
+func (p *Prober) attempt(ctx context.Context, q *probe.Question, start time.Time) (probe.Answer, time.Duration) {
+	if p.cfg.Late != nil {
+		answer := p.cfg.Attempt(ctx, q)
+		return answer, p.cfg.Late(start)
+	}
+	watched := p.monitor.begin()
+	answer := p.cfg.Attempt(ctx, q)
+	return answer, watched.end()
 }
 
 // fold takes an answer in.
@@ -408,6 +433,9 @@ func (p *Prober) plan(w *row) {
 	next := w.at.Add(w.Probe.Period)
 	if w.last != nil && w.last.Result == spec.ResultSuccess {
 		next = next.Add(min(w.untilPhase(next), w.Probe.Period/10))
+	}
+	if w.last != nil && w.last.Outcome == spec.OutcomeInconclusive {
+		next = w.at.Add(min(w.Probe.Period, retryDoubted))
 	}
 	if next.Before(now) {
 		next = now

@@ -1,6 +1,7 @@
 // Command sample is the program that muster's examples run. It does little, and can be made to fail.
 //
-//	sample web        serve HTTP on $POD_IP:$PORT: /, /healthz, /ready; POST or GET /fail makes /healthz answer 500
+//	sample web        serve HTTP on $POD_IP:$PORT: /, /healthz, /ready, the last two after $DELAY, such as 80ms; POST or
+//	                  GET /fail makes /healthz answer 500
 //	sample echo       accept TCP connections on $POD_IP:$PORT and send back what comes
 //	sample worker     write a heartbeat into $HOME/heartbeat each second
 //	sample check      exit 0 while the heartbeat is younger than three seconds: an exec probe
@@ -11,6 +12,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -74,12 +76,20 @@ func address() string {
 
 func web(ctx context.Context) error {
 	var sick atomic.Bool
+	delay, err := time.ParseDuration(cmp.Or(os.Getenv("DELAY"), "0s"))
+	if err != nil {
+		return fmt.Errorf("DELAY: %w", err)
+	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("/{$}", func(w http.ResponseWriter, _ *http.Request) {
 		fmt.Fprintf(w, "hello from %s on %s\n", os.Getenv("POD_NAME"), os.Getenv("NODE_NAME"))
 	})
-	mux.HandleFunc("/ready", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ready") })
+	mux.HandleFunc("/ready", func(w http.ResponseWriter, _ *http.Request) {
+		time.Sleep(delay)
+		fmt.Fprintln(w, "ready")
+	})
 	mux.HandleFunc("/healthz", func(w http.ResponseWriter, _ *http.Request) {
+		time.Sleep(delay)
 		if sick.Load() {
 			http.Error(w, "told to fail", http.StatusInternalServerError)
 			return
