@@ -195,6 +195,9 @@ func (s *deploymentService) UpdateDeployment(ctx context.Context, req *musterv1.
 	if err := checkUpdate("deployment", &old.Meta, &d.Meta); err != nil {
 		return nil, err
 	}
+	if req.GetAllowMissing() {
+		keepRestart(d, old)
+	}
 	if err := checkRevision(key, req.GetDeployment().GetMeta().GetRevision(), revision); err != nil {
 		return nil, err
 	}

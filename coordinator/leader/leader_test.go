@@ -289,8 +289,9 @@ func TestADeploymentsPodsAreMadeAndTakenAway(t *testing.T) {
 			w.say(p.Name, true)
 		}
 		time.Sleep(time.Second)
-		if v := w.cache.View(); v.Len(store.Pods)+v.Len(store.Deployments)+v.Len(store.DeployState) != 0 {
-			t.Errorf("%d pods, %d deployments, %d states are left", v.Len(store.Pods), v.Len(store.Deployments), v.Len(store.DeployState))
+		if v := w.cache.View(); v.Len(store.Pods)+v.Len(store.Deployments)+v.Len(store.DeployState)+v.Len(store.DeployRevisions) != 0 {
+			t.Errorf("%d pods, %d deployments, %d states, %d revisions are left",
+				v.Len(store.Pods), v.Len(store.Deployments), v.Len(store.DeployState), v.Len(store.DeployRevisions))
 		}
 	})
 }

@@ -81,7 +81,7 @@ func (t *terms) pass(now, late time.Duration) time.Duration {
 	t.networks(v, nodes)
 	recheck := t.plan.Recheck
 	recheck = min(recheck, t.seal(now, nodes, perNode))
-	t.workloads(v, pods)
+	recheck = min(recheck, t.workloads(now, v, pods))
 	recheck = min(recheck, t.evict(now, nodes, perNode))
 	recheck = min(recheck, t.pods(now, v, nodes, pods))
 	t.observe(now, pods)

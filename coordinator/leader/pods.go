@@ -10,7 +10,6 @@ import (
 	"github.com/musterhq/muster/coordinator/fleet"
 	"github.com/musterhq/muster/coordinator/placement"
 	"github.com/musterhq/muster/coordinator/store"
-	"github.com/musterhq/muster/coordinator/workload"
 	"github.com/musterhq/muster/internal/spec"
 )
 
@@ -328,75 +327,4 @@ func (t *terms) pace(now time.Duration, v *store.View, pods []fleet.Pod, wanted 
 		}
 	}
 	return through, now + 100*time.Millisecond
-}
-
-// workloads makes and deletes the pods of Deployments.
-func (t *terms) workloads(v *store.View, pods []fleet.Pod) {
-	owned := map[string][]workload.Pod{}
-	for i := range pods {
-		p := &pods[i]
-		if p.Owner == nil {
-			continue
-		}
-		st := fleet.Shown(v, p)
-		owned[p.Owner.UID] = append(owned[p.Owner.UID], workload.Pod{Pod: p.Pod, Ready: st.Ready(), Bound: p.Binding != nil, Phase: st.Phase})
-	}
-	revisions := map[string]int64{}
-	for i := range pods {
-		revisions[pods[i].UID] = pods[i].PodRevision
-	}
-	for rec := range v.All(store.Deployments) {
-		d := *rec.Value.(*spec.Deployment)
-		stateKey := store.Key{Family: store.DeployState, Namespace: d.Namespace, Name: d.Name}
-		st, stRevision, ok := store.Get[*spec.DeploymentStatus](v, stateKey)
-		if ok {
-			d.Status = *st
-		}
-		out := workload.Decide(&d, owned[d.UID], t.deps.Suffix, time.Now())
-		what := "deployment " + d.Key().String()
-		if out.Remove {
-			_, err := t.commit(t.ctx, store.Txn{
-				If:   []store.Cond{{Key: rec.Key, Revision: rec.Revision}},
-				Then: []store.Write{{Key: rec.Key}, {Key: stateKey}},
-			})
-			t.lost(err, "remove "+what)
-			continue
-		}
-		held := []store.Cond{{Key: rec.Key, Revision: rec.Revision}}
-		for _, p := range out.Create {
-			p.UID, p.CreateTime = fleet.NewUID(), time.Now()
-			_, err := t.commit(t.ctx, store.Txn{
-				If:   append([]store.Cond{{Key: store.PodKey(p.Key())}}, held...),
-				Then: []store.Write{{Key: store.PodKey(p.Key()), Value: p}},
-			})
-			t.lost(err, "create pod "+p.Key().String())
-		}
-		for _, p := range out.Delete {
-			del := p.Clone()
-			del.DeleteTime, del.DeleteGrace = time.Now(), p.Spec.TerminationGrace
-			_, err := t.commit(t.ctx, store.Txn{
-				If:   []store.Cond{{Key: store.PodKey(p.Key()), Revision: revisions[p.UID]}},
-				Then: []store.Write{{Key: store.PodKey(p.Key()), Value: del}},
-			})
-			t.lost(err, "delete pod "+p.Key().String())
-		}
-		if !ok || !sameStatus(st, &out.Status) {
-			_, err := t.commit(t.ctx, store.Txn{
-				If:   []store.Cond{{Key: stateKey, Revision: stRevision}, {Key: rec.Key, Revision: rec.Revision}},
-				Then: []store.Write{{Key: stateKey, Value: &out.Status}},
-			})
-			t.lost(err, "status of "+what)
-		}
-	}
-}
-
-// sameStatus compares statuses by what they say: times change only with it.
-func sameStatus(a, b *spec.DeploymentStatus) bool {
-	if a.ObservedGeneration != b.ObservedGeneration || a.Replicas != b.Replicas || a.UpdatedReplicas != b.UpdatedReplicas ||
-		a.Ready != b.Ready || a.Available != b.Available {
-		return false
-	}
-	return slices.EqualFunc(a.Conditions, b.Conditions, func(x, y spec.Condition) bool {
-		return x.Type == y.Type && x.Status == y.Status && x.Reason == y.Reason && x.Message == y.Message
-	})
 }

@@ -64,10 +64,14 @@ const (
 	Services     Family = "services"    // *spec.Service, by the user
 	ConfigMaps   Family = "configmaps"  // *spec.ConfigMap, by the user
 	Secrets      Family = "secrets"     // *spec.Secret, by the user; encrypted
-	Events       Family = "events"      // *spec.Event, by agents and the coordinator; kept 1 h
-	Failovers    Family = "failovers"   // *spec.Failover, by the leader; the last 1,000
-	Leader       Family = "leader"      // *spec.Leadership, by the election
-	Config       Family = "config"      // *spec.Blob, by trust and the coordinator: CA, tokens, gossip key, generation
+	// DeployRevisions are named NAME@HASH, after the Deployment and the hash of the template.
+	DeployRevisions Family = "deployrevisions" // *spec.DeploymentRevision, by the leader; bounded by revisionHistoryLimit
+	Budgets         Family = "budgets"         // *spec.PodDisruptionBudget, by the user
+	BudgetStates    Family = "budgetstate"     // *spec.BudgetState, by evictions
+	Events          Family = "events"          // *spec.Event, by agents and the coordinator; kept 1 h
+	Failovers       Family = "failovers"       // *spec.Failover, by the leader; the last 1,000
+	Leader          Family = "leader"          // *spec.Leadership, by the election
+	Config          Family = "config"          // *spec.Blob, by trust and the coordinator: CA, tokens, gossip key, generation
 )
 
 // Key names a record. Namespace is empty for what has none; no part has a slash.

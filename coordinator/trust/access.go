@@ -52,6 +52,7 @@ var methods = map[string]class{
 	"/muster.v1.PodService/DeletePod":   write,
 	"/muster.v1.PodService/MovePod":     write,
 	"/muster.v1.PodService/ExecPod":     write,
+	"/muster.v1.PodService/EvictPod":    write,
 
 	"/muster.v1.DeploymentService/GetDeployment":    read,
 	"/muster.v1.DeploymentService/ListDeployments":  read,
@@ -85,7 +86,15 @@ var methods = map[string]class{
 	"/muster.v1.EndpointsService/ListEndpoints":  read,
 	"/muster.v1.EndpointsService/WatchEndpoints": read,
 
-	"/muster.v1.PlacementService/ExplainPod": read,
+	"/muster.v1.PlacementService/ExplainPod":               read,
+	"/muster.v1.DeploymentService/ListDeploymentRevisions": read,
+
+	"/muster.v1.PodDisruptionBudgetService/GetPodDisruptionBudget":    read,
+	"/muster.v1.PodDisruptionBudgetService/ListPodDisruptionBudgets":  read,
+	"/muster.v1.PodDisruptionBudgetService/WatchPodDisruptionBudgets": read,
+	"/muster.v1.PodDisruptionBudgetService/CreatePodDisruptionBudget": write,
+	"/muster.v1.PodDisruptionBudgetService/UpdatePodDisruptionBudget": write,
+	"/muster.v1.PodDisruptionBudgetService/DeletePodDisruptionBudget": write,
 
 	"/muster.v1.NodeService/GetNode":    read,
 	"/muster.v1.NodeService/ListNodes":  read,

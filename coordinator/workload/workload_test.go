@@ -27,15 +27,20 @@ func deployment(replicas int32, command string) *spec.Deployment {
 
 // world applies decisions: what was created is there and what was deleted is deleting, until it goes.
 type world struct {
-	d    *spec.Deployment
-	pods []Pod
-	next int
+	d       *spec.Deployment
+	pods    []Pod
+	history []*spec.DeploymentRevision
+	next    int
+}
+
+func (w *world) decide(at time.Time) Decision {
+	return Decide(Input{Deployment: w.d, Pods: w.pods, History: w.history, Suffix: w.suffix, Now: at})
 }
 
 func (w *world) suffix() string { w.next++; return fmt.Sprintf("%05d", w.next) }
 
 func (w *world) step() Decision {
-	out := Decide(w.d, w.pods, w.suffix, now)
+	out := w.decide(now)
 	for i, p := range out.Create {
 		p.UID, p.CreateTime = p.Name, now.Add(time.Duration(w.next+i)-time.Minute)
 		w.pods = append(w.pods, Pod{Pod: p, Phase: spec.PhasePending})
@@ -48,6 +53,13 @@ func (w *world) step() Decision {
 				w.pods[i].Pod = &c
 			}
 		}
+	}
+	if rec := out.Record; rec != nil {
+		w.history = slices.DeleteFunc(slices.Clone(w.history), func(h *spec.DeploymentRevision) bool { return h.Hash == rec.Hash })
+		w.history = append(w.history, rec)
+	}
+	for _, f := range out.Forget {
+		w.history = slices.DeleteFunc(slices.Clone(w.history), func(h *spec.DeploymentRevision) bool { return h == f })
 	}
 	w.d.Status = out.Status
 	return out
@@ -104,7 +116,7 @@ func TestAPodThatFailsAtOnceIsNotReplacedAtOnce(t *testing.T) {
 		age  time.Duration
 		made int
 	}{{0, 0}, {9999 * time.Millisecond, 0}, {10 * time.Second, 1}} {
-		out := Decide(d, w.pods, w.suffix, w.pods[0].CreateTime.Add(c.age))
+		out := w.decide(w.pods[0].CreateTime.Add(c.age))
 		if len(out.Create) != c.made || len(out.Delete) != c.made || out.Status.Ready != 0 {
 			t.Errorf("at %v: %d created, %d deleted, %d ready; want %d, %d, 0", c.age, len(out.Create), len(out.Delete), out.Status.Ready, c.made, c.made)
 		}
@@ -205,7 +217,7 @@ func TestTheStatusSaysHowADeploymentStands(t *testing.T) {
 	}
 	check := func(what string, wantStatus [4]int32, available spec.Truth, message, progressing string, at time.Time) {
 		t.Helper()
-		out := Decide(w.d, w.pods, w.suffix, at)
+		out := w.decide(at)
 		w.d.Status = out.Status
 		st := out.Status
 		if got := [4]int32{st.Replicas, st.UpdatedReplicas, st.Ready, st.Available}; got != wantStatus {
@@ -218,26 +230,26 @@ func TestTheStatusSaysHowADeploymentStands(t *testing.T) {
 			t.Errorf("%s: progressing %+v, want %s", what, c, progressing)
 		}
 	}
-	check("just made", [4]int32{4, 4, 0, 0}, spec.ConditionFalse, "0 of 4 pods are ready", "ReplicaSetUpdated", now)
+	check("just made", [4]int32{4, 4, 0, 0}, spec.ConditionFalse, "0 of 4 pods are available", "ReplicaSetUpdated", now)
 	w.allReady()
-	check("ready", [4]int32{4, 4, 4, 4}, spec.ConditionTrue, "4 of 4 pods are ready", "NewReplicaSetAvailable", now.Add(time.Minute))
+	check("ready", [4]int32{4, 4, 4, 4}, spec.ConditionTrue, "4 of 4 pods are available", "NewReplicaSetAvailable", now.Add(time.Minute))
 	since := condition(w.d.Status, "Available").TransitionTime
 	if !since.Equal(now.Add(time.Minute)) {
 		t.Errorf("available since %v, want a minute later: it changed", since)
 	}
 	w.pods[0].Ready = false
-	check("one is not ready", [4]int32{4, 4, 3, 3}, spec.ConditionTrue, "3 of 4 pods are ready", "ReplicaSetUpdated", now.Add(time.Hour))
+	check("one is not ready", [4]int32{4, 4, 3, 3}, spec.ConditionTrue, "3 of 4 pods are available", "NewReplicaSetAvailable", now.Add(time.Hour))
 	if got := condition(w.d.Status, "Available").TransitionTime; !got.Equal(since) {
 		t.Errorf("available since %v, want %v still", got, since)
 	}
 	w.pods[1].Ready = false
-	check("two are not ready", [4]int32{4, 4, 2, 2}, spec.ConditionFalse, "2 of 4 pods are ready", "ReplicaSetUpdated", now.Add(time.Hour))
+	check("two are not ready", [4]int32{4, 4, 2, 2}, spec.ConditionFalse, "2 of 4 pods are available", "NewReplicaSetAvailable", now.Add(time.Hour))
 	w.allReady()
 	w.d.Spec.Template.Spec.Containers = []spec.Container{{Name: "c", Command: []string{"b"}}}
-	check("all are of the old template", [4]int32{4, 0, 4, 4}, spec.ConditionTrue, "4 of 4 pods are ready", "ReplicaSetUpdated", now)
+	check("all are of the old template", [4]int32{4, 0, 4, 4}, spec.ConditionTrue, "4 of 4 pods are available", "ReplicaSetUpdated", now)
 	w.d.Spec.Template.Spec.Containers = []spec.Container{{Name: "c", Command: []string{"a"}}}
 	w.d.Spec.Replicas = 5
-	check("one is missing", [4]int32{4, 4, 4, 4}, spec.ConditionTrue, "4 of 5 pods are ready", "ReplicaSetUpdated", now)
+	check("one is missing", [4]int32{4, 4, 4, 4}, spec.ConditionTrue, "4 of 5 pods are available", "ReplicaSetUpdated", now)
 }
 
 func TestARolloutIsOverOnlyWhenTheOldPodsHaveGone(t *testing.T) {
@@ -299,7 +311,7 @@ func TestTheOrderOfThePodsDoesNotMatter(t *testing.T) {
 			}
 		}
 		said := func(pods []Pod) string {
-			out := Decide(d, pods, func() string { return "x" }, now)
+			out := Decide(Input{Deployment: d, Pods: pods, Suffix: func() string { return "x" }, Now: now})
 			var deleted []string
 			for _, p := range out.Delete {
 				if p.Deleting() {
@@ -356,7 +368,7 @@ func TestAnyChangeConvergesAndRollsWithinItsBounds(t *testing.T) {
 				if floor := want - want/4; ready < before && ready < min(floor, before) {
 					t.Fatalf("%d ready after %d were, below the floor of %d", ready, before, floor)
 				}
-				if again := Decide(w.d, w.pods, w.suffix, now); len(again.Create)+len(again.Delete) != 0 {
+				if again := w.decide(now); len(again.Create)+len(again.Delete) != 0 {
 					t.Fatalf("deciding again gives %d to create, %d to delete", len(again.Create), len(again.Delete))
 				}
 				// Some of the pods become ready, some of those that are deleted go.

@@ -15,6 +15,9 @@ func (d *Deployment) Clone() *Deployment {
 	out := *d
 	out.Meta = d.clone()
 	out.Spec.Selector = d.Spec.Selector.clone()
+	s := &out.Spec.Strategy
+	s.MaxSurge, s.MaxUnavailable = clonePtr(s.MaxSurge), clonePtr(s.MaxUnavailable)
+	out.Spec.RevisionHistoryLimit = clonePtr(out.Spec.RevisionHistoryLimit)
 	t := &out.Spec.Template
 	t.Labels, t.Annotations, t.Spec = maps.Clone(t.Labels), maps.Clone(t.Annotations), t.Spec.Clone()
 	out.Status.Conditions = slices.Clone(d.Status.Conditions)

@@ -37,6 +37,7 @@ func DefaultDeployment(d *Deployment) []Finding {
 	if d.Namespace == "" {
 		d.Namespace = "default"
 	}
+	defaultRollout(&d.Spec)
 	defaultPodSpec(&d.Spec.Template.Spec)
 	return applyOverrides("spec.template.metadata.annotations", d.Spec.Template.Annotations, &d.Spec.Template.Spec)
 }

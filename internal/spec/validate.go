@@ -141,6 +141,7 @@ func ValidateDeployment(d *Deployment, opts Options) []Finding {
 	} else if n > maxReplicas {
 		c.add("spec.replicas", Invalid, n, fmt.Sprintf("must be at most %d", maxReplicas))
 	}
+	c.rollout("spec", &d.Spec)
 	t := &d.Spec.Template
 	c.selector("spec.selector", &d.Spec.Selector)
 	if d.Spec.Selector.Empty() {

@@ -16,6 +16,15 @@ type DeploymentSpec struct {
 	// Selector must match the template's labels and cannot be changed.
 	Selector Selector
 	Template PodTemplate
+	Strategy Strategy
+	// MinReady is how long a pod must be ready before it counts as available; at least 0.
+	MinReady time.Duration
+	// RevisionHistoryLimit is how many old templates are kept, 0 to 100; nil stands for 10.
+	RevisionHistoryLimit *int32
+	// ProgressDeadline is how long nothing may progress before that is told; more than MinReady, and 0 stands for 10 min.
+	ProgressDeadline time.Duration
+	// Paused keeps a new template waiting.
+	Paused bool
 }
 
 // PodTemplate is what the pods of a workload are made from.
@@ -29,6 +38,10 @@ type DeploymentStatus struct {
 	ObservedGeneration                          int64
 	Replicas, UpdatedReplicas, Ready, Available int32
 	Conditions                                  []Condition
+	// Revision is the number of the newest revision, 0 before there is one.
+	Revision int64
+	// ProgressTime is when the rollout last came on.
+	ProgressTime time.Time
 }
 
 // Event says that something happened to an object.

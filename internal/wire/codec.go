@@ -44,6 +44,12 @@ func message(v any) (proto.Message, error) {
 		return ConfigMapToProto(v), nil
 	case *spec.Secret:
 		return SecretToProto(v), nil
+	case *spec.DeploymentRevision:
+		return DeploymentRevisionToProto(v), nil
+	case *spec.PodDisruptionBudget:
+		return PodDisruptionBudgetToProto(v, nil), nil
+	case *spec.BudgetState:
+		return &musterv1.BudgetState{Uid: v.UID, Evictions: v.Evictions}, nil
 	case *spec.Event:
 		return EventToProto(v), nil
 	case *spec.Failover:
@@ -127,6 +133,14 @@ func (c Codec) Decode(family string, data []byte) (any, error) {
 		return decode(data, &musterv1.ConfigMap{}, ConfigMapFromProto)
 	case "secrets":
 		return decode(data, &musterv1.SealedSecret{}, c.unseal)
+	case "deployrevisions":
+		return decode(data, &musterv1.DeploymentRevision{}, deploymentRevisionFromProto)
+	case "budgets":
+		return decode(data, &musterv1.PodDisruptionBudget{}, PodDisruptionBudgetFromProto)
+	case "budgetstate":
+		return decode(data, &musterv1.BudgetState{}, func(m *musterv1.BudgetState) (*spec.BudgetState, error) {
+			return &spec.BudgetState{UID: m.GetUid(), Evictions: m.GetEvictions()}, nil
+		})
 	case "events":
 		return decode(data, &musterv1.Event{}, EventFromProto)
 	case "failovers":

@@ -333,9 +333,9 @@ func DeploymentToProto(d *spec.Deployment) *musterv1.Deployment {
 		Meta: MetaToProto(d.Meta),
 		Spec: &musterv1.DeploymentSpec{
 			Replicas: &replicas, Selector: selectorToProto(d.Spec.Selector),
-			Template: &musterv1.PodTemplate{
-				Labels: d.Spec.Template.Labels, Annotations: d.Spec.Template.Annotations, Spec: podSpecToProto(&d.Spec.Template.Spec),
-			},
+			Template: templateToProto(&d.Spec.Template),
+			Strategy: strategyToProto(&d.Spec.Strategy), MinReady: some(d.Spec.MinReady), RevisionHistoryLimit: d.Spec.RevisionHistoryLimit,
+			ProgressDeadline: some(d.Spec.ProgressDeadline), Paused: d.Spec.Paused,
 		},
 		Status: deploymentStatusToProto(&d.Status),
 	}
@@ -348,15 +348,18 @@ func DeploymentFromProto(pb *musterv1.Deployment) (*spec.Deployment, error) {
 		Meta: p.meta(pb.GetMeta()),
 		Spec: spec.DeploymentSpec{
 			Replicas: 1, Selector: p.selector("spec.selector", pb.GetSpec().GetSelector()),
-			Template: spec.PodTemplate{
-				Labels: pb.GetSpec().GetTemplate().GetLabels(), Annotations: pb.GetSpec().GetTemplate().GetAnnotations(),
-				Spec: p.podSpec("spec.template.spec", pb.GetSpec().GetTemplate().GetSpec()),
-			},
+			Template: p.template("spec.template", pb.GetSpec().GetTemplate()),
+			Strategy: p.strategy("spec.strategy", pb.GetSpec().GetStrategy()),
+			MinReady: p.duration("spec.min_ready", pb.GetSpec().GetMinReady()), Paused: pb.GetSpec().GetPaused(),
+			ProgressDeadline: p.duration("spec.progress_deadline", pb.GetSpec().GetProgressDeadline()),
 		},
 		Status: p.deploymentStatus(pb.GetStatus()),
 	}
 	if pb.GetSpec() != nil && pb.GetSpec().Replicas != nil {
 		d.Spec.Replicas = pb.GetSpec().GetReplicas()
+	}
+	if pb.GetSpec() != nil {
+		d.Spec.RevisionHistoryLimit = pb.GetSpec().RevisionHistoryLimit
 	}
 	return d, p.err
 }
@@ -365,6 +368,7 @@ func deploymentStatusToProto(s *spec.DeploymentStatus) *musterv1.DeploymentStatu
 	return &musterv1.DeploymentStatus{
 		ObservedGeneration: s.ObservedGeneration, Replicas: s.Replicas, UpdatedReplicas: s.UpdatedReplicas,
 		ReadyReplicas: s.Ready, AvailableReplicas: s.Available, Conditions: conditionsToProto(s.Conditions),
+		Revision: s.Revision, ProgressTime: stamp(s.ProgressTime),
 	}
 }
 
@@ -373,6 +377,7 @@ func (p *parser) deploymentStatus(pb *musterv1.DeploymentStatus) spec.Deployment
 		ObservedGeneration: pb.GetObservedGeneration(), Replicas: pb.GetReplicas(), UpdatedReplicas: pb.GetUpdatedReplicas(),
 		Ready: pb.GetReadyReplicas(), Available: pb.GetAvailableReplicas(),
 		Conditions: p.conditions("status.conditions", pb.GetConditions()),
+		Revision:   pb.GetRevision(), ProgressTime: p.time("status.progress_time", pb.GetProgressTime()),
 	}
 }
 

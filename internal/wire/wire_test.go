@@ -36,19 +36,22 @@ var records = map[string]func(*rapid.T) any{
 		ip := netip.AddrFrom4([4]byte(rapid.SliceOfN(rapid.Byte(), 4, 4).Draw(t, "ip")))
 		return &spec.NodeNetwork{PodCIDR: netip.PrefixFrom(ip, rapid.IntRange(0, 32).Draw(t, "bits"))}
 	},
-	"deployments": func(t *rapid.T) any { return spectest.Draw[spec.Deployment](t) },
-	"deploystate": func(t *rapid.T) any { return spectest.Draw[spec.DeploymentStatus](t) },
-	"services":    func(t *rapid.T) any { return spectest.Draw[spec.Service](t) },
-	"configmaps":  func(t *rapid.T) any { return spectest.Draw[spec.ConfigMap](t) },
+	"services":   func(t *rapid.T) any { return spectest.Draw[spec.Service](t) },
+	"configmaps": func(t *rapid.T) any { return spectest.Draw[spec.ConfigMap](t) },
 	"secrets": func(t *rapid.T) any {
 		s := spectest.Draw[spec.Secret](t)
 		s.Unreadable = ""
 		return s
 	},
-	"events":    func(t *rapid.T) any { return spectest.Draw[spec.Event](t) },
-	"failovers": func(t *rapid.T) any { return spectest.Draw[spec.Failover](t) },
-	"leader":    func(t *rapid.T) any { return spectest.Draw[spec.Leadership](t) },
-	"config":    func(t *rapid.T) any { return spectest.Draw[spec.Blob](t) },
+	"deployments":     func(t *rapid.T) any { return spectest.Draw[spec.Deployment](t) },
+	"deploystate":     func(t *rapid.T) any { return spectest.Draw[spec.DeploymentStatus](t) },
+	"deployrevisions": func(t *rapid.T) any { return spectest.Draw[spec.DeploymentRevision](t) },
+	"budgets":         func(t *rapid.T) any { return spectest.Draw[spec.PodDisruptionBudget](t) },
+	"budgetstate":     func(t *rapid.T) any { return spectest.Draw[spec.BudgetState](t) },
+	"events":          func(t *rapid.T) any { return spectest.Draw[spec.Event](t) },
+	"failovers":       func(t *rapid.T) any { return spectest.Draw[spec.Failover](t) },
+	"leader":          func(t *rapid.T) any { return spectest.Draw[spec.Leadership](t) },
+	"config":          func(t *rapid.T) any { return spectest.Draw[spec.Blob](t) },
 }
 
 func TestEveryRecordComesBackAsItWas(t *testing.T) {

@@ -9,6 +9,8 @@ package musterv1
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
+	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -20,6 +22,59 @@ const (
 	// Verify that runtime/protoimpl is sufficiently up-to-date.
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
+
+// Type is a way to replace pods.
+type DeploymentStrategy_Type int32
+
+const (
+	// The default.
+	DeploymentStrategy_TYPE_UNSPECIFIED DeploymentStrategy_Type = 0
+	// Step by step.
+	DeploymentStrategy_TYPE_ROLLING_UPDATE DeploymentStrategy_Type = 1
+	// All old ones go before the first new one is made.
+	DeploymentStrategy_TYPE_RECREATE DeploymentStrategy_Type = 2
+)
+
+// Enum value maps for DeploymentStrategy_Type.
+var (
+	DeploymentStrategy_Type_name = map[int32]string{
+		0: "TYPE_UNSPECIFIED",
+		1: "TYPE_ROLLING_UPDATE",
+		2: "TYPE_RECREATE",
+	}
+	DeploymentStrategy_Type_value = map[string]int32{
+		"TYPE_UNSPECIFIED":    0,
+		"TYPE_ROLLING_UPDATE": 1,
+		"TYPE_RECREATE":       2,
+	}
+)
+
+func (x DeploymentStrategy_Type) Enum() *DeploymentStrategy_Type {
+	p := new(DeploymentStrategy_Type)
+	*p = x
+	return p
+}
+
+func (x DeploymentStrategy_Type) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (DeploymentStrategy_Type) Descriptor() protoreflect.EnumDescriptor {
+	return file_muster_v1_deployment_proto_enumTypes[0].Descriptor()
+}
+
+func (DeploymentStrategy_Type) Type() protoreflect.EnumType {
+	return &file_muster_v1_deployment_proto_enumTypes[0]
+}
+
+func (x DeploymentStrategy_Type) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use DeploymentStrategy_Type.Descriptor instead.
+func (DeploymentStrategy_Type) EnumDescriptor() ([]byte, []int) {
+	return file_muster_v1_deployment_proto_rawDescGZIP(), []int{2, 0}
+}
 
 // Deployment keeps a number of like pods running.
 type Deployment struct {
@@ -93,7 +148,17 @@ type DeploymentSpec struct {
 	// Must match the template's labels; cannot be changed.
 	Selector *LabelSelector `protobuf:"bytes,2,opt,name=selector,proto3" json:"selector,omitempty"`
 	// What the pods are made from.
-	Template      *PodTemplate `protobuf:"bytes,3,opt,name=template,proto3" json:"template,omitempty"`
+	Template *PodTemplate `protobuf:"bytes,3,opt,name=template,proto3" json:"template,omitempty"`
+	// How pods of an old template are replaced.
+	Strategy *DeploymentStrategy `protobuf:"bytes,10,opt,name=strategy,proto3" json:"strategy,omitempty"`
+	// How long a pod must be ready before it counts as available. At least 0; default 0.
+	MinReady *durationpb.Duration `protobuf:"bytes,11,opt,name=min_ready,json=minReady,proto3" json:"min_ready,omitempty"`
+	// How many old templates are kept. 0 to 100; default 10.
+	RevisionHistoryLimit *int32 `protobuf:"varint,12,opt,name=revision_history_limit,json=revisionHistoryLimit,proto3,oneof" json:"revision_history_limit,omitempty"`
+	// How long nothing may progress before the condition Progressing is False. More than min_ready; default 10 min.
+	ProgressDeadline *durationpb.Duration `protobuf:"bytes,13,opt,name=progress_deadline,json=progressDeadline,proto3" json:"progress_deadline,omitempty"`
+	// A new template waits; the number of pods is kept.
+	Paused        bool `protobuf:"varint,14,opt,name=paused,proto3" json:"paused,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -149,6 +214,193 @@ func (x *DeploymentSpec) GetTemplate() *PodTemplate {
 	return nil
 }
 
+func (x *DeploymentSpec) GetStrategy() *DeploymentStrategy {
+	if x != nil {
+		return x.Strategy
+	}
+	return nil
+}
+
+func (x *DeploymentSpec) GetMinReady() *durationpb.Duration {
+	if x != nil {
+		return x.MinReady
+	}
+	return nil
+}
+
+func (x *DeploymentSpec) GetRevisionHistoryLimit() int32 {
+	if x != nil && x.RevisionHistoryLimit != nil {
+		return *x.RevisionHistoryLimit
+	}
+	return 0
+}
+
+func (x *DeploymentSpec) GetProgressDeadline() *durationpb.Duration {
+	if x != nil {
+		return x.ProgressDeadline
+	}
+	return nil
+}
+
+func (x *DeploymentSpec) GetPaused() bool {
+	if x != nil {
+		return x.Paused
+	}
+	return false
+}
+
+// DeploymentStrategy says how pods of an old template are replaced.
+type DeploymentStrategy struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How. Default TYPE_ROLLING_UPDATE.
+	Type DeploymentStrategy_Type `protobuf:"varint,1,opt,name=type,proto3,enum=muster.v1.DeploymentStrategy_Type" json:"type,omitempty"`
+	// How many pods more than wanted there may be; percents are rounded up. Default 25 %. With TYPE_ROLLING_UPDATE only.
+	MaxSurge *IntOrPercent `protobuf:"bytes,2,opt,name=max_surge,json=maxSurge,proto3" json:"max_surge,omitempty"`
+	// How many of the wanted pods need not be available; percents are rounded down. Default 25 %, and 1 where both come to 0.
+	// At most 100 %. With TYPE_ROLLING_UPDATE only.
+	MaxUnavailable *IntOrPercent `protobuf:"bytes,3,opt,name=max_unavailable,json=maxUnavailable,proto3" json:"max_unavailable,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *DeploymentStrategy) Reset() {
+	*x = DeploymentStrategy{}
+	mi := &file_muster_v1_deployment_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeploymentStrategy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeploymentStrategy) ProtoMessage() {}
+
+func (x *DeploymentStrategy) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_deployment_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeploymentStrategy.ProtoReflect.Descriptor instead.
+func (*DeploymentStrategy) Descriptor() ([]byte, []int) {
+	return file_muster_v1_deployment_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *DeploymentStrategy) GetType() DeploymentStrategy_Type {
+	if x != nil {
+		return x.Type
+	}
+	return DeploymentStrategy_TYPE_UNSPECIFIED
+}
+
+func (x *DeploymentStrategy) GetMaxSurge() *IntOrPercent {
+	if x != nil {
+		return x.MaxSurge
+	}
+	return nil
+}
+
+func (x *DeploymentStrategy) GetMaxUnavailable() *IntOrPercent {
+	if x != nil {
+		return x.MaxUnavailable
+	}
+	return nil
+}
+
+// IntOrPercent is a number of pods, or a share of them.
+type IntOrPercent struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Exactly one.
+	//
+	// Types that are valid to be assigned to Kind:
+	//
+	//	*IntOrPercent_Value
+	//	*IntOrPercent_Percent
+	Kind          isIntOrPercent_Kind `protobuf_oneof:"kind"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IntOrPercent) Reset() {
+	*x = IntOrPercent{}
+	mi := &file_muster_v1_deployment_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IntOrPercent) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IntOrPercent) ProtoMessage() {}
+
+func (x *IntOrPercent) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_deployment_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IntOrPercent.ProtoReflect.Descriptor instead.
+func (*IntOrPercent) Descriptor() ([]byte, []int) {
+	return file_muster_v1_deployment_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *IntOrPercent) GetKind() isIntOrPercent_Kind {
+	if x != nil {
+		return x.Kind
+	}
+	return nil
+}
+
+func (x *IntOrPercent) GetValue() int32 {
+	if x != nil {
+		if x, ok := x.Kind.(*IntOrPercent_Value); ok {
+			return x.Value
+		}
+	}
+	return 0
+}
+
+func (x *IntOrPercent) GetPercent() int32 {
+	if x != nil {
+		if x, ok := x.Kind.(*IntOrPercent_Percent); ok {
+			return x.Percent
+		}
+	}
+	return 0
+}
+
+type isIntOrPercent_Kind interface {
+	isIntOrPercent_Kind()
+}
+
+type IntOrPercent_Value struct {
+	// At least 0.
+	Value int32 `protobuf:"varint,1,opt,name=value,proto3,oneof"`
+}
+
+type IntOrPercent_Percent struct {
+	// Of the wanted number. At least 0.
+	Percent int32 `protobuf:"varint,2,opt,name=percent,proto3,oneof"`
+}
+
+func (*IntOrPercent_Value) isIntOrPercent_Kind() {}
+
+func (*IntOrPercent_Percent) isIntOrPercent_Kind() {}
+
 // PodTemplate is what the pods of a workload are made from.
 type PodTemplate struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -164,7 +416,7 @@ type PodTemplate struct {
 
 func (x *PodTemplate) Reset() {
 	*x = PodTemplate{}
-	mi := &file_muster_v1_deployment_proto_msgTypes[2]
+	mi := &file_muster_v1_deployment_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -176,7 +428,7 @@ func (x *PodTemplate) String() string {
 func (*PodTemplate) ProtoMessage() {}
 
 func (x *PodTemplate) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_deployment_proto_msgTypes[2]
+	mi := &file_muster_v1_deployment_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -189,7 +441,7 @@ func (x *PodTemplate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PodTemplate.ProtoReflect.Descriptor instead.
 func (*PodTemplate) Descriptor() ([]byte, []int) {
-	return file_muster_v1_deployment_proto_rawDescGZIP(), []int{2}
+	return file_muster_v1_deployment_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *PodTemplate) GetLabels() map[string]string {
@@ -224,17 +476,21 @@ type DeploymentStatus struct {
 	UpdatedReplicas int32 `protobuf:"varint,3,opt,name=updated_replicas,json=updatedReplicas,proto3" json:"updated_replicas,omitempty"`
 	// Those that are ready.
 	ReadyReplicas int32 `protobuf:"varint,4,opt,name=ready_replicas,json=readyReplicas,proto3" json:"ready_replicas,omitempty"`
-	// The same as ready_replicas for now.
+	// Those that have been ready for min_ready.
 	AvailableReplicas int32 `protobuf:"varint,5,opt,name=available_replicas,json=availableReplicas,proto3" json:"available_replicas,omitempty"`
 	// "Available" and "Progressing".
-	Conditions    []*Condition `protobuf:"bytes,6,rep,name=conditions,proto3" json:"conditions,omitempty"`
+	Conditions []*Condition `protobuf:"bytes,6,rep,name=conditions,proto3" json:"conditions,omitempty"`
+	// The number of the newest revision; 0 before there is one.
+	Revision int64 `protobuf:"varint,10,opt,name=revision,proto3" json:"revision,omitempty"`
+	// When the rollout last came on.
+	ProgressTime  *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=progress_time,json=progressTime,proto3" json:"progress_time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *DeploymentStatus) Reset() {
 	*x = DeploymentStatus{}
-	mi := &file_muster_v1_deployment_proto_msgTypes[3]
+	mi := &file_muster_v1_deployment_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -246,7 +502,7 @@ func (x *DeploymentStatus) String() string {
 func (*DeploymentStatus) ProtoMessage() {}
 
 func (x *DeploymentStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_deployment_proto_msgTypes[3]
+	mi := &file_muster_v1_deployment_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -259,7 +515,7 @@ func (x *DeploymentStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeploymentStatus.ProtoReflect.Descriptor instead.
 func (*DeploymentStatus) Descriptor() ([]byte, []int) {
-	return file_muster_v1_deployment_proto_rawDescGZIP(), []int{3}
+	return file_muster_v1_deployment_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *DeploymentStatus) GetObservedGeneration() int64 {
@@ -304,6 +560,111 @@ func (x *DeploymentStatus) GetConditions() []*Condition {
 	return nil
 }
 
+func (x *DeploymentStatus) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *DeploymentStatus) GetProgressTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ProgressTime
+	}
+	return nil
+}
+
+// DeploymentRevision is a template that a Deployment has or had. The leader writes it.
+type DeploymentRevision struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Rises with every change of the template, from 1. A template that comes back gets a new number.
+	Revision int64 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
+	// The template.
+	Template *PodTemplate `protobuf:"bytes,2,opt,name=template,proto3" json:"template,omitempty"`
+	// When the template was first seen.
+	CreateTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	// The annotation kubernetes.io/change-cause that the Deployment had; may be empty.
+	ChangeCause string `protobuf:"bytes,4,opt,name=change_cause,json=changeCause,proto3" json:"change_cause,omitempty"`
+	// The Deployment's uid.
+	DeploymentUid string `protobuf:"bytes,5,opt,name=deployment_uid,json=deploymentUid,proto3" json:"deployment_uid,omitempty"`
+	// The value of the label pod-template-hash of its pods.
+	TemplateHash  string `protobuf:"bytes,6,opt,name=template_hash,json=templateHash,proto3" json:"template_hash,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeploymentRevision) Reset() {
+	*x = DeploymentRevision{}
+	mi := &file_muster_v1_deployment_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeploymentRevision) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeploymentRevision) ProtoMessage() {}
+
+func (x *DeploymentRevision) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_deployment_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeploymentRevision.ProtoReflect.Descriptor instead.
+func (*DeploymentRevision) Descriptor() ([]byte, []int) {
+	return file_muster_v1_deployment_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *DeploymentRevision) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *DeploymentRevision) GetTemplate() *PodTemplate {
+	if x != nil {
+		return x.Template
+	}
+	return nil
+}
+
+func (x *DeploymentRevision) GetCreateTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreateTime
+	}
+	return nil
+}
+
+func (x *DeploymentRevision) GetChangeCause() string {
+	if x != nil {
+		return x.ChangeCause
+	}
+	return ""
+}
+
+func (x *DeploymentRevision) GetDeploymentUid() string {
+	if x != nil {
+		return x.DeploymentUid
+	}
+	return ""
+}
+
+func (x *DeploymentRevision) GetTemplateHash() string {
+	if x != nil {
+		return x.TemplateHash
+	}
+	return ""
+}
+
 // DeploymentFilter chooses Deployments; every field that is set must match.
 type DeploymentFilter struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -319,7 +680,7 @@ type DeploymentFilter struct {
 
 func (x *DeploymentFilter) Reset() {
 	*x = DeploymentFilter{}
-	mi := &file_muster_v1_deployment_proto_msgTypes[4]
+	mi := &file_muster_v1_deployment_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -331,7 +692,7 @@ func (x *DeploymentFilter) String() string {
 func (*DeploymentFilter) ProtoMessage() {}
 
 func (x *DeploymentFilter) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_deployment_proto_msgTypes[4]
+	mi := &file_muster_v1_deployment_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -344,7 +705,7 @@ func (x *DeploymentFilter) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeploymentFilter.ProtoReflect.Descriptor instead.
 func (*DeploymentFilter) Descriptor() ([]byte, []int) {
-	return file_muster_v1_deployment_proto_rawDescGZIP(), []int{4}
+	return file_muster_v1_deployment_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *DeploymentFilter) GetNamespace() string {
@@ -381,7 +742,7 @@ type GetDeploymentRequest struct {
 
 func (x *GetDeploymentRequest) Reset() {
 	*x = GetDeploymentRequest{}
-	mi := &file_muster_v1_deployment_proto_msgTypes[5]
+	mi := &file_muster_v1_deployment_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -393,7 +754,7 @@ func (x *GetDeploymentRequest) String() string {
 func (*GetDeploymentRequest) ProtoMessage() {}
 
 func (x *GetDeploymentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_deployment_proto_msgTypes[5]
+	mi := &file_muster_v1_deployment_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -406,7 +767,7 @@ func (x *GetDeploymentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetDeploymentRequest.ProtoReflect.Descriptor instead.
 func (*GetDeploymentRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_deployment_proto_rawDescGZIP(), []int{5}
+	return file_muster_v1_deployment_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *GetDeploymentRequest) GetNamespace() string {
@@ -434,7 +795,7 @@ type GetDeploymentResponse struct {
 
 func (x *GetDeploymentResponse) Reset() {
 	*x = GetDeploymentResponse{}
-	mi := &file_muster_v1_deployment_proto_msgTypes[6]
+	mi := &file_muster_v1_deployment_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -446,7 +807,7 @@ func (x *GetDeploymentResponse) String() string {
 func (*GetDeploymentResponse) ProtoMessage() {}
 
 func (x *GetDeploymentResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_deployment_proto_msgTypes[6]
+	mi := &file_muster_v1_deployment_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -459,7 +820,7 @@ func (x *GetDeploymentResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetDeploymentResponse.ProtoReflect.Descriptor instead.
 func (*GetDeploymentResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_deployment_proto_rawDescGZIP(), []int{6}
+	return file_muster_v1_deployment_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *GetDeploymentResponse) GetDeployment() *Deployment {
@@ -484,7 +845,7 @@ type ListDeploymentsRequest struct {
 
 func (x *ListDeploymentsRequest) Reset() {
 	*x = ListDeploymentsRequest{}
-	mi := &file_muster_v1_deployment_proto_msgTypes[7]
+	mi := &file_muster_v1_deployment_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -496,7 +857,7 @@ func (x *ListDeploymentsRequest) String() string {
 func (*ListDeploymentsRequest) ProtoMessage() {}
 
 func (x *ListDeploymentsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_deployment_proto_msgTypes[7]
+	mi := &file_muster_v1_deployment_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -509,7 +870,7 @@ func (x *ListDeploymentsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDeploymentsRequest.ProtoReflect.Descriptor instead.
 func (*ListDeploymentsRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_deployment_proto_rawDescGZIP(), []int{7}
+	return file_muster_v1_deployment_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ListDeploymentsRequest) GetFilter() *DeploymentFilter {
@@ -548,7 +909,7 @@ type ListDeploymentsResponse struct {
 
 func (x *ListDeploymentsResponse) Reset() {
 	*x = ListDeploymentsResponse{}
-	mi := &file_muster_v1_deployment_proto_msgTypes[8]
+	mi := &file_muster_v1_deployment_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -560,7 +921,7 @@ func (x *ListDeploymentsResponse) String() string {
 func (*ListDeploymentsResponse) ProtoMessage() {}
 
 func (x *ListDeploymentsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_deployment_proto_msgTypes[8]
+	mi := &file_muster_v1_deployment_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -573,7 +934,7 @@ func (x *ListDeploymentsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDeploymentsResponse.ProtoReflect.Descriptor instead.
 func (*ListDeploymentsResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_deployment_proto_rawDescGZIP(), []int{8}
+	return file_muster_v1_deployment_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ListDeploymentsResponse) GetDeployments() []*Deployment {
@@ -610,7 +971,7 @@ type WatchDeploymentsRequest struct {
 
 func (x *WatchDeploymentsRequest) Reset() {
 	*x = WatchDeploymentsRequest{}
-	mi := &file_muster_v1_deployment_proto_msgTypes[9]
+	mi := &file_muster_v1_deployment_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -622,7 +983,7 @@ func (x *WatchDeploymentsRequest) String() string {
 func (*WatchDeploymentsRequest) ProtoMessage() {}
 
 func (x *WatchDeploymentsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_deployment_proto_msgTypes[9]
+	mi := &file_muster_v1_deployment_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -635,7 +996,7 @@ func (x *WatchDeploymentsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchDeploymentsRequest.ProtoReflect.Descriptor instead.
 func (*WatchDeploymentsRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_deployment_proto_rawDescGZIP(), []int{9}
+	return file_muster_v1_deployment_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *WatchDeploymentsRequest) GetFilter() *DeploymentFilter {
@@ -667,7 +1028,7 @@ type WatchDeploymentsResponse struct {
 
 func (x *WatchDeploymentsResponse) Reset() {
 	*x = WatchDeploymentsResponse{}
-	mi := &file_muster_v1_deployment_proto_msgTypes[10]
+	mi := &file_muster_v1_deployment_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -679,7 +1040,7 @@ func (x *WatchDeploymentsResponse) String() string {
 func (*WatchDeploymentsResponse) ProtoMessage() {}
 
 func (x *WatchDeploymentsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_deployment_proto_msgTypes[10]
+	mi := &file_muster_v1_deployment_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -692,7 +1053,7 @@ func (x *WatchDeploymentsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchDeploymentsResponse.ProtoReflect.Descriptor instead.
 func (*WatchDeploymentsResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_deployment_proto_rawDescGZIP(), []int{10}
+	return file_muster_v1_deployment_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *WatchDeploymentsResponse) GetType() ChangeType {
@@ -729,7 +1090,7 @@ type CreateDeploymentRequest struct {
 
 func (x *CreateDeploymentRequest) Reset() {
 	*x = CreateDeploymentRequest{}
-	mi := &file_muster_v1_deployment_proto_msgTypes[11]
+	mi := &file_muster_v1_deployment_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -741,7 +1102,7 @@ func (x *CreateDeploymentRequest) String() string {
 func (*CreateDeploymentRequest) ProtoMessage() {}
 
 func (x *CreateDeploymentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_deployment_proto_msgTypes[11]
+	mi := &file_muster_v1_deployment_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -754,7 +1115,7 @@ func (x *CreateDeploymentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateDeploymentRequest.ProtoReflect.Descriptor instead.
 func (*CreateDeploymentRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_deployment_proto_rawDescGZIP(), []int{11}
+	return file_muster_v1_deployment_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *CreateDeploymentRequest) GetDeployment() *Deployment {
@@ -784,7 +1145,7 @@ type CreateDeploymentResponse struct {
 
 func (x *CreateDeploymentResponse) Reset() {
 	*x = CreateDeploymentResponse{}
-	mi := &file_muster_v1_deployment_proto_msgTypes[12]
+	mi := &file_muster_v1_deployment_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -796,7 +1157,7 @@ func (x *CreateDeploymentResponse) String() string {
 func (*CreateDeploymentResponse) ProtoMessage() {}
 
 func (x *CreateDeploymentResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_deployment_proto_msgTypes[12]
+	mi := &file_muster_v1_deployment_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -809,7 +1170,7 @@ func (x *CreateDeploymentResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateDeploymentResponse.ProtoReflect.Descriptor instead.
 func (*CreateDeploymentResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_deployment_proto_rawDescGZIP(), []int{12}
+	return file_muster_v1_deployment_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *CreateDeploymentResponse) GetDeployment() *Deployment {
@@ -841,7 +1202,7 @@ type UpdateDeploymentRequest struct {
 
 func (x *UpdateDeploymentRequest) Reset() {
 	*x = UpdateDeploymentRequest{}
-	mi := &file_muster_v1_deployment_proto_msgTypes[13]
+	mi := &file_muster_v1_deployment_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -853,7 +1214,7 @@ func (x *UpdateDeploymentRequest) String() string {
 func (*UpdateDeploymentRequest) ProtoMessage() {}
 
 func (x *UpdateDeploymentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_deployment_proto_msgTypes[13]
+	mi := &file_muster_v1_deployment_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -866,7 +1227,7 @@ func (x *UpdateDeploymentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateDeploymentRequest.ProtoReflect.Descriptor instead.
 func (*UpdateDeploymentRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_deployment_proto_rawDescGZIP(), []int{13}
+	return file_muster_v1_deployment_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *UpdateDeploymentRequest) GetDeployment() *Deployment {
@@ -905,7 +1266,7 @@ type UpdateDeploymentResponse struct {
 
 func (x *UpdateDeploymentResponse) Reset() {
 	*x = UpdateDeploymentResponse{}
-	mi := &file_muster_v1_deployment_proto_msgTypes[14]
+	mi := &file_muster_v1_deployment_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -917,7 +1278,7 @@ func (x *UpdateDeploymentResponse) String() string {
 func (*UpdateDeploymentResponse) ProtoMessage() {}
 
 func (x *UpdateDeploymentResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_deployment_proto_msgTypes[14]
+	mi := &file_muster_v1_deployment_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -930,7 +1291,7 @@ func (x *UpdateDeploymentResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateDeploymentResponse.ProtoReflect.Descriptor instead.
 func (*UpdateDeploymentResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_deployment_proto_rawDescGZIP(), []int{14}
+	return file_muster_v1_deployment_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *UpdateDeploymentResponse) GetDeployment() *Deployment {
@@ -969,7 +1330,7 @@ type DeleteDeploymentRequest struct {
 
 func (x *DeleteDeploymentRequest) Reset() {
 	*x = DeleteDeploymentRequest{}
-	mi := &file_muster_v1_deployment_proto_msgTypes[15]
+	mi := &file_muster_v1_deployment_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -981,7 +1342,7 @@ func (x *DeleteDeploymentRequest) String() string {
 func (*DeleteDeploymentRequest) ProtoMessage() {}
 
 func (x *DeleteDeploymentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_deployment_proto_msgTypes[15]
+	mi := &file_muster_v1_deployment_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -994,7 +1355,7 @@ func (x *DeleteDeploymentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteDeploymentRequest.ProtoReflect.Descriptor instead.
 func (*DeleteDeploymentRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_deployment_proto_rawDescGZIP(), []int{15}
+	return file_muster_v1_deployment_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *DeleteDeploymentRequest) GetNamespace() string {
@@ -1029,7 +1390,7 @@ type DeleteDeploymentResponse struct {
 
 func (x *DeleteDeploymentResponse) Reset() {
 	*x = DeleteDeploymentResponse{}
-	mi := &file_muster_v1_deployment_proto_msgTypes[16]
+	mi := &file_muster_v1_deployment_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1041,7 +1402,7 @@ func (x *DeleteDeploymentResponse) String() string {
 func (*DeleteDeploymentResponse) ProtoMessage() {}
 
 func (x *DeleteDeploymentResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_deployment_proto_msgTypes[16]
+	mi := &file_muster_v1_deployment_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1054,7 +1415,7 @@ func (x *DeleteDeploymentResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteDeploymentResponse.ProtoReflect.Descriptor instead.
 func (*DeleteDeploymentResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_deployment_proto_rawDescGZIP(), []int{16}
+	return file_muster_v1_deployment_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *DeleteDeploymentResponse) GetDeployment() *Deployment {
@@ -1064,21 +1425,141 @@ func (x *DeleteDeploymentResponse) GetDeployment() *Deployment {
 	return nil
 }
 
+// ListDeploymentRevisionsRequest names a Deployment.
+type ListDeploymentRevisionsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Default "default".
+	Namespace string `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	// Required.
+	Name          string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListDeploymentRevisionsRequest) Reset() {
+	*x = ListDeploymentRevisionsRequest{}
+	mi := &file_muster_v1_deployment_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListDeploymentRevisionsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListDeploymentRevisionsRequest) ProtoMessage() {}
+
+func (x *ListDeploymentRevisionsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_deployment_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListDeploymentRevisionsRequest.ProtoReflect.Descriptor instead.
+func (*ListDeploymentRevisionsRequest) Descriptor() ([]byte, []int) {
+	return file_muster_v1_deployment_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *ListDeploymentRevisionsRequest) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *ListDeploymentRevisionsRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+// ListDeploymentRevisionsResponse has what is kept, one template for each revision.
+type ListDeploymentRevisionsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Oldest first; the last one is the present one.
+	Revisions     []*DeploymentRevision `protobuf:"bytes,1,rep,name=revisions,proto3" json:"revisions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListDeploymentRevisionsResponse) Reset() {
+	*x = ListDeploymentRevisionsResponse{}
+	mi := &file_muster_v1_deployment_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListDeploymentRevisionsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListDeploymentRevisionsResponse) ProtoMessage() {}
+
+func (x *ListDeploymentRevisionsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_deployment_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListDeploymentRevisionsResponse.ProtoReflect.Descriptor instead.
+func (*ListDeploymentRevisionsResponse) Descriptor() ([]byte, []int) {
+	return file_muster_v1_deployment_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *ListDeploymentRevisionsResponse) GetRevisions() []*DeploymentRevision {
+	if x != nil {
+		return x.Revisions
+	}
+	return nil
+}
+
 var File_muster_v1_deployment_proto protoreflect.FileDescriptor
 
 const file_muster_v1_deployment_proto_rawDesc = "" +
 	"\n" +
-	"\x1amuster/v1/deployment.proto\x12\tmuster.v1\x1a\x14muster/v1/meta.proto\x1a\x13muster/v1/pod.proto\"\x9b\x01\n" +
+	"\x1amuster/v1/deployment.proto\x12\tmuster.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x14muster/v1/meta.proto\x1a\x13muster/v1/pod.proto\"\x9b\x01\n" +
 	"\n" +
 	"Deployment\x12)\n" +
 	"\x04meta\x18\x01 \x01(\v2\x15.muster.v1.ObjectMetaR\x04meta\x12-\n" +
 	"\x04spec\x18\x02 \x01(\v2\x19.muster.v1.DeploymentSpecR\x04spec\x123\n" +
-	"\x06status\x18\x03 \x01(\v2\x1b.muster.v1.DeploymentStatusR\x06status\"\xa8\x01\n" +
+	"\x06status\x18\x03 \x01(\v2\x1b.muster.v1.DeploymentStatusR\x06status\"\xd1\x03\n" +
 	"\x0eDeploymentSpec\x12\x1f\n" +
 	"\breplicas\x18\x01 \x01(\x05H\x00R\breplicas\x88\x01\x01\x124\n" +
 	"\bselector\x18\x02 \x01(\v2\x18.muster.v1.LabelSelectorR\bselector\x122\n" +
-	"\btemplate\x18\x03 \x01(\v2\x16.muster.v1.PodTemplateR\btemplateB\v\n" +
-	"\t_replicas\"\xb7\x02\n" +
+	"\btemplate\x18\x03 \x01(\v2\x16.muster.v1.PodTemplateR\btemplate\x129\n" +
+	"\bstrategy\x18\n" +
+	" \x01(\v2\x1d.muster.v1.DeploymentStrategyR\bstrategy\x126\n" +
+	"\tmin_ready\x18\v \x01(\v2\x19.google.protobuf.DurationR\bminReady\x129\n" +
+	"\x16revision_history_limit\x18\f \x01(\x05H\x01R\x14revisionHistoryLimit\x88\x01\x01\x12F\n" +
+	"\x11progress_deadline\x18\r \x01(\v2\x19.google.protobuf.DurationR\x10progressDeadline\x12\x16\n" +
+	"\x06paused\x18\x0e \x01(\bR\x06pausedB\v\n" +
+	"\t_replicasB\x19\n" +
+	"\x17_revision_history_limit\"\x8e\x02\n" +
+	"\x12DeploymentStrategy\x126\n" +
+	"\x04type\x18\x01 \x01(\x0e2\".muster.v1.DeploymentStrategy.TypeR\x04type\x124\n" +
+	"\tmax_surge\x18\x02 \x01(\v2\x17.muster.v1.IntOrPercentR\bmaxSurge\x12@\n" +
+	"\x0fmax_unavailable\x18\x03 \x01(\v2\x17.muster.v1.IntOrPercentR\x0emaxUnavailable\"H\n" +
+	"\x04Type\x12\x14\n" +
+	"\x10TYPE_UNSPECIFIED\x10\x00\x12\x17\n" +
+	"\x13TYPE_ROLLING_UPDATE\x10\x01\x12\x11\n" +
+	"\rTYPE_RECREATE\x10\x02\"J\n" +
+	"\fIntOrPercent\x12\x16\n" +
+	"\x05value\x18\x01 \x01(\x05H\x00R\x05value\x12\x1a\n" +
+	"\apercent\x18\x02 \x01(\x05H\x00R\apercentB\x06\n" +
+	"\x04kind\"\xb7\x02\n" +
 	"\vPodTemplate\x12:\n" +
 	"\x06labels\x18\x01 \x03(\v2\".muster.v1.PodTemplate.LabelsEntryR\x06labels\x12I\n" +
 	"\vannotations\x18\x02 \x03(\v2'.muster.v1.PodTemplate.AnnotationsEntryR\vannotations\x12&\n" +
@@ -1088,7 +1569,7 @@ const file_muster_v1_deployment_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a>\n" +
 	"\x10AnnotationsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x96\x02\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xf3\x02\n" +
 	"\x10DeploymentStatus\x12/\n" +
 	"\x13observed_generation\x18\x01 \x01(\x03R\x12observedGeneration\x12\x1a\n" +
 	"\breplicas\x18\x02 \x01(\x05R\breplicas\x12)\n" +
@@ -1097,7 +1578,18 @@ const file_muster_v1_deployment_proto_rawDesc = "" +
 	"\x12available_replicas\x18\x05 \x01(\x05R\x11availableReplicas\x124\n" +
 	"\n" +
 	"conditions\x18\x06 \x03(\v2\x14.muster.v1.ConditionR\n" +
-	"conditions\"k\n" +
+	"conditions\x12\x1a\n" +
+	"\brevision\x18\n" +
+	" \x01(\x03R\brevision\x12?\n" +
+	"\rprogress_time\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\fprogressTime\"\x90\x02\n" +
+	"\x12DeploymentRevision\x12\x1a\n" +
+	"\brevision\x18\x01 \x01(\x03R\brevision\x122\n" +
+	"\btemplate\x18\x02 \x01(\v2\x16.muster.v1.PodTemplateR\btemplate\x12;\n" +
+	"\vcreate_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"createTime\x12!\n" +
+	"\fchange_cause\x18\x04 \x01(\tR\vchangeCause\x12%\n" +
+	"\x0edeployment_uid\x18\x05 \x01(\tR\rdeploymentUid\x12#\n" +
+	"\rtemplate_hash\x18\x06 \x01(\tR\ftemplateHash\"k\n" +
 	"\x10DeploymentFilter\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12%\n" +
 	"\x0elabel_selector\x18\x02 \x01(\tR\rlabelSelector\x12\x12\n" +
@@ -1156,14 +1648,20 @@ const file_muster_v1_deployment_proto_rawDesc = "" +
 	"\x18DeleteDeploymentResponse\x125\n" +
 	"\n" +
 	"deployment\x18\x01 \x01(\v2\x15.muster.v1.DeploymentR\n" +
-	"deployment2\xb7\x04\n" +
+	"deployment\"R\n" +
+	"\x1eListDeploymentRevisionsRequest\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\"^\n" +
+	"\x1fListDeploymentRevisionsResponse\x12;\n" +
+	"\trevisions\x18\x01 \x03(\v2\x1d.muster.v1.DeploymentRevisionR\trevisions2\xa9\x05\n" +
 	"\x11DeploymentService\x12R\n" +
 	"\rGetDeployment\x12\x1f.muster.v1.GetDeploymentRequest\x1a .muster.v1.GetDeploymentResponse\x12X\n" +
 	"\x0fListDeployments\x12!.muster.v1.ListDeploymentsRequest\x1a\".muster.v1.ListDeploymentsResponse\x12]\n" +
 	"\x10WatchDeployments\x12\".muster.v1.WatchDeploymentsRequest\x1a#.muster.v1.WatchDeploymentsResponse0\x01\x12[\n" +
 	"\x10CreateDeployment\x12\".muster.v1.CreateDeploymentRequest\x1a#.muster.v1.CreateDeploymentResponse\x12[\n" +
 	"\x10UpdateDeployment\x12\".muster.v1.UpdateDeploymentRequest\x1a#.muster.v1.UpdateDeploymentResponse\x12[\n" +
-	"\x10DeleteDeployment\x12\".muster.v1.DeleteDeploymentRequest\x1a#.muster.v1.DeleteDeploymentResponseB3Z1github.com/musterhq/muster/gen/muster/v1;musterv1b\x06proto3"
+	"\x10DeleteDeployment\x12\".muster.v1.DeleteDeploymentRequest\x1a#.muster.v1.DeleteDeploymentResponse\x12p\n" +
+	"\x17ListDeploymentRevisions\x12).muster.v1.ListDeploymentRevisionsRequest\x1a*.muster.v1.ListDeploymentRevisionsResponseB3Z1github.com/musterhq/muster/gen/muster/v1;musterv1b\x06proto3"
 
 var (
 	file_muster_v1_deployment_proto_rawDescOnce sync.Once
@@ -1177,73 +1675,94 @@ func file_muster_v1_deployment_proto_rawDescGZIP() []byte {
 	return file_muster_v1_deployment_proto_rawDescData
 }
 
-var file_muster_v1_deployment_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
+var file_muster_v1_deployment_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_muster_v1_deployment_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
 var file_muster_v1_deployment_proto_goTypes = []any{
-	(*Deployment)(nil),               // 0: muster.v1.Deployment
-	(*DeploymentSpec)(nil),           // 1: muster.v1.DeploymentSpec
-	(*PodTemplate)(nil),              // 2: muster.v1.PodTemplate
-	(*DeploymentStatus)(nil),         // 3: muster.v1.DeploymentStatus
-	(*DeploymentFilter)(nil),         // 4: muster.v1.DeploymentFilter
-	(*GetDeploymentRequest)(nil),     // 5: muster.v1.GetDeploymentRequest
-	(*GetDeploymentResponse)(nil),    // 6: muster.v1.GetDeploymentResponse
-	(*ListDeploymentsRequest)(nil),   // 7: muster.v1.ListDeploymentsRequest
-	(*ListDeploymentsResponse)(nil),  // 8: muster.v1.ListDeploymentsResponse
-	(*WatchDeploymentsRequest)(nil),  // 9: muster.v1.WatchDeploymentsRequest
-	(*WatchDeploymentsResponse)(nil), // 10: muster.v1.WatchDeploymentsResponse
-	(*CreateDeploymentRequest)(nil),  // 11: muster.v1.CreateDeploymentRequest
-	(*CreateDeploymentResponse)(nil), // 12: muster.v1.CreateDeploymentResponse
-	(*UpdateDeploymentRequest)(nil),  // 13: muster.v1.UpdateDeploymentRequest
-	(*UpdateDeploymentResponse)(nil), // 14: muster.v1.UpdateDeploymentResponse
-	(*DeleteDeploymentRequest)(nil),  // 15: muster.v1.DeleteDeploymentRequest
-	(*DeleteDeploymentResponse)(nil), // 16: muster.v1.DeleteDeploymentResponse
-	nil,                              // 17: muster.v1.PodTemplate.LabelsEntry
-	nil,                              // 18: muster.v1.PodTemplate.AnnotationsEntry
-	(*ObjectMeta)(nil),               // 19: muster.v1.ObjectMeta
-	(*LabelSelector)(nil),            // 20: muster.v1.LabelSelector
-	(*PodSpec)(nil),                  // 21: muster.v1.PodSpec
-	(*Condition)(nil),                // 22: muster.v1.Condition
-	(ChangeType)(0),                  // 23: muster.v1.ChangeType
-	(WriteResult)(0),                 // 24: muster.v1.WriteResult
+	(DeploymentStrategy_Type)(0),            // 0: muster.v1.DeploymentStrategy.Type
+	(*Deployment)(nil),                      // 1: muster.v1.Deployment
+	(*DeploymentSpec)(nil),                  // 2: muster.v1.DeploymentSpec
+	(*DeploymentStrategy)(nil),              // 3: muster.v1.DeploymentStrategy
+	(*IntOrPercent)(nil),                    // 4: muster.v1.IntOrPercent
+	(*PodTemplate)(nil),                     // 5: muster.v1.PodTemplate
+	(*DeploymentStatus)(nil),                // 6: muster.v1.DeploymentStatus
+	(*DeploymentRevision)(nil),              // 7: muster.v1.DeploymentRevision
+	(*DeploymentFilter)(nil),                // 8: muster.v1.DeploymentFilter
+	(*GetDeploymentRequest)(nil),            // 9: muster.v1.GetDeploymentRequest
+	(*GetDeploymentResponse)(nil),           // 10: muster.v1.GetDeploymentResponse
+	(*ListDeploymentsRequest)(nil),          // 11: muster.v1.ListDeploymentsRequest
+	(*ListDeploymentsResponse)(nil),         // 12: muster.v1.ListDeploymentsResponse
+	(*WatchDeploymentsRequest)(nil),         // 13: muster.v1.WatchDeploymentsRequest
+	(*WatchDeploymentsResponse)(nil),        // 14: muster.v1.WatchDeploymentsResponse
+	(*CreateDeploymentRequest)(nil),         // 15: muster.v1.CreateDeploymentRequest
+	(*CreateDeploymentResponse)(nil),        // 16: muster.v1.CreateDeploymentResponse
+	(*UpdateDeploymentRequest)(nil),         // 17: muster.v1.UpdateDeploymentRequest
+	(*UpdateDeploymentResponse)(nil),        // 18: muster.v1.UpdateDeploymentResponse
+	(*DeleteDeploymentRequest)(nil),         // 19: muster.v1.DeleteDeploymentRequest
+	(*DeleteDeploymentResponse)(nil),        // 20: muster.v1.DeleteDeploymentResponse
+	(*ListDeploymentRevisionsRequest)(nil),  // 21: muster.v1.ListDeploymentRevisionsRequest
+	(*ListDeploymentRevisionsResponse)(nil), // 22: muster.v1.ListDeploymentRevisionsResponse
+	nil,                                     // 23: muster.v1.PodTemplate.LabelsEntry
+	nil,                                     // 24: muster.v1.PodTemplate.AnnotationsEntry
+	(*ObjectMeta)(nil),                      // 25: muster.v1.ObjectMeta
+	(*LabelSelector)(nil),                   // 26: muster.v1.LabelSelector
+	(*durationpb.Duration)(nil),             // 27: google.protobuf.Duration
+	(*PodSpec)(nil),                         // 28: muster.v1.PodSpec
+	(*Condition)(nil),                       // 29: muster.v1.Condition
+	(*timestamppb.Timestamp)(nil),           // 30: google.protobuf.Timestamp
+	(ChangeType)(0),                         // 31: muster.v1.ChangeType
+	(WriteResult)(0),                        // 32: muster.v1.WriteResult
 }
 var file_muster_v1_deployment_proto_depIdxs = []int32{
-	19, // 0: muster.v1.Deployment.meta:type_name -> muster.v1.ObjectMeta
-	1,  // 1: muster.v1.Deployment.spec:type_name -> muster.v1.DeploymentSpec
-	3,  // 2: muster.v1.Deployment.status:type_name -> muster.v1.DeploymentStatus
-	20, // 3: muster.v1.DeploymentSpec.selector:type_name -> muster.v1.LabelSelector
-	2,  // 4: muster.v1.DeploymentSpec.template:type_name -> muster.v1.PodTemplate
-	17, // 5: muster.v1.PodTemplate.labels:type_name -> muster.v1.PodTemplate.LabelsEntry
-	18, // 6: muster.v1.PodTemplate.annotations:type_name -> muster.v1.PodTemplate.AnnotationsEntry
-	21, // 7: muster.v1.PodTemplate.spec:type_name -> muster.v1.PodSpec
-	22, // 8: muster.v1.DeploymentStatus.conditions:type_name -> muster.v1.Condition
-	0,  // 9: muster.v1.GetDeploymentResponse.deployment:type_name -> muster.v1.Deployment
-	4,  // 10: muster.v1.ListDeploymentsRequest.filter:type_name -> muster.v1.DeploymentFilter
-	0,  // 11: muster.v1.ListDeploymentsResponse.deployments:type_name -> muster.v1.Deployment
-	4,  // 12: muster.v1.WatchDeploymentsRequest.filter:type_name -> muster.v1.DeploymentFilter
-	23, // 13: muster.v1.WatchDeploymentsResponse.type:type_name -> muster.v1.ChangeType
-	0,  // 14: muster.v1.WatchDeploymentsResponse.deployment:type_name -> muster.v1.Deployment
-	0,  // 15: muster.v1.CreateDeploymentRequest.deployment:type_name -> muster.v1.Deployment
-	0,  // 16: muster.v1.CreateDeploymentResponse.deployment:type_name -> muster.v1.Deployment
-	0,  // 17: muster.v1.UpdateDeploymentRequest.deployment:type_name -> muster.v1.Deployment
-	0,  // 18: muster.v1.UpdateDeploymentResponse.deployment:type_name -> muster.v1.Deployment
-	24, // 19: muster.v1.UpdateDeploymentResponse.result:type_name -> muster.v1.WriteResult
-	0,  // 20: muster.v1.DeleteDeploymentResponse.deployment:type_name -> muster.v1.Deployment
-	5,  // 21: muster.v1.DeploymentService.GetDeployment:input_type -> muster.v1.GetDeploymentRequest
-	7,  // 22: muster.v1.DeploymentService.ListDeployments:input_type -> muster.v1.ListDeploymentsRequest
-	9,  // 23: muster.v1.DeploymentService.WatchDeployments:input_type -> muster.v1.WatchDeploymentsRequest
-	11, // 24: muster.v1.DeploymentService.CreateDeployment:input_type -> muster.v1.CreateDeploymentRequest
-	13, // 25: muster.v1.DeploymentService.UpdateDeployment:input_type -> muster.v1.UpdateDeploymentRequest
-	15, // 26: muster.v1.DeploymentService.DeleteDeployment:input_type -> muster.v1.DeleteDeploymentRequest
-	6,  // 27: muster.v1.DeploymentService.GetDeployment:output_type -> muster.v1.GetDeploymentResponse
-	8,  // 28: muster.v1.DeploymentService.ListDeployments:output_type -> muster.v1.ListDeploymentsResponse
-	10, // 29: muster.v1.DeploymentService.WatchDeployments:output_type -> muster.v1.WatchDeploymentsResponse
-	12, // 30: muster.v1.DeploymentService.CreateDeployment:output_type -> muster.v1.CreateDeploymentResponse
-	14, // 31: muster.v1.DeploymentService.UpdateDeployment:output_type -> muster.v1.UpdateDeploymentResponse
-	16, // 32: muster.v1.DeploymentService.DeleteDeployment:output_type -> muster.v1.DeleteDeploymentResponse
-	27, // [27:33] is the sub-list for method output_type
-	21, // [21:27] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	25, // 0: muster.v1.Deployment.meta:type_name -> muster.v1.ObjectMeta
+	2,  // 1: muster.v1.Deployment.spec:type_name -> muster.v1.DeploymentSpec
+	6,  // 2: muster.v1.Deployment.status:type_name -> muster.v1.DeploymentStatus
+	26, // 3: muster.v1.DeploymentSpec.selector:type_name -> muster.v1.LabelSelector
+	5,  // 4: muster.v1.DeploymentSpec.template:type_name -> muster.v1.PodTemplate
+	3,  // 5: muster.v1.DeploymentSpec.strategy:type_name -> muster.v1.DeploymentStrategy
+	27, // 6: muster.v1.DeploymentSpec.min_ready:type_name -> google.protobuf.Duration
+	27, // 7: muster.v1.DeploymentSpec.progress_deadline:type_name -> google.protobuf.Duration
+	0,  // 8: muster.v1.DeploymentStrategy.type:type_name -> muster.v1.DeploymentStrategy.Type
+	4,  // 9: muster.v1.DeploymentStrategy.max_surge:type_name -> muster.v1.IntOrPercent
+	4,  // 10: muster.v1.DeploymentStrategy.max_unavailable:type_name -> muster.v1.IntOrPercent
+	23, // 11: muster.v1.PodTemplate.labels:type_name -> muster.v1.PodTemplate.LabelsEntry
+	24, // 12: muster.v1.PodTemplate.annotations:type_name -> muster.v1.PodTemplate.AnnotationsEntry
+	28, // 13: muster.v1.PodTemplate.spec:type_name -> muster.v1.PodSpec
+	29, // 14: muster.v1.DeploymentStatus.conditions:type_name -> muster.v1.Condition
+	30, // 15: muster.v1.DeploymentStatus.progress_time:type_name -> google.protobuf.Timestamp
+	5,  // 16: muster.v1.DeploymentRevision.template:type_name -> muster.v1.PodTemplate
+	30, // 17: muster.v1.DeploymentRevision.create_time:type_name -> google.protobuf.Timestamp
+	1,  // 18: muster.v1.GetDeploymentResponse.deployment:type_name -> muster.v1.Deployment
+	8,  // 19: muster.v1.ListDeploymentsRequest.filter:type_name -> muster.v1.DeploymentFilter
+	1,  // 20: muster.v1.ListDeploymentsResponse.deployments:type_name -> muster.v1.Deployment
+	8,  // 21: muster.v1.WatchDeploymentsRequest.filter:type_name -> muster.v1.DeploymentFilter
+	31, // 22: muster.v1.WatchDeploymentsResponse.type:type_name -> muster.v1.ChangeType
+	1,  // 23: muster.v1.WatchDeploymentsResponse.deployment:type_name -> muster.v1.Deployment
+	1,  // 24: muster.v1.CreateDeploymentRequest.deployment:type_name -> muster.v1.Deployment
+	1,  // 25: muster.v1.CreateDeploymentResponse.deployment:type_name -> muster.v1.Deployment
+	1,  // 26: muster.v1.UpdateDeploymentRequest.deployment:type_name -> muster.v1.Deployment
+	1,  // 27: muster.v1.UpdateDeploymentResponse.deployment:type_name -> muster.v1.Deployment
+	32, // 28: muster.v1.UpdateDeploymentResponse.result:type_name -> muster.v1.WriteResult
+	1,  // 29: muster.v1.DeleteDeploymentResponse.deployment:type_name -> muster.v1.Deployment
+	7,  // 30: muster.v1.ListDeploymentRevisionsResponse.revisions:type_name -> muster.v1.DeploymentRevision
+	9,  // 31: muster.v1.DeploymentService.GetDeployment:input_type -> muster.v1.GetDeploymentRequest
+	11, // 32: muster.v1.DeploymentService.ListDeployments:input_type -> muster.v1.ListDeploymentsRequest
+	13, // 33: muster.v1.DeploymentService.WatchDeployments:input_type -> muster.v1.WatchDeploymentsRequest
+	15, // 34: muster.v1.DeploymentService.CreateDeployment:input_type -> muster.v1.CreateDeploymentRequest
+	17, // 35: muster.v1.DeploymentService.UpdateDeployment:input_type -> muster.v1.UpdateDeploymentRequest
+	19, // 36: muster.v1.DeploymentService.DeleteDeployment:input_type -> muster.v1.DeleteDeploymentRequest
+	21, // 37: muster.v1.DeploymentService.ListDeploymentRevisions:input_type -> muster.v1.ListDeploymentRevisionsRequest
+	10, // 38: muster.v1.DeploymentService.GetDeployment:output_type -> muster.v1.GetDeploymentResponse
+	12, // 39: muster.v1.DeploymentService.ListDeployments:output_type -> muster.v1.ListDeploymentsResponse
+	14, // 40: muster.v1.DeploymentService.WatchDeployments:output_type -> muster.v1.WatchDeploymentsResponse
+	16, // 41: muster.v1.DeploymentService.CreateDeployment:output_type -> muster.v1.CreateDeploymentResponse
+	18, // 42: muster.v1.DeploymentService.UpdateDeployment:output_type -> muster.v1.UpdateDeploymentResponse
+	20, // 43: muster.v1.DeploymentService.DeleteDeployment:output_type -> muster.v1.DeleteDeploymentResponse
+	22, // 44: muster.v1.DeploymentService.ListDeploymentRevisions:output_type -> muster.v1.ListDeploymentRevisionsResponse
+	38, // [38:45] is the sub-list for method output_type
+	31, // [31:38] is the sub-list for method input_type
+	31, // [31:31] is the sub-list for extension type_name
+	31, // [31:31] is the sub-list for extension extendee
+	0,  // [0:31] is the sub-list for field type_name
 }
 
 func init() { file_muster_v1_deployment_proto_init() }
@@ -1254,18 +1773,23 @@ func file_muster_v1_deployment_proto_init() {
 	file_muster_v1_meta_proto_init()
 	file_muster_v1_pod_proto_init()
 	file_muster_v1_deployment_proto_msgTypes[1].OneofWrappers = []any{}
+	file_muster_v1_deployment_proto_msgTypes[3].OneofWrappers = []any{
+		(*IntOrPercent_Value)(nil),
+		(*IntOrPercent_Percent)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_muster_v1_deployment_proto_rawDesc), len(file_muster_v1_deployment_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   19,
+			NumEnums:      1,
+			NumMessages:   24,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
 		GoTypes:           file_muster_v1_deployment_proto_goTypes,
 		DependencyIndexes: file_muster_v1_deployment_proto_depIdxs,
+		EnumInfos:         file_muster_v1_deployment_proto_enumTypes,
 		MessageInfos:      file_muster_v1_deployment_proto_msgTypes,
 	}.Build()
 	File_muster_v1_deployment_proto = out.File

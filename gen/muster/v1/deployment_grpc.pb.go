@@ -19,12 +19,13 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	DeploymentService_GetDeployment_FullMethodName    = "/muster.v1.DeploymentService/GetDeployment"
-	DeploymentService_ListDeployments_FullMethodName  = "/muster.v1.DeploymentService/ListDeployments"
-	DeploymentService_WatchDeployments_FullMethodName = "/muster.v1.DeploymentService/WatchDeployments"
-	DeploymentService_CreateDeployment_FullMethodName = "/muster.v1.DeploymentService/CreateDeployment"
-	DeploymentService_UpdateDeployment_FullMethodName = "/muster.v1.DeploymentService/UpdateDeployment"
-	DeploymentService_DeleteDeployment_FullMethodName = "/muster.v1.DeploymentService/DeleteDeployment"
+	DeploymentService_GetDeployment_FullMethodName           = "/muster.v1.DeploymentService/GetDeployment"
+	DeploymentService_ListDeployments_FullMethodName         = "/muster.v1.DeploymentService/ListDeployments"
+	DeploymentService_WatchDeployments_FullMethodName        = "/muster.v1.DeploymentService/WatchDeployments"
+	DeploymentService_CreateDeployment_FullMethodName        = "/muster.v1.DeploymentService/CreateDeployment"
+	DeploymentService_UpdateDeployment_FullMethodName        = "/muster.v1.DeploymentService/UpdateDeployment"
+	DeploymentService_DeleteDeployment_FullMethodName        = "/muster.v1.DeploymentService/DeleteDeployment"
+	DeploymentService_ListDeploymentRevisions_FullMethodName = "/muster.v1.DeploymentService/ListDeploymentRevisions"
 )
 
 // DeploymentServiceClient is the client API for DeploymentService service.
@@ -45,6 +46,8 @@ type DeploymentServiceClient interface {
 	UpdateDeployment(ctx context.Context, in *UpdateDeploymentRequest, opts ...grpc.CallOption) (*UpdateDeploymentResponse, error)
 	// Asks for deletion; its pods are deleted first.
 	DeleteDeployment(ctx context.Context, in *DeleteDeploymentRequest, opts ...grpc.CallOption) (*DeleteDeploymentResponse, error)
+	// Lists the templates that a Deployment had, oldest first. NotFound NOT_FOUND.
+	ListDeploymentRevisions(ctx context.Context, in *ListDeploymentRevisionsRequest, opts ...grpc.CallOption) (*ListDeploymentRevisionsResponse, error)
 }
 
 type deploymentServiceClient struct {
@@ -124,6 +127,16 @@ func (c *deploymentServiceClient) DeleteDeployment(ctx context.Context, in *Dele
 	return out, nil
 }
 
+func (c *deploymentServiceClient) ListDeploymentRevisions(ctx context.Context, in *ListDeploymentRevisionsRequest, opts ...grpc.CallOption) (*ListDeploymentRevisionsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListDeploymentRevisionsResponse)
+	err := c.cc.Invoke(ctx, DeploymentService_ListDeploymentRevisions_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // DeploymentServiceServer is the server API for DeploymentService service.
 // All implementations must embed UnimplementedDeploymentServiceServer
 // for forward compatibility.
@@ -142,6 +155,8 @@ type DeploymentServiceServer interface {
 	UpdateDeployment(context.Context, *UpdateDeploymentRequest) (*UpdateDeploymentResponse, error)
 	// Asks for deletion; its pods are deleted first.
 	DeleteDeployment(context.Context, *DeleteDeploymentRequest) (*DeleteDeploymentResponse, error)
+	// Lists the templates that a Deployment had, oldest first. NotFound NOT_FOUND.
+	ListDeploymentRevisions(context.Context, *ListDeploymentRevisionsRequest) (*ListDeploymentRevisionsResponse, error)
 	mustEmbedUnimplementedDeploymentServiceServer()
 }
 
@@ -169,6 +184,9 @@ func (UnimplementedDeploymentServiceServer) UpdateDeployment(context.Context, *U
 }
 func (UnimplementedDeploymentServiceServer) DeleteDeployment(context.Context, *DeleteDeploymentRequest) (*DeleteDeploymentResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method DeleteDeployment not implemented")
+}
+func (UnimplementedDeploymentServiceServer) ListDeploymentRevisions(context.Context, *ListDeploymentRevisionsRequest) (*ListDeploymentRevisionsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListDeploymentRevisions not implemented")
 }
 func (UnimplementedDeploymentServiceServer) mustEmbedUnimplementedDeploymentServiceServer() {}
 func (UnimplementedDeploymentServiceServer) testEmbeddedByValue()                           {}
@@ -292,6 +310,24 @@ func _DeploymentService_DeleteDeployment_Handler(srv interface{}, ctx context.Co
 	return interceptor(ctx, in, info, handler)
 }
 
+func _DeploymentService_ListDeploymentRevisions_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListDeploymentRevisionsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(DeploymentServiceServer).ListDeploymentRevisions(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: DeploymentService_ListDeploymentRevisions_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(DeploymentServiceServer).ListDeploymentRevisions(ctx, req.(*ListDeploymentRevisionsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // DeploymentService_ServiceDesc is the grpc.ServiceDesc for DeploymentService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -318,6 +354,10 @@ var DeploymentService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "DeleteDeployment",
 			Handler:    _DeploymentService_DeleteDeployment_Handler,
+		},
+		{
+			MethodName: "ListDeploymentRevisions",
+			Handler:    _DeploymentService_ListDeploymentRevisions_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

@@ -198,6 +198,63 @@ func (PodPhase) EnumDescriptor() ([]byte, []int) {
 	return file_muster_v1_pod_proto_rawDescGZIP(), []int{2}
 }
 
+// Eviction is what an eviction does.
+type Eviction int32
+
+const (
+	// Never sent.
+	Eviction_EVICTION_UNSPECIFIED Eviction = 0
+	// The pod is deleted; its workload makes another.
+	Eviction_EVICTION_DELETE Eviction = 1
+	// The pod, a bare one, is stopped and bound elsewhere with its name and uid.
+	Eviction_EVICTION_MOVE Eviction = 2
+	// Nothing is left to do: it is leaving already.
+	Eviction_EVICTION_UNDER_WAY Eviction = 3
+)
+
+// Enum value maps for Eviction.
+var (
+	Eviction_name = map[int32]string{
+		0: "EVICTION_UNSPECIFIED",
+		1: "EVICTION_DELETE",
+		2: "EVICTION_MOVE",
+		3: "EVICTION_UNDER_WAY",
+	}
+	Eviction_value = map[string]int32{
+		"EVICTION_UNSPECIFIED": 0,
+		"EVICTION_DELETE":      1,
+		"EVICTION_MOVE":        2,
+		"EVICTION_UNDER_WAY":   3,
+	}
+)
+
+func (x Eviction) Enum() *Eviction {
+	p := new(Eviction)
+	*p = x
+	return p
+}
+
+func (x Eviction) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Eviction) Descriptor() protoreflect.EnumDescriptor {
+	return file_muster_v1_pod_proto_enumTypes[3].Descriptor()
+}
+
+func (Eviction) Type() protoreflect.EnumType {
+	return &file_muster_v1_pod_proto_enumTypes[3]
+}
+
+func (x Eviction) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Eviction.Descriptor instead.
+func (Eviction) EnumDescriptor() ([]byte, []int) {
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{3}
+}
+
 // Pod is a group of containers that are placed, run and moved together.
 type Pod struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -4120,6 +4177,152 @@ func (*ExecPodResponse_Stderr) isExecPodResponse_Output() {}
 
 func (*ExecPodResponse_ExitCode) isExecPodResponse_Output() {}
 
+// EvictPodRequest names a pod.
+type EvictPodRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Default "default".
+	Namespace string `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	// Required.
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// Only if it has this uid; empty: whatever it has.
+	Uid string `protobuf:"bytes,3,opt,name=uid,proto3" json:"uid,omitempty"`
+	// Only if it is bound to this node; empty: wherever it is. Aborted REVISION_CONFLICT.
+	Node string `protobuf:"bytes,4,opt,name=node,proto3" json:"node,omitempty"`
+	// Time between SIGTERM and SIGKILL where the pod is deleted; unset: its own. A bare pod moves with its own.
+	Grace *durationpb.Duration `protobuf:"bytes,5,opt,name=grace,proto3" json:"grace,omitempty"`
+	// Only say what would happen.
+	ValidateOnly  bool `protobuf:"varint,6,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EvictPodRequest) Reset() {
+	*x = EvictPodRequest{}
+	mi := &file_muster_v1_pod_proto_msgTypes[50]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EvictPodRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EvictPodRequest) ProtoMessage() {}
+
+func (x *EvictPodRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_pod_proto_msgTypes[50]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EvictPodRequest.ProtoReflect.Descriptor instead.
+func (*EvictPodRequest) Descriptor() ([]byte, []int) {
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{50}
+}
+
+func (x *EvictPodRequest) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *EvictPodRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *EvictPodRequest) GetUid() string {
+	if x != nil {
+		return x.Uid
+	}
+	return ""
+}
+
+func (x *EvictPodRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *EvictPodRequest) GetGrace() *durationpb.Duration {
+	if x != nil {
+		return x.Grace
+	}
+	return nil
+}
+
+func (x *EvictPodRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+// EvictPodResponse says what was done.
+type EvictPodResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The pod as it is then.
+	Pod *Pod `protobuf:"bytes,1,opt,name=pod,proto3" json:"pod,omitempty"`
+	// What was done.
+	Eviction      Eviction `protobuf:"varint,2,opt,name=eviction,proto3,enum=muster.v1.Eviction" json:"eviction,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EvictPodResponse) Reset() {
+	*x = EvictPodResponse{}
+	mi := &file_muster_v1_pod_proto_msgTypes[51]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EvictPodResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EvictPodResponse) ProtoMessage() {}
+
+func (x *EvictPodResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_pod_proto_msgTypes[51]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EvictPodResponse.ProtoReflect.Descriptor instead.
+func (*EvictPodResponse) Descriptor() ([]byte, []int) {
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{51}
+}
+
+func (x *EvictPodResponse) GetPod() *Pod {
+	if x != nil {
+		return x.Pod
+	}
+	return nil
+}
+
+func (x *EvictPodResponse) GetEviction() Eviction {
+	if x != nil {
+		return x.Eviction
+	}
+	return Eviction_EVICTION_UNSPECIFIED
+}
+
 var File_muster_v1_pod_proto protoreflect.FileDescriptor
 
 const file_muster_v1_pod_proto_rawDesc = "" +
@@ -4429,7 +4632,17 @@ const file_muster_v1_pod_proto_rawDesc = "" +
 	"\x06stdout\x18\x02 \x01(\fH\x00R\x06stdout\x12\x18\n" +
 	"\x06stderr\x18\x03 \x01(\fH\x00R\x06stderr\x12\x1d\n" +
 	"\texit_code\x18\x04 \x01(\x05H\x00R\bexitCodeB\b\n" +
-	"\x06output*|\n" +
+	"\x06output\"\xbf\x01\n" +
+	"\x0fEvictPodRequest\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x10\n" +
+	"\x03uid\x18\x03 \x01(\tR\x03uid\x12\x12\n" +
+	"\x04node\x18\x04 \x01(\tR\x04node\x12/\n" +
+	"\x05grace\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x05grace\x12#\n" +
+	"\rvalidate_only\x18\x06 \x01(\bR\fvalidateOnly\"e\n" +
+	"\x10EvictPodResponse\x12 \n" +
+	"\x03pod\x18\x01 \x01(\v2\x0e.muster.v1.PodR\x03pod\x12/\n" +
+	"\beviction\x18\x02 \x01(\x0e2\x13.muster.v1.EvictionR\beviction*|\n" +
 	"\rFailoverClass\x12\x1e\n" +
 	"\x1aFAILOVER_CLASS_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13FAILOVER_CLASS_FAST\x10\x01\x12\x19\n" +
@@ -4445,7 +4658,12 @@ const file_muster_v1_pod_proto_rawDesc = "" +
 	"\x11POD_PHASE_PENDING\x10\x01\x12\x15\n" +
 	"\x11POD_PHASE_RUNNING\x10\x02\x12\x17\n" +
 	"\x13POD_PHASE_SUCCEEDED\x10\x03\x12\x14\n" +
-	"\x10POD_PHASE_FAILED\x10\x042\x8a\x05\n" +
+	"\x10POD_PHASE_FAILED\x10\x04*d\n" +
+	"\bEviction\x12\x18\n" +
+	"\x14EVICTION_UNSPECIFIED\x10\x00\x12\x13\n" +
+	"\x0fEVICTION_DELETE\x10\x01\x12\x11\n" +
+	"\rEVICTION_MOVE\x10\x02\x12\x16\n" +
+	"\x12EVICTION_UNDER_WAY\x10\x032\xcf\x05\n" +
 	"\n" +
 	"PodService\x12=\n" +
 	"\x06GetPod\x12\x18.muster.v1.GetPodRequest\x1a\x19.muster.v1.GetPodResponse\x12C\n" +
@@ -4456,7 +4674,8 @@ const file_muster_v1_pod_proto_rawDesc = "" +
 	"\tDeletePod\x12\x1b.muster.v1.DeletePodRequest\x1a\x1c.muster.v1.DeletePodResponse\x12@\n" +
 	"\aMovePod\x12\x19.muster.v1.MovePodRequest\x1a\x1a.muster.v1.MovePodResponse\x12N\n" +
 	"\vReadPodLogs\x12\x1d.muster.v1.ReadPodLogsRequest\x1a\x1e.muster.v1.ReadPodLogsResponse0\x01\x12D\n" +
-	"\aExecPod\x12\x19.muster.v1.ExecPodRequest\x1a\x1a.muster.v1.ExecPodResponse(\x010\x01B3Z1github.com/musterhq/muster/gen/muster/v1;musterv1b\x06proto3"
+	"\aExecPod\x12\x19.muster.v1.ExecPodRequest\x1a\x1a.muster.v1.ExecPodResponse(\x010\x01\x12C\n" +
+	"\bEvictPod\x12\x1a.muster.v1.EvictPodRequest\x1a\x1b.muster.v1.EvictPodResponseB3Z1github.com/musterhq/muster/gen/muster/v1;musterv1b\x06proto3"
 
 var (
 	file_muster_v1_pod_proto_rawDescOnce sync.Once
@@ -4470,173 +4689,181 @@ func file_muster_v1_pod_proto_rawDescGZIP() []byte {
 	return file_muster_v1_pod_proto_rawDescData
 }
 
-var file_muster_v1_pod_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_muster_v1_pod_proto_msgTypes = make([]protoimpl.MessageInfo, 51)
+var file_muster_v1_pod_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
+var file_muster_v1_pod_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
 var file_muster_v1_pod_proto_goTypes = []any{
 	(FailoverClass)(0),               // 0: muster.v1.FailoverClass
 	(RestartPolicy)(0),               // 1: muster.v1.RestartPolicy
 	(PodPhase)(0),                    // 2: muster.v1.PodPhase
-	(*Pod)(nil),                      // 3: muster.v1.Pod
-	(*PodSpec)(nil),                  // 4: muster.v1.PodSpec
-	(*DnsConfig)(nil),                // 5: muster.v1.DnsConfig
-	(*DnsOption)(nil),                // 6: muster.v1.DnsOption
-	(*PodSecurity)(nil),              // 7: muster.v1.PodSecurity
-	(*ContainerSecurity)(nil),        // 8: muster.v1.ContainerSecurity
-	(*Container)(nil),                // 9: muster.v1.Container
-	(*EnvFrom)(nil),                  // 10: muster.v1.EnvFrom
-	(*KeyReference)(nil),             // 11: muster.v1.KeyReference
-	(*ResourceReference)(nil),        // 12: muster.v1.ResourceReference
-	(*Lifecycle)(nil),                // 13: muster.v1.Lifecycle
-	(*Hook)(nil),                     // 14: muster.v1.Hook
-	(*SleepAction)(nil),              // 15: muster.v1.SleepAction
-	(*RestartRule)(nil),              // 16: muster.v1.RestartRule
-	(*EnvVar)(nil),                   // 17: muster.v1.EnvVar
-	(*ContainerPort)(nil),            // 18: muster.v1.ContainerPort
-	(*ResourceList)(nil),             // 19: muster.v1.ResourceList
-	(*Volume)(nil),                   // 20: muster.v1.Volume
-	(*FilesVolume)(nil),              // 21: muster.v1.FilesVolume
-	(*FileSource)(nil),               // 22: muster.v1.FileSource
-	(*FileItem)(nil),                 // 23: muster.v1.FileItem
-	(*EmptyDir)(nil),                 // 24: muster.v1.EmptyDir
-	(*VolumeMount)(nil),              // 25: muster.v1.VolumeMount
-	(*PodStatus)(nil),                // 26: muster.v1.PodStatus
-	(*ContainerStatus)(nil),          // 27: muster.v1.ContainerStatus
-	(*ContainerState)(nil),           // 28: muster.v1.ContainerState
-	(*ContainerWaiting)(nil),         // 29: muster.v1.ContainerWaiting
-	(*ContainerRunning)(nil),         // 30: muster.v1.ContainerRunning
-	(*ContainerTerminated)(nil),      // 31: muster.v1.ContainerTerminated
-	(*GetPodRequest)(nil),            // 32: muster.v1.GetPodRequest
-	(*GetPodResponse)(nil),           // 33: muster.v1.GetPodResponse
-	(*PodFilter)(nil),                // 34: muster.v1.PodFilter
-	(*ListPodsRequest)(nil),          // 35: muster.v1.ListPodsRequest
-	(*ListPodsResponse)(nil),         // 36: muster.v1.ListPodsResponse
-	(*WatchPodsRequest)(nil),         // 37: muster.v1.WatchPodsRequest
-	(*WatchPodsResponse)(nil),        // 38: muster.v1.WatchPodsResponse
-	(*CreatePodRequest)(nil),         // 39: muster.v1.CreatePodRequest
-	(*CreatePodResponse)(nil),        // 40: muster.v1.CreatePodResponse
-	(*UpdatePodRequest)(nil),         // 41: muster.v1.UpdatePodRequest
-	(*UpdatePodResponse)(nil),        // 42: muster.v1.UpdatePodResponse
-	(*DeletePodRequest)(nil),         // 43: muster.v1.DeletePodRequest
-	(*DeletePodResponse)(nil),        // 44: muster.v1.DeletePodResponse
-	(*MovePodRequest)(nil),           // 45: muster.v1.MovePodRequest
-	(*MovePodResponse)(nil),          // 46: muster.v1.MovePodResponse
-	(*ReadPodLogsRequest)(nil),       // 47: muster.v1.ReadPodLogsRequest
-	(*ReadPodLogsResponse)(nil),      // 48: muster.v1.ReadPodLogsResponse
-	(*TerminalSize)(nil),             // 49: muster.v1.TerminalSize
-	(*ExecStart)(nil),                // 50: muster.v1.ExecStart
-	(*ExecPodRequest)(nil),           // 51: muster.v1.ExecPodRequest
-	(*ExecPodResponse)(nil),          // 52: muster.v1.ExecPodResponse
-	nil,                              // 53: muster.v1.PodSpec.NodeSelectorEntry
-	(*ObjectMeta)(nil),               // 54: muster.v1.ObjectMeta
-	(*durationpb.Duration)(nil),      // 55: google.protobuf.Duration
-	(*Affinity)(nil),                 // 56: muster.v1.Affinity
-	(*Toleration)(nil),               // 57: muster.v1.Toleration
-	(*TopologySpreadConstraint)(nil), // 58: muster.v1.TopologySpreadConstraint
-	(*Probe)(nil),                    // 59: muster.v1.Probe
-	(*ExecAction)(nil),               // 60: muster.v1.ExecAction
-	(*HttpGetAction)(nil),            // 61: muster.v1.HttpGetAction
-	(*Condition)(nil),                // 62: muster.v1.Condition
-	(*timestamppb.Timestamp)(nil),    // 63: google.protobuf.Timestamp
-	(ChangeType)(0),                  // 64: muster.v1.ChangeType
-	(WriteResult)(0),                 // 65: muster.v1.WriteResult
+	(Eviction)(0),                    // 3: muster.v1.Eviction
+	(*Pod)(nil),                      // 4: muster.v1.Pod
+	(*PodSpec)(nil),                  // 5: muster.v1.PodSpec
+	(*DnsConfig)(nil),                // 6: muster.v1.DnsConfig
+	(*DnsOption)(nil),                // 7: muster.v1.DnsOption
+	(*PodSecurity)(nil),              // 8: muster.v1.PodSecurity
+	(*ContainerSecurity)(nil),        // 9: muster.v1.ContainerSecurity
+	(*Container)(nil),                // 10: muster.v1.Container
+	(*EnvFrom)(nil),                  // 11: muster.v1.EnvFrom
+	(*KeyReference)(nil),             // 12: muster.v1.KeyReference
+	(*ResourceReference)(nil),        // 13: muster.v1.ResourceReference
+	(*Lifecycle)(nil),                // 14: muster.v1.Lifecycle
+	(*Hook)(nil),                     // 15: muster.v1.Hook
+	(*SleepAction)(nil),              // 16: muster.v1.SleepAction
+	(*RestartRule)(nil),              // 17: muster.v1.RestartRule
+	(*EnvVar)(nil),                   // 18: muster.v1.EnvVar
+	(*ContainerPort)(nil),            // 19: muster.v1.ContainerPort
+	(*ResourceList)(nil),             // 20: muster.v1.ResourceList
+	(*Volume)(nil),                   // 21: muster.v1.Volume
+	(*FilesVolume)(nil),              // 22: muster.v1.FilesVolume
+	(*FileSource)(nil),               // 23: muster.v1.FileSource
+	(*FileItem)(nil),                 // 24: muster.v1.FileItem
+	(*EmptyDir)(nil),                 // 25: muster.v1.EmptyDir
+	(*VolumeMount)(nil),              // 26: muster.v1.VolumeMount
+	(*PodStatus)(nil),                // 27: muster.v1.PodStatus
+	(*ContainerStatus)(nil),          // 28: muster.v1.ContainerStatus
+	(*ContainerState)(nil),           // 29: muster.v1.ContainerState
+	(*ContainerWaiting)(nil),         // 30: muster.v1.ContainerWaiting
+	(*ContainerRunning)(nil),         // 31: muster.v1.ContainerRunning
+	(*ContainerTerminated)(nil),      // 32: muster.v1.ContainerTerminated
+	(*GetPodRequest)(nil),            // 33: muster.v1.GetPodRequest
+	(*GetPodResponse)(nil),           // 34: muster.v1.GetPodResponse
+	(*PodFilter)(nil),                // 35: muster.v1.PodFilter
+	(*ListPodsRequest)(nil),          // 36: muster.v1.ListPodsRequest
+	(*ListPodsResponse)(nil),         // 37: muster.v1.ListPodsResponse
+	(*WatchPodsRequest)(nil),         // 38: muster.v1.WatchPodsRequest
+	(*WatchPodsResponse)(nil),        // 39: muster.v1.WatchPodsResponse
+	(*CreatePodRequest)(nil),         // 40: muster.v1.CreatePodRequest
+	(*CreatePodResponse)(nil),        // 41: muster.v1.CreatePodResponse
+	(*UpdatePodRequest)(nil),         // 42: muster.v1.UpdatePodRequest
+	(*UpdatePodResponse)(nil),        // 43: muster.v1.UpdatePodResponse
+	(*DeletePodRequest)(nil),         // 44: muster.v1.DeletePodRequest
+	(*DeletePodResponse)(nil),        // 45: muster.v1.DeletePodResponse
+	(*MovePodRequest)(nil),           // 46: muster.v1.MovePodRequest
+	(*MovePodResponse)(nil),          // 47: muster.v1.MovePodResponse
+	(*ReadPodLogsRequest)(nil),       // 48: muster.v1.ReadPodLogsRequest
+	(*ReadPodLogsResponse)(nil),      // 49: muster.v1.ReadPodLogsResponse
+	(*TerminalSize)(nil),             // 50: muster.v1.TerminalSize
+	(*ExecStart)(nil),                // 51: muster.v1.ExecStart
+	(*ExecPodRequest)(nil),           // 52: muster.v1.ExecPodRequest
+	(*ExecPodResponse)(nil),          // 53: muster.v1.ExecPodResponse
+	(*EvictPodRequest)(nil),          // 54: muster.v1.EvictPodRequest
+	(*EvictPodResponse)(nil),         // 55: muster.v1.EvictPodResponse
+	nil,                              // 56: muster.v1.PodSpec.NodeSelectorEntry
+	(*ObjectMeta)(nil),               // 57: muster.v1.ObjectMeta
+	(*durationpb.Duration)(nil),      // 58: google.protobuf.Duration
+	(*Affinity)(nil),                 // 59: muster.v1.Affinity
+	(*Toleration)(nil),               // 60: muster.v1.Toleration
+	(*TopologySpreadConstraint)(nil), // 61: muster.v1.TopologySpreadConstraint
+	(*Probe)(nil),                    // 62: muster.v1.Probe
+	(*ExecAction)(nil),               // 63: muster.v1.ExecAction
+	(*HttpGetAction)(nil),            // 64: muster.v1.HttpGetAction
+	(*Condition)(nil),                // 65: muster.v1.Condition
+	(*timestamppb.Timestamp)(nil),    // 66: google.protobuf.Timestamp
+	(ChangeType)(0),                  // 67: muster.v1.ChangeType
+	(WriteResult)(0),                 // 68: muster.v1.WriteResult
 }
 var file_muster_v1_pod_proto_depIdxs = []int32{
-	54, // 0: muster.v1.Pod.meta:type_name -> muster.v1.ObjectMeta
-	4,  // 1: muster.v1.Pod.spec:type_name -> muster.v1.PodSpec
-	26, // 2: muster.v1.Pod.status:type_name -> muster.v1.PodStatus
+	57, // 0: muster.v1.Pod.meta:type_name -> muster.v1.ObjectMeta
+	5,  // 1: muster.v1.Pod.spec:type_name -> muster.v1.PodSpec
+	27, // 2: muster.v1.Pod.status:type_name -> muster.v1.PodStatus
 	0,  // 3: muster.v1.Pod.failover_class:type_name -> muster.v1.FailoverClass
-	9,  // 4: muster.v1.PodSpec.containers:type_name -> muster.v1.Container
-	20, // 5: muster.v1.PodSpec.volumes:type_name -> muster.v1.Volume
+	10, // 4: muster.v1.PodSpec.containers:type_name -> muster.v1.Container
+	21, // 5: muster.v1.PodSpec.volumes:type_name -> muster.v1.Volume
 	1,  // 6: muster.v1.PodSpec.restart_policy:type_name -> muster.v1.RestartPolicy
-	55, // 7: muster.v1.PodSpec.termination_grace:type_name -> google.protobuf.Duration
-	53, // 8: muster.v1.PodSpec.node_selector:type_name -> muster.v1.PodSpec.NodeSelectorEntry
-	9,  // 9: muster.v1.PodSpec.init_containers:type_name -> muster.v1.Container
-	7,  // 10: muster.v1.PodSpec.security:type_name -> muster.v1.PodSecurity
-	5,  // 11: muster.v1.PodSpec.dns_config:type_name -> muster.v1.DnsConfig
-	56, // 12: muster.v1.PodSpec.affinity:type_name -> muster.v1.Affinity
-	57, // 13: muster.v1.PodSpec.tolerations:type_name -> muster.v1.Toleration
-	58, // 14: muster.v1.PodSpec.topology_spread_constraints:type_name -> muster.v1.TopologySpreadConstraint
-	6,  // 15: muster.v1.DnsConfig.options:type_name -> muster.v1.DnsOption
-	17, // 16: muster.v1.Container.env:type_name -> muster.v1.EnvVar
-	18, // 17: muster.v1.Container.ports:type_name -> muster.v1.ContainerPort
-	19, // 18: muster.v1.Container.requests:type_name -> muster.v1.ResourceList
-	19, // 19: muster.v1.Container.limits:type_name -> muster.v1.ResourceList
-	25, // 20: muster.v1.Container.mounts:type_name -> muster.v1.VolumeMount
-	59, // 21: muster.v1.Container.liveness:type_name -> muster.v1.Probe
-	59, // 22: muster.v1.Container.readiness:type_name -> muster.v1.Probe
-	59, // 23: muster.v1.Container.startup:type_name -> muster.v1.Probe
+	58, // 7: muster.v1.PodSpec.termination_grace:type_name -> google.protobuf.Duration
+	56, // 8: muster.v1.PodSpec.node_selector:type_name -> muster.v1.PodSpec.NodeSelectorEntry
+	10, // 9: muster.v1.PodSpec.init_containers:type_name -> muster.v1.Container
+	8,  // 10: muster.v1.PodSpec.security:type_name -> muster.v1.PodSecurity
+	6,  // 11: muster.v1.PodSpec.dns_config:type_name -> muster.v1.DnsConfig
+	59, // 12: muster.v1.PodSpec.affinity:type_name -> muster.v1.Affinity
+	60, // 13: muster.v1.PodSpec.tolerations:type_name -> muster.v1.Toleration
+	61, // 14: muster.v1.PodSpec.topology_spread_constraints:type_name -> muster.v1.TopologySpreadConstraint
+	7,  // 15: muster.v1.DnsConfig.options:type_name -> muster.v1.DnsOption
+	18, // 16: muster.v1.Container.env:type_name -> muster.v1.EnvVar
+	19, // 17: muster.v1.Container.ports:type_name -> muster.v1.ContainerPort
+	20, // 18: muster.v1.Container.requests:type_name -> muster.v1.ResourceList
+	20, // 19: muster.v1.Container.limits:type_name -> muster.v1.ResourceList
+	26, // 20: muster.v1.Container.mounts:type_name -> muster.v1.VolumeMount
+	62, // 21: muster.v1.Container.liveness:type_name -> muster.v1.Probe
+	62, // 22: muster.v1.Container.readiness:type_name -> muster.v1.Probe
+	62, // 23: muster.v1.Container.startup:type_name -> muster.v1.Probe
 	1,  // 24: muster.v1.Container.restart_policy:type_name -> muster.v1.RestartPolicy
-	16, // 25: muster.v1.Container.restart_rules:type_name -> muster.v1.RestartRule
-	8,  // 26: muster.v1.Container.security:type_name -> muster.v1.ContainerSecurity
-	10, // 27: muster.v1.Container.env_from:type_name -> muster.v1.EnvFrom
-	13, // 28: muster.v1.Container.lifecycle:type_name -> muster.v1.Lifecycle
-	14, // 29: muster.v1.Lifecycle.post_start:type_name -> muster.v1.Hook
-	14, // 30: muster.v1.Lifecycle.pre_stop:type_name -> muster.v1.Hook
-	60, // 31: muster.v1.Hook.exec:type_name -> muster.v1.ExecAction
-	61, // 32: muster.v1.Hook.http_get:type_name -> muster.v1.HttpGetAction
-	15, // 33: muster.v1.Hook.sleep:type_name -> muster.v1.SleepAction
-	55, // 34: muster.v1.SleepAction.duration:type_name -> google.protobuf.Duration
-	11, // 35: muster.v1.EnvVar.key:type_name -> muster.v1.KeyReference
-	12, // 36: muster.v1.EnvVar.resource:type_name -> muster.v1.ResourceReference
-	24, // 37: muster.v1.Volume.empty_dir:type_name -> muster.v1.EmptyDir
-	21, // 38: muster.v1.Volume.files:type_name -> muster.v1.FilesVolume
-	22, // 39: muster.v1.FilesVolume.sources:type_name -> muster.v1.FileSource
-	23, // 40: muster.v1.FileSource.items:type_name -> muster.v1.FileItem
-	12, // 41: muster.v1.FileItem.resource:type_name -> muster.v1.ResourceReference
+	17, // 25: muster.v1.Container.restart_rules:type_name -> muster.v1.RestartRule
+	9,  // 26: muster.v1.Container.security:type_name -> muster.v1.ContainerSecurity
+	11, // 27: muster.v1.Container.env_from:type_name -> muster.v1.EnvFrom
+	14, // 28: muster.v1.Container.lifecycle:type_name -> muster.v1.Lifecycle
+	15, // 29: muster.v1.Lifecycle.post_start:type_name -> muster.v1.Hook
+	15, // 30: muster.v1.Lifecycle.pre_stop:type_name -> muster.v1.Hook
+	63, // 31: muster.v1.Hook.exec:type_name -> muster.v1.ExecAction
+	64, // 32: muster.v1.Hook.http_get:type_name -> muster.v1.HttpGetAction
+	16, // 33: muster.v1.Hook.sleep:type_name -> muster.v1.SleepAction
+	58, // 34: muster.v1.SleepAction.duration:type_name -> google.protobuf.Duration
+	12, // 35: muster.v1.EnvVar.key:type_name -> muster.v1.KeyReference
+	13, // 36: muster.v1.EnvVar.resource:type_name -> muster.v1.ResourceReference
+	25, // 37: muster.v1.Volume.empty_dir:type_name -> muster.v1.EmptyDir
+	22, // 38: muster.v1.Volume.files:type_name -> muster.v1.FilesVolume
+	23, // 39: muster.v1.FilesVolume.sources:type_name -> muster.v1.FileSource
+	24, // 40: muster.v1.FileSource.items:type_name -> muster.v1.FileItem
+	13, // 41: muster.v1.FileItem.resource:type_name -> muster.v1.ResourceReference
 	2,  // 42: muster.v1.PodStatus.phase:type_name -> muster.v1.PodPhase
-	62, // 43: muster.v1.PodStatus.conditions:type_name -> muster.v1.Condition
-	63, // 44: muster.v1.PodStatus.start_time:type_name -> google.protobuf.Timestamp
-	27, // 45: muster.v1.PodStatus.containers:type_name -> muster.v1.ContainerStatus
-	27, // 46: muster.v1.PodStatus.init_containers:type_name -> muster.v1.ContainerStatus
-	28, // 47: muster.v1.ContainerStatus.state:type_name -> muster.v1.ContainerState
-	28, // 48: muster.v1.ContainerStatus.last:type_name -> muster.v1.ContainerState
-	29, // 49: muster.v1.ContainerState.waiting:type_name -> muster.v1.ContainerWaiting
-	30, // 50: muster.v1.ContainerState.running:type_name -> muster.v1.ContainerRunning
-	31, // 51: muster.v1.ContainerState.terminated:type_name -> muster.v1.ContainerTerminated
-	63, // 52: muster.v1.ContainerRunning.started_at:type_name -> google.protobuf.Timestamp
-	63, // 53: muster.v1.ContainerTerminated.started_at:type_name -> google.protobuf.Timestamp
-	63, // 54: muster.v1.ContainerTerminated.finished_at:type_name -> google.protobuf.Timestamp
-	3,  // 55: muster.v1.GetPodResponse.pod:type_name -> muster.v1.Pod
-	34, // 56: muster.v1.ListPodsRequest.filter:type_name -> muster.v1.PodFilter
-	3,  // 57: muster.v1.ListPodsResponse.pods:type_name -> muster.v1.Pod
-	34, // 58: muster.v1.WatchPodsRequest.filter:type_name -> muster.v1.PodFilter
-	64, // 59: muster.v1.WatchPodsResponse.type:type_name -> muster.v1.ChangeType
-	3,  // 60: muster.v1.WatchPodsResponse.pod:type_name -> muster.v1.Pod
-	3,  // 61: muster.v1.CreatePodRequest.pod:type_name -> muster.v1.Pod
-	3,  // 62: muster.v1.CreatePodResponse.pod:type_name -> muster.v1.Pod
-	3,  // 63: muster.v1.UpdatePodRequest.pod:type_name -> muster.v1.Pod
-	3,  // 64: muster.v1.UpdatePodResponse.pod:type_name -> muster.v1.Pod
-	65, // 65: muster.v1.UpdatePodResponse.result:type_name -> muster.v1.WriteResult
-	55, // 66: muster.v1.DeletePodRequest.grace:type_name -> google.protobuf.Duration
-	3,  // 67: muster.v1.DeletePodResponse.pod:type_name -> muster.v1.Pod
-	3,  // 68: muster.v1.MovePodResponse.pod:type_name -> muster.v1.Pod
-	55, // 69: muster.v1.ReadPodLogsRequest.since:type_name -> google.protobuf.Duration
-	49, // 70: muster.v1.ExecStart.size:type_name -> muster.v1.TerminalSize
-	50, // 71: muster.v1.ExecPodRequest.start:type_name -> muster.v1.ExecStart
-	49, // 72: muster.v1.ExecPodRequest.size:type_name -> muster.v1.TerminalSize
-	32, // 73: muster.v1.PodService.GetPod:input_type -> muster.v1.GetPodRequest
-	35, // 74: muster.v1.PodService.ListPods:input_type -> muster.v1.ListPodsRequest
-	37, // 75: muster.v1.PodService.WatchPods:input_type -> muster.v1.WatchPodsRequest
-	39, // 76: muster.v1.PodService.CreatePod:input_type -> muster.v1.CreatePodRequest
-	41, // 77: muster.v1.PodService.UpdatePod:input_type -> muster.v1.UpdatePodRequest
-	43, // 78: muster.v1.PodService.DeletePod:input_type -> muster.v1.DeletePodRequest
-	45, // 79: muster.v1.PodService.MovePod:input_type -> muster.v1.MovePodRequest
-	47, // 80: muster.v1.PodService.ReadPodLogs:input_type -> muster.v1.ReadPodLogsRequest
-	51, // 81: muster.v1.PodService.ExecPod:input_type -> muster.v1.ExecPodRequest
-	33, // 82: muster.v1.PodService.GetPod:output_type -> muster.v1.GetPodResponse
-	36, // 83: muster.v1.PodService.ListPods:output_type -> muster.v1.ListPodsResponse
-	38, // 84: muster.v1.PodService.WatchPods:output_type -> muster.v1.WatchPodsResponse
-	40, // 85: muster.v1.PodService.CreatePod:output_type -> muster.v1.CreatePodResponse
-	42, // 86: muster.v1.PodService.UpdatePod:output_type -> muster.v1.UpdatePodResponse
-	44, // 87: muster.v1.PodService.DeletePod:output_type -> muster.v1.DeletePodResponse
-	46, // 88: muster.v1.PodService.MovePod:output_type -> muster.v1.MovePodResponse
-	48, // 89: muster.v1.PodService.ReadPodLogs:output_type -> muster.v1.ReadPodLogsResponse
-	52, // 90: muster.v1.PodService.ExecPod:output_type -> muster.v1.ExecPodResponse
-	82, // [82:91] is the sub-list for method output_type
-	73, // [73:82] is the sub-list for method input_type
-	73, // [73:73] is the sub-list for extension type_name
-	73, // [73:73] is the sub-list for extension extendee
-	0,  // [0:73] is the sub-list for field type_name
+	65, // 43: muster.v1.PodStatus.conditions:type_name -> muster.v1.Condition
+	66, // 44: muster.v1.PodStatus.start_time:type_name -> google.protobuf.Timestamp
+	28, // 45: muster.v1.PodStatus.containers:type_name -> muster.v1.ContainerStatus
+	28, // 46: muster.v1.PodStatus.init_containers:type_name -> muster.v1.ContainerStatus
+	29, // 47: muster.v1.ContainerStatus.state:type_name -> muster.v1.ContainerState
+	29, // 48: muster.v1.ContainerStatus.last:type_name -> muster.v1.ContainerState
+	30, // 49: muster.v1.ContainerState.waiting:type_name -> muster.v1.ContainerWaiting
+	31, // 50: muster.v1.ContainerState.running:type_name -> muster.v1.ContainerRunning
+	32, // 51: muster.v1.ContainerState.terminated:type_name -> muster.v1.ContainerTerminated
+	66, // 52: muster.v1.ContainerRunning.started_at:type_name -> google.protobuf.Timestamp
+	66, // 53: muster.v1.ContainerTerminated.started_at:type_name -> google.protobuf.Timestamp
+	66, // 54: muster.v1.ContainerTerminated.finished_at:type_name -> google.protobuf.Timestamp
+	4,  // 55: muster.v1.GetPodResponse.pod:type_name -> muster.v1.Pod
+	35, // 56: muster.v1.ListPodsRequest.filter:type_name -> muster.v1.PodFilter
+	4,  // 57: muster.v1.ListPodsResponse.pods:type_name -> muster.v1.Pod
+	35, // 58: muster.v1.WatchPodsRequest.filter:type_name -> muster.v1.PodFilter
+	67, // 59: muster.v1.WatchPodsResponse.type:type_name -> muster.v1.ChangeType
+	4,  // 60: muster.v1.WatchPodsResponse.pod:type_name -> muster.v1.Pod
+	4,  // 61: muster.v1.CreatePodRequest.pod:type_name -> muster.v1.Pod
+	4,  // 62: muster.v1.CreatePodResponse.pod:type_name -> muster.v1.Pod
+	4,  // 63: muster.v1.UpdatePodRequest.pod:type_name -> muster.v1.Pod
+	4,  // 64: muster.v1.UpdatePodResponse.pod:type_name -> muster.v1.Pod
+	68, // 65: muster.v1.UpdatePodResponse.result:type_name -> muster.v1.WriteResult
+	58, // 66: muster.v1.DeletePodRequest.grace:type_name -> google.protobuf.Duration
+	4,  // 67: muster.v1.DeletePodResponse.pod:type_name -> muster.v1.Pod
+	4,  // 68: muster.v1.MovePodResponse.pod:type_name -> muster.v1.Pod
+	58, // 69: muster.v1.ReadPodLogsRequest.since:type_name -> google.protobuf.Duration
+	50, // 70: muster.v1.ExecStart.size:type_name -> muster.v1.TerminalSize
+	51, // 71: muster.v1.ExecPodRequest.start:type_name -> muster.v1.ExecStart
+	50, // 72: muster.v1.ExecPodRequest.size:type_name -> muster.v1.TerminalSize
+	58, // 73: muster.v1.EvictPodRequest.grace:type_name -> google.protobuf.Duration
+	4,  // 74: muster.v1.EvictPodResponse.pod:type_name -> muster.v1.Pod
+	3,  // 75: muster.v1.EvictPodResponse.eviction:type_name -> muster.v1.Eviction
+	33, // 76: muster.v1.PodService.GetPod:input_type -> muster.v1.GetPodRequest
+	36, // 77: muster.v1.PodService.ListPods:input_type -> muster.v1.ListPodsRequest
+	38, // 78: muster.v1.PodService.WatchPods:input_type -> muster.v1.WatchPodsRequest
+	40, // 79: muster.v1.PodService.CreatePod:input_type -> muster.v1.CreatePodRequest
+	42, // 80: muster.v1.PodService.UpdatePod:input_type -> muster.v1.UpdatePodRequest
+	44, // 81: muster.v1.PodService.DeletePod:input_type -> muster.v1.DeletePodRequest
+	46, // 82: muster.v1.PodService.MovePod:input_type -> muster.v1.MovePodRequest
+	48, // 83: muster.v1.PodService.ReadPodLogs:input_type -> muster.v1.ReadPodLogsRequest
+	52, // 84: muster.v1.PodService.ExecPod:input_type -> muster.v1.ExecPodRequest
+	54, // 85: muster.v1.PodService.EvictPod:input_type -> muster.v1.EvictPodRequest
+	34, // 86: muster.v1.PodService.GetPod:output_type -> muster.v1.GetPodResponse
+	37, // 87: muster.v1.PodService.ListPods:output_type -> muster.v1.ListPodsResponse
+	39, // 88: muster.v1.PodService.WatchPods:output_type -> muster.v1.WatchPodsResponse
+	41, // 89: muster.v1.PodService.CreatePod:output_type -> muster.v1.CreatePodResponse
+	43, // 90: muster.v1.PodService.UpdatePod:output_type -> muster.v1.UpdatePodResponse
+	45, // 91: muster.v1.PodService.DeletePod:output_type -> muster.v1.DeletePodResponse
+	47, // 92: muster.v1.PodService.MovePod:output_type -> muster.v1.MovePodResponse
+	49, // 93: muster.v1.PodService.ReadPodLogs:output_type -> muster.v1.ReadPodLogsResponse
+	53, // 94: muster.v1.PodService.ExecPod:output_type -> muster.v1.ExecPodResponse
+	55, // 95: muster.v1.PodService.EvictPod:output_type -> muster.v1.EvictPodResponse
+	86, // [86:96] is the sub-list for method output_type
+	76, // [76:86] is the sub-list for method input_type
+	76, // [76:76] is the sub-list for extension type_name
+	76, // [76:76] is the sub-list for extension extendee
+	0,  // [0:76] is the sub-list for field type_name
 }
 
 func init() { file_muster_v1_pod_proto_init() }
@@ -4678,8 +4905,8 @@ func file_muster_v1_pod_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_muster_v1_pod_proto_rawDesc), len(file_muster_v1_pod_proto_rawDesc)),
-			NumEnums:      3,
-			NumMessages:   51,
+			NumEnums:      4,
+			NumMessages:   53,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -28,6 +28,7 @@ const (
 	PodService_MovePod_FullMethodName     = "/muster.v1.PodService/MovePod"
 	PodService_ReadPodLogs_FullMethodName = "/muster.v1.PodService/ReadPodLogs"
 	PodService_ExecPod_FullMethodName     = "/muster.v1.PodService/ExecPod"
+	PodService_EvictPod_FullMethodName    = "/muster.v1.PodService/EvictPod"
 )
 
 // PodServiceClient is the client API for PodService service.
@@ -58,6 +59,10 @@ type PodServiceClient interface {
 	// A command in a running container, on the caller's streams. Whoever may write may do that. The command is killed, with all
 	// that came from it, when the call ends before it.
 	ExecPod(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ExecPodRequest, ExecPodResponse], error)
+	// Takes a pod off its node, if the disruption budgets that it falls under allow that: a pod of a workload is deleted, a
+	// bare pod moves. FailedPrecondition DISRUPTION_BUDGET naming the budget, NO_OTHER_NODE for a bare pod that fits nowhere
+	// else, NOT_BOUND.
+	EvictPod(ctx context.Context, in *EvictPodRequest, opts ...grpc.CallOption) (*EvictPodResponse, error)
 }
 
 type podServiceClient struct {
@@ -179,6 +184,16 @@ func (c *podServiceClient) ExecPod(ctx context.Context, opts ...grpc.CallOption)
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type PodService_ExecPodClient = grpc.BidiStreamingClient[ExecPodRequest, ExecPodResponse]
 
+func (c *podServiceClient) EvictPod(ctx context.Context, in *EvictPodRequest, opts ...grpc.CallOption) (*EvictPodResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(EvictPodResponse)
+	err := c.cc.Invoke(ctx, PodService_EvictPod_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // PodServiceServer is the server API for PodService service.
 // All implementations must embed UnimplementedPodServiceServer
 // for forward compatibility.
@@ -207,6 +222,10 @@ type PodServiceServer interface {
 	// A command in a running container, on the caller's streams. Whoever may write may do that. The command is killed, with all
 	// that came from it, when the call ends before it.
 	ExecPod(grpc.BidiStreamingServer[ExecPodRequest, ExecPodResponse]) error
+	// Takes a pod off its node, if the disruption budgets that it falls under allow that: a pod of a workload is deleted, a
+	// bare pod moves. FailedPrecondition DISRUPTION_BUDGET naming the budget, NO_OTHER_NODE for a bare pod that fits nowhere
+	// else, NOT_BOUND.
+	EvictPod(context.Context, *EvictPodRequest) (*EvictPodResponse, error)
 	mustEmbedUnimplementedPodServiceServer()
 }
 
@@ -243,6 +262,9 @@ func (UnimplementedPodServiceServer) ReadPodLogs(*ReadPodLogsRequest, grpc.Serve
 }
 func (UnimplementedPodServiceServer) ExecPod(grpc.BidiStreamingServer[ExecPodRequest, ExecPodResponse]) error {
 	return status.Error(codes.Unimplemented, "method ExecPod not implemented")
+}
+func (UnimplementedPodServiceServer) EvictPod(context.Context, *EvictPodRequest) (*EvictPodResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method EvictPod not implemented")
 }
 func (UnimplementedPodServiceServer) mustEmbedUnimplementedPodServiceServer() {}
 func (UnimplementedPodServiceServer) testEmbeddedByValue()                    {}
@@ -402,6 +424,24 @@ func _PodService_ExecPod_Handler(srv interface{}, stream grpc.ServerStream) erro
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type PodService_ExecPodServer = grpc.BidiStreamingServer[ExecPodRequest, ExecPodResponse]
 
+func _PodService_EvictPod_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(EvictPodRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PodServiceServer).EvictPod(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: PodService_EvictPod_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PodServiceServer).EvictPod(ctx, req.(*EvictPodRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // PodService_ServiceDesc is the grpc.ServiceDesc for PodService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -432,6 +472,10 @@ var PodService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "MovePod",
 			Handler:    _PodService_MovePod_Handler,
+		},
+		{
+			MethodName: "EvictPod",
+			Handler:    _PodService_EvictPod_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

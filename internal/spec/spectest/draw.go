@@ -37,6 +37,8 @@ func init() {
 	allow(spec.DoNotSchedule, spec.ScheduleAnyway)
 	allow(spec.PolicyHonor, spec.PolicyIgnore)
 	allow(spec.In, spec.NotIn, spec.Exists, spec.DoesNotExist)
+	allow(spec.RollingUpdate, spec.Recreate)
+	allow(spec.IfHealthyBudget, spec.AlwaysAllow)
 	allow(spec.ConditionTrue, spec.ConditionFalse, spec.ConditionUnknown)
 }
 
