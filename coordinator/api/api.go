@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/musterhq/muster/coordinator/endpoints"
+	"github.com/musterhq/muster/coordinator/fleet"
 	"github.com/musterhq/muster/coordinator/placement"
 	"github.com/musterhq/muster/coordinator/probes"
 	"github.com/musterhq/muster/coordinator/store"
@@ -63,6 +64,10 @@ type Leader interface {
 	Move(ctx context.Context, pod spec.ObjectName, acceptRisk bool) error
 	// Forget ends a deleted pod's binding without waiting for its fence.
 	Forget(ctx context.Context, pod spec.ObjectName) error
+	// Elsewhere says why a pod fits on no node but the one it is on; empty when it does.
+	Elsewhere(pod *fleet.Pod) string
+	// Evict moves a bare pod, in one transaction with guard.
+	Evict(ctx context.Context, pod *fleet.Pod, guard store.Txn) error
 	// Explain says where a pod would be placed, or why it fits nowhere.
 	Explain(pod *spec.Pod) string
 	// ExplainNodes says of each node why a pod does not fit it.
@@ -110,6 +115,7 @@ func (a *API) Register(s grpc.ServiceRegistrar) {
 	musterv1.RegisterNodeServiceServer(s, &nodeService{API: a})
 	musterv1.RegisterEventServiceServer(s, &eventService{API: a})
 	musterv1.RegisterDeploymentServiceServer(s, &deploymentService{API: a})
+	musterv1.RegisterPodDisruptionBudgetServiceServer(s, &budgetService{API: a})
 	musterv1.RegisterProbeServiceServer(s, &probeService{API: a})
 	musterv1.RegisterServiceServiceServer(s, newServiceService(a))
 	musterv1.RegisterEndpointsServiceServer(s, &endpointsService{API: a})

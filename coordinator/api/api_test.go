@@ -23,6 +23,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/musterhq/muster/coordinator/endpoints"
+	"github.com/musterhq/muster/coordinator/fleet"
 	"github.com/musterhq/muster/coordinator/leader"
 	"github.com/musterhq/muster/coordinator/placement"
 	"github.com/musterhq/muster/coordinator/probes"
@@ -51,6 +52,7 @@ type world struct {
 	pods        musterv1.PodServiceClient
 	nodes       musterv1.NodeServiceClient
 	deployments musterv1.DeploymentServiceClient
+	budgets     musterv1.PodDisruptionBudgetServiceClient
 	events      musterv1.EventServiceClient
 	probe       musterv1.ProbeServiceClient
 	usages      musterv1.UsageServiceClient
@@ -63,6 +65,7 @@ type world struct {
 	following func(ctx context.Context, take func(*agentv1.AnswerRequest) error) error
 	command   func(ctx context.Context, said <-chan *agentv1.InteractResponse, take func(*agentv1.InteractRequest) error) error
 	explain   string
+	nowhere   string
 	moveErr   error
 	forgotten []spec.ObjectName
 	created   []string
@@ -102,6 +105,18 @@ func (w *world) Move(context.Context, spec.ObjectName, bool) error { return w.mo
 func (w *world) Forget(_ context.Context, n spec.ObjectName) error {
 	w.forgotten = append(w.forgotten, n)
 	return nil
+}
+
+func (w *world) Elsewhere(*fleet.Pod) string { return w.nowhere }
+
+func (w *world) Evict(ctx context.Context, p *fleet.Pod, guard store.Txn) error {
+	guard.If = append(guard.If, store.Cond{Key: store.BindingKey(p.Key()), Revision: p.Epoch})
+	guard.Then = append(guard.Then, store.Write{Key: store.StopKey(p.Key()), Value: &spec.Stop{Epoch: p.Epoch, Reason: "drain"}})
+	rev, err := w.store.Commit(ctx, guard)
+	if err != nil {
+		return err
+	}
+	return w.cache.Wait(ctx, rev)
 }
 
 func (w *world) Explain(*spec.Pod) string { return w.explain }
@@ -152,6 +167,7 @@ func serve(t *testing.T) *world {
 	}
 	w.pods, w.nodes, w.deployments = musterv1.NewPodServiceClient(conn), musterv1.NewNodeServiceClient(conn), musterv1.NewDeploymentServiceClient(conn)
 	w.events, w.probe, w.cluster = musterv1.NewEventServiceClient(conn), musterv1.NewProbeServiceClient(conn), musterv1.NewClusterServiceClient(conn)
+	w.budgets = musterv1.NewPodDisruptionBudgetServiceClient(conn)
 	w.usages, w.conn = musterv1.NewUsageServiceClient(conn), conn
 	t.Cleanup(func() {
 		conn.Close()

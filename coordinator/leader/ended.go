@@ -11,6 +11,7 @@ const (
 	stopDelete = "delete"
 	stopMove   = "move"
 	stopTaint  = "taint"
+	stopDrain  = "drain"
 )
 
 // ended returns what to write for a pod whose binding is over, or whose deletion can be finished: nil when there is

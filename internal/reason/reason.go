@@ -21,6 +21,10 @@ const (
 	NotRunning  = "NOT_RUNNING"
 	CannotStart = "CANNOT_START"
 	Unsupported = "UNSUPPORTED"
+	// DisruptionBudget, NoOtherNode and Finished are of evictions: why a pod stays where it is.
+	DisruptionBudget = "DISRUPTION_BUDGET"
+	NoOtherNode      = "NO_OTHER_NODE"
+	Finished         = "FINISHED"
 )
 
 // Domain is the domain of muster's reasons.

@@ -1,8 +1,6 @@
 package spec
 
 import (
-	"maps"
-	"slices"
 )
 
 // PodDisruptionBudget bounds how many of a group of pods evictions may take at a time.
@@ -91,13 +89,4 @@ func (b *PodDisruptionBudget) Clone() *PodDisruptionBudget {
 		out.Spec.Selector = &selector
 	}
 	return &out
-}
-
-// clone copies what a change could reach.
-func (s Selector) clone() Selector {
-	s.Labels, s.Expressions = maps.Clone(s.Labels), slices.Clone(s.Expressions)
-	for i := range s.Expressions {
-		s.Expressions[i].Values = slices.Clone(s.Expressions[i].Values)
-	}
-	return s
 }
