@@ -6,8 +6,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/musterhq/muster/internal/spec"
 )
 
 func TestEscapedSurrogatePairsOfJSONAreRead(t *testing.T) {
@@ -145,35 +143,6 @@ func TestLongTextsOfFindingsAreCut(t *testing.T) {
 	for _, l := range lines(o.Findings) {
 		if len(l) > 4*maxText {
 			t.Errorf("%d bytes: %.60s", len(l), l)
-		}
-	}
-}
-
-func TestRecreateIsRefusedAndRollingIsTheDefault(t *testing.T) {
-	text := `{"apiVersion":"apps/v1","kind":"Deployment","metadata":{"name":"d"},"spec":{"strategy":%s,"selector":{"matchLabels":{"a":"b"}},
-		"template":{"metadata":{"labels":{"a":"b"}},"spec":{"containers":[{"name":"c","command":["x"]}]}}}}`
-	for _, c := range []struct {
-		strategy string
-		opts     Options
-		want     spec.Finding
-		failed   bool
-	}{
-		{`{"type":"Recreate"}`, Options{}, spec.Finding{Path: "spec.strategy.type", Kind: spec.NotBuilt}, true},
-		{`{"type":"Recreate"}`, Options{IgnoreUnsupported: true}, spec.Finding{Path: "spec.strategy.type", Message: "ignored: not built yet", Warning: true}, false},
-		{`{"type":"Odd"}`, Options{IgnoreUnsupported: true}, spec.Finding{Path: "spec.strategy.type", Kind: spec.NotSupported, Value: "Odd", Message: `supported values: "RollingUpdate"`}, true},
-		{`{"rollingUpdate":{"maxSurge":1}}`, Options{}, spec.Finding{Path: "spec.strategy.rollingUpdate", Message: "ignored: it has no meaning here", Warning: true}, false},
-		{`{"type":"RollingUpdate"}`, Options{}, spec.Finding{}, false},
-	} {
-		o := one(t, fmt.Sprintf(text, c.strategy), c.opts)
-		if o.Failed() != c.failed || (o.Deployment == nil) != c.failed {
-			t.Errorf("%s: failed is %v", c.strategy, o.Failed())
-		}
-		if c.want == (spec.Finding{}) {
-			if len(o.Findings) > 0 {
-				t.Errorf("%s: %v", c.strategy, lines(o.Findings))
-			}
-		} else if len(o.Findings) != 1 || o.Findings[0] != c.want {
-			t.Errorf("%s: %v", c.strategy, lines(o.Findings))
 		}
 	}
 }

@@ -62,8 +62,7 @@ const (
 		"httpGet.path httpGet.port httpGet.host httpGet.scheme httpGet.httpHeaders.name httpGet.httpHeaders.value"
 	hookConverted = "exec.command httpGet.path httpGet.port httpGet.host httpGet.scheme httpGet.httpHeaders.name httpGet.httpHeaders.value sleep.seconds"
 
-	deploymentConverted = "replicas selector.matchLabels selector.matchExpressions.key selector.matchExpressions.operator selector.matchExpressions.values strategy.type"
-	deploymentHarmless  = "minReadySeconds progressDeadlineSeconds revisionHistoryLimit strategy.rollingUpdate"
+	deploymentConverted = "replicas selector.matchLabels selector.matchExpressions.key selector.matchExpressions.operator selector.matchExpressions.values"
 )
 
 var podFields, deploymentFields = func() (pod, deployment fieldUses) {
@@ -76,7 +75,7 @@ var podFields, deploymentFields = func() (pod, deployment fieldUses) {
 	}
 	pod.podSpec("spec")
 	deployment.set("spec", deploymentConverted, converted)
-	deployment.set("spec", deploymentHarmless, harmless)
+	deployment.set("spec", rolloutConverted, converted)
 	deployment.set("spec.template.metadata", "labels annotations", converted)
 	// A template's pods get names and namespace of their own.
 	deployment.set("spec.template.metadata", metaHarmless+" name namespace", harmless)

@@ -22,6 +22,7 @@ import (
 	goyaml "go.yaml.in/yaml/v2"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
 	kjson "sigs.k8s.io/json"
 	"sigs.k8s.io/yaml"
@@ -64,6 +65,7 @@ type Object struct {
 	Service    *spec.Service
 	ConfigMap  *spec.ConfigMap
 	Secret     *spec.Secret
+	Budget     *spec.PodDisruptionBudget
 	// Findings are errors and warnings, by their Kubernetes paths within the object. Those beyond MaxFindings are not
 	// listed; an item of a List may then have failed without a finding of its own, and an object after the items, of the
 	// kind List, says how many there are.
@@ -383,7 +385,7 @@ func (d *decoder) notBuilt(path string) {
 }
 
 // versions are the kinds that are decoded, with the apiVersion of each.
-var versions = map[string]string{"Pod": "v1", "Deployment": "apps/v1", "Service": "v1", "ConfigMap": "v1", "Secret": "v1", "List": "v1", "Namespace": "v1"}
+var versions = map[string]string{"Pod": "v1", "Deployment": "apps/v1", "Service": "v1", "ConfigMap": "v1", "Secret": "v1", "PodDisruptionBudget": "policy/v1", "List": "v1", "Namespace": "v1"}
 
 // knownKinds are the others that Kubernetes itself has and people apply.
 var knownKinds = map[string]bool{
@@ -391,12 +393,12 @@ var knownKinds = map[string]bool{
 	"CustomResourceDefinition": true, "DaemonSet": true, "Endpoints": true, "EndpointSlice": true, "Event": true,
 	"HorizontalPodAutoscaler": true, "Ingress": true, "IngressClass": true, "Job": true, "Lease": true, "LimitRange": true,
 	"MutatingWebhookConfiguration": true, "NetworkPolicy": true, "Node": true, "PersistentVolume": true, "PersistentVolumeClaim": true,
-	"PodDisruptionBudget": true, "PodTemplate": true, "PriorityClass": true, "ReplicaSet": true, "ReplicationController": true,
+	"PodTemplate": true, "PriorityClass": true, "ReplicaSet": true, "ReplicationController": true,
 	"ResourceQuota": true, "Role": true, "RoleBinding": true, "RuntimeClass": true,
 	"ServiceAccount": true, "StatefulSet": true, "StorageClass": true, "ValidatingWebhookConfiguration": true, "VolumeSnapshot": true,
 }
 
-const supportedKinds = `supported values: "Pod", "Deployment", "Service", "ConfigMap", "Secret", "List"`
+const supportedKinds = `supported values: "Pod", "Deployment", "Service", "ConfigMap", "Secret", "PodDisruptionBudget", "List"`
 
 // identify reads what the object is and tells whether it is a kind that is decoded.
 func (d *decoder) identify(fields map[string]any) bool {
@@ -506,13 +508,25 @@ func (d *decoder) decode(j []byte, fields map[string]any) {
 		spec.DefaultSecret(full)
 		found = spec.ValidateSecret(full)
 		d.object.Secret = s
+	case "PodDisruptionBudget":
+		var k policyv1.PodDisruptionBudget
+		if !d.strictly(j, fields, &k) {
+			return
+		}
+		d.unsupported(&k, budgetFields)
+		b := d.budget(&k)
+		full := b.Clone()
+		spec.DefaultPodDisruptionBudget(full)
+		found = spec.ValidatePodDisruptionBudget(full)
+		d.object.Budget = b
 	default:
 		d.warn("kind", d.object.Kind+" is ignored: a namespace is there as soon as something is in it")
 		return
 	}
 	d.merge(found)
 	if d.object.Failed() {
-		d.object.Pod, d.object.Deployment, d.object.Service, d.object.ConfigMap, d.object.Secret = nil, nil, nil, nil, nil
+		d.object.Pod, d.object.Deployment, d.object.Budget = nil, nil, nil
+		d.object.Service, d.object.ConfigMap, d.object.Secret = nil, nil, nil
 	}
 }
 

@@ -35,13 +35,7 @@ func (d *decoder) deployment(k *appsv1.Deployment) *spec.Deployment {
 	if k.Spec.Replicas != nil {
 		out.Spec.Replicas = *k.Spec.Replicas
 	}
-	switch t := k.Spec.Strategy.Type; t {
-	case "", appsv1.RollingUpdateDeploymentStrategyType:
-	case appsv1.RecreateDeploymentStrategyType:
-		d.notBuilt("spec.strategy.type")
-	default:
-		d.add("spec.strategy.type", spec.NotSupported, string(t), `supported values: "RollingUpdate"`)
-	}
+	d.rollout(&out.Spec, &k.Spec)
 	if s := k.Spec.Selector; s != nil {
 		out.Spec.Selector = selector(s)
 	}

@@ -1,7 +1,6 @@
 package spec
 
-import (
-)
+import ()
 
 // PodDisruptionBudget bounds how many of a group of pods evictions may take at a time.
 type PodDisruptionBudget struct {
