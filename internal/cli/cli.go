@@ -109,13 +109,13 @@ func newRoot(w World) *cobra.Command {
 	}{
 		{"servers", "Servers:", serverCommands(w)},
 		{"objects", "Objects:", []*cobra.Command{
-			applyCommand(o), getCommand(o), describeCommand(o), deleteCommand(o), waitCommand(o), scaleCommand(o),
+			applyCommand(o), getCommand(o), describeCommand(o), deleteCommand(o), waitCommand(o), scaleCommand(o), rolloutCommand(o),
 		}},
 		{"pods", "Pods and their probes:", []*cobra.Command{
 			logsCommand(o), execCommand(o), moveCommand(o), probeCommand(o), topCommand(o),
 		}},
 		{"cluster", "The cluster:", []*cobra.Command{
-			statusCommand(o), resumeCommand(o), cordonCommand(o, true), cordonCommand(o, false), taintCommand(o), tokenCommand(o),
+			statusCommand(o), resumeCommand(o), cordonCommand(o, true), cordonCommand(o, false), drainCommand(o), taintCommand(o), tokenCommand(o),
 			configCommand(o), versionCommand(o),
 		}},
 		{"unbuilt", "Not built yet:", unbuiltCommands()},
@@ -223,7 +223,6 @@ func unbuiltCommands() []*cobra.Command {
 		return c
 	}
 	return []*cobra.Command{
-		unbuilt("drain", "Move every pod off a node"),
 		unbuilt("label", "Change labels"),
 		unbuilt("annotate", "Change annotations"),
 		unbuilt("diff", "Compare manifests with what is stored"),
@@ -232,7 +231,6 @@ func unbuiltCommands() []*cobra.Command {
 		unbuilt("ui", "Open the dashboard"),
 		unbuilt("simulate", "Tell what would happen if nodes were lost"),
 		unbuilt("drill", "Lose a node on purpose"),
-		under("rollout", "Follow and undo changes of a Deployment", "status", "restart", "undo", "history"),
 		under("snapshot", "Save and restore the store", "save", "verify", "restore"),
 		under("loadtest", "Measure", "probes", "ingest", "fleet", "failover", "target"),
 	}

@@ -76,9 +76,9 @@ func (s *shell) ok(args ...string) string {
 func TestWhatIsNotBuiltIsRefusedByItsName(t *testing.T) {
 	s := newShell(t, nil)
 	for line, name := range map[string]string{
-		"probe lint -f x":  "probe lint",
-		"drain n1 --force": "drain", "label pod web a=b": "label", "annotate pod web a=b": "annotate",
-		"rollout status deployment/web": "rollout status", "rollout undo x": "rollout undo", "diff -f x": "diff",
+		"probe lint -f x":   "probe lint",
+		"label pod web a=b": "label", "annotate pod web a=b": "annotate",
+		"diff -f x":              "diff",
 		"port-forward web 80:80": "port-forward", "why web": "why", "ui": "ui", "simulate --lose n1": "simulate",
 		"drill node n1": "drill", "snapshot save x": "snapshot save", "loadtest probes --report x": "loadtest probes",
 		"get daemonsets": "get daemonsets", "get sts web": "get statefulsets", "get namespaces": "get namespaces",
@@ -134,10 +134,18 @@ func TestAWrongCommandLineIsUsageAndSaysWhereToLook(t *testing.T) {
 		"move":                                "accepts 1 arg(s)",
 		"scale deployment/a":                  "--replicas is required",
 		"scale pod/a --replicas 1":            "want deployment/NAME",
-		"token create --role king":            "want node, viewer, editor or admin",
-		"probe history a --limit 10001":       "--limit",
-		"status --timeout -1s":                "must not be negative",
-		"coordinator":                         "--data-dir is required",
+		"scale deployment/a --replicas 1 --current-replicas -2": "at least 0, or -1",
+		"rollout":                                                        "a command is missing",
+		"rollout status":                                                 "a type is missing",
+		"rollout restart pod/a":                                          "want deployment/NAME",
+		"rollout undo deployments":                                       "want deployment/NAME",
+		"drain":                                                          "requires at least 1 arg(s)",
+		"drain n1 --grace-period -2":                                     "at least 0, or -1",
+		"drain n1 --dry-run=client":                                      "want server",
+		"token create --role king":                                       "want node, viewer, editor or admin",
+		"probe history a --limit 10001":                                  "--limit",
+		"status --timeout -1s":                                           "must not be negative",
+		"coordinator":                                                    "--data-dir is required",
 		"coordinator --data-dir d --lease-ttl 1s":                        "3s",
 		"coordinator --data-dir d --metrics-auth no":                     "want required or none",
 		"coordinator --data-dir d --allow-probe-host x":                  "want a network",
@@ -151,11 +159,11 @@ func TestAWrongCommandLineIsUsageAndSaysWhereToLook(t *testing.T) {
 		"agent --data-dir d --node n --join h:1 --labels a":              "want k=v",
 		"agent --data-dir d --node n --join h:1 --probe-cpu-warning 101": "must be 0 to 100",
 		"agent --data-dir d --node n --join h:1 --runtime docker":        "want process",
-		"dev --nodes 0":      "--nodes 0: want 1 to",
-		"dev --images never": "want ignore or refuse",
-		"dev --ports 7":      "want default or free",
-		"dev cleanup":        "--data-dir is required",
-		"dev kill":           "accepts 1 arg(s)",
+		"dev --nodes 0":                                                  "--nodes 0: want 1 to",
+		"dev --images never":                                             "want ignore or refuse",
+		"dev --ports 7":                                                  "want default or free",
+		"dev cleanup":                                                    "--data-dir is required",
+		"dev kill":                                                       "accepts 1 arg(s)",
 	} {
 		a := s.run(strings.Fields(line)...)
 		if a.status != 2 || !strings.Contains(a.stderr, want) || !strings.Contains(a.stderr, "--help") || a.stdout != "" {
@@ -329,6 +337,11 @@ func TestWhatTheCoordinatorRefusesComesWithTheNextStep(t *testing.T) {
 		"resume":                           "failover is not frozen",
 		"token revoke nope":                `no token "nope": "muster token list" shows the ids`,
 		"scale deployment/no --replicas 1": `deployment "no" not found`,
+		"rollout status deployment/no":     `deployment "no" not found`,
+		"rollout pause deployment/no":      `deployment "no" not found`,
+		"drain nope":                       `node "nope" not found`,
+		"get pdb no":                       `poddisruptionbudget "no" not found`,
+		"delete pdb no":                    `poddisruptionbudget "no" not found`,
 	} {
 		a := s.run(strings.Fields(line)...)
 		if a.status != 1 || !strings.Contains(a.stderr, want) || a.stdout != "" || strings.Count(a.stderr, "\n") != 1 {

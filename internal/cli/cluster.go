@@ -206,50 +206,6 @@ func setCordon(ctx context.Context, o *options, c *client, name, verb string, of
 	return nil
 }
 
-func scaleCommand(o *options) *cobra.Command {
-	wanted := int32(0)
-	cmd := &cobra.Command{
-		Use: "scale deployment/NAME… --replicas N", Short: "Change how many pods a Deployment has", Args: needsType,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if !cmd.Flags().Changed("replicas") {
-				return usagef("--replicas is required")
-			}
-			if wanted < 0 {
-				return usagef("--replicas %d: must be at least 0", wanted)
-			}
-			objects, err := parseObjects(args)
-			if err != nil {
-				return err
-			}
-			for _, obj := range objects {
-				if obj.kind != deploymentKind || obj.name == "" {
-					return usagef("scale: want deployment/NAME")
-				}
-			}
-			return o.with(cmd.Context(), func(ctx context.Context, c *client) error {
-				for _, obj := range objects {
-					r, err := c.deployments.GetDeployment(ctx, &musterv1.GetDeploymentRequest{Namespace: o.namespace, Name: obj.name})
-					if err != nil {
-						return doomed{deploymentKind, o.namespace, obj.name}.named(err)
-					}
-					d := r.GetDeployment()
-					d.Spec.Replicas = &wanted
-					if _, err := c.deployments.UpdateDeployment(ctx, &musterv1.UpdateDeploymentRequest{Deployment: d}); err != nil {
-						return err
-					}
-					fmt.Fprintf(o.world.Stdout, "deployment/%s scaled\n", obj.name)
-				}
-				return nil
-			})
-		},
-	}
-	cmd.Flags().Int32Var(&wanted, "replicas", 0, "how many pods, 0 to 10,000 (required)")
-	o.connectFlags(cmd)
-	o.namespaceFlag(cmd)
-	cmd.ValidArgsFunction = completeObjects(o)
-	return cmd
-}
-
 func tokenCommand(o *options) *cobra.Command {
 	role, ttl, uses := "node", time.Hour, int32(1)
 	create := &cobra.Command{

@@ -83,6 +83,7 @@ type client struct {
 	configMaps  musterv1.ConfigMapServiceClient
 	secrets     musterv1.SecretServiceClient
 	placement   musterv1.PlacementServiceClient
+	budgets     musterv1.PodDisruptionBudgetServiceClient
 	events      musterv1.EventServiceClient
 	probes      musterv1.ProbeServiceClient
 	usages      musterv1.UsageServiceClient
@@ -160,6 +161,7 @@ func (o *options) connect() (*client, error) {
 		configMaps:  musterv1.NewConfigMapServiceClient(conn),
 		secrets:     musterv1.NewSecretServiceClient(conn),
 		placement:   musterv1.NewPlacementServiceClient(conn),
+		budgets:     musterv1.NewPodDisruptionBudgetServiceClient(conn),
 		events:      musterv1.NewEventServiceClient(conn),
 		probes:      musterv1.NewProbeServiceClient(conn),
 		usages:      musterv1.NewUsageServiceClient(conn),

@@ -70,6 +70,9 @@ func (o *options) readManifests(files []string, opts manifest.Options) (objects 
 		case f.Secret != nil:
 			f.Secret.Namespace = namespace
 			x.kind, x.value = secretKind, wire.SecretToProto(f.Secret)
+		case f.Budget != nil:
+			f.Budget.Namespace = namespace
+			x.kind, x.value = budgetKind, wire.PodDisruptionBudgetToProto(f.Budget, nil)
 		default:
 			continue // a warning has said that there is nothing to store
 		}

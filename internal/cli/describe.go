@@ -129,6 +129,12 @@ func describe(ctx context.Context, c *client, t doomed) (string, error) {
 			return "", t.named(err)
 		}
 		d.config(r.GetSecret().GetMeta(), nil, sizesOf(r.GetSecret().GetData()))
+	case budgetKind:
+		r, err := c.budgets.GetPodDisruptionBudget(ctx, &musterv1.GetPodDisruptionBudgetRequest{Namespace: t.namespace, Name: t.name})
+		if err != nil {
+			return "", t.named(err)
+		}
+		d.budget(r.GetPodDisruptionBudget())
 	default:
 		r, err := c.deployments.GetDeployment(ctx, &musterv1.GetDeploymentRequest{Namespace: t.namespace, Name: t.name})
 		if err != nil {
@@ -377,8 +383,34 @@ func (d *description) deployment(x *musterv1.Deployment) {
 	s := x.GetStatus()
 	d.meta(x.GetMeta())
 	d.line(0, "Selector", selectorText(x.GetSpec().GetSelector()))
-	d.line(0, "Replicas", fmt.Sprintf("%d wanted, %d there, %d up to date, %d ready", replicas(x), s.GetReplicas(), s.GetUpdatedReplicas(), s.GetReadyReplicas()))
-	t := x.GetSpec().GetTemplate()
+	d.line(0, "Replicas", fmt.Sprintf("%d wanted, %d there, %d up to date, %d ready, %d available",
+		replicas(x), s.GetReplicas(), s.GetUpdatedReplicas(), s.GetReadyReplicas(), s.GetAvailableReplicas()))
+	d.rollout(x)
+	d.template(x.GetSpec().GetTemplate())
+	d.conditions(s.GetConditions())
+}
+
+// rollout is how a Deployment's pods are replaced.
+func (d *description) rollout(x *musterv1.Deployment) {
+	s := x.GetSpec()
+	strategy := strategyType(s.GetStrategy().GetType())
+	if s.GetStrategy().GetType() != musterv1.DeploymentStrategy_TYPE_RECREATE {
+		strategy += fmt.Sprintf(", %s max unavailable, %s max surge", bound(s.GetStrategy().GetMaxUnavailable()), bound(s.GetStrategy().GetMaxSurge()))
+	}
+	d.line(0, "Strategy", strategy)
+	if t := s.GetMinReady().AsDuration(); t > 0 {
+		d.line(0, "Min Ready", t.String())
+	}
+	if s.GetPaused() {
+		d.line(0, "Paused", "true")
+	}
+	if n := x.GetStatus().GetRevision(); n > 0 {
+		d.line(0, "Revision", fmt.Sprint(n))
+	}
+}
+
+// template is what pods are made from.
+func (d *description) template(t *musterv1.PodTemplate) {
 	d.head(0, "Pod Template")
 	d.line(1, "Labels", labelTerms(t.GetLabels())...)
 	if len(t.GetAnnotations()) > 0 {
@@ -393,7 +425,6 @@ func (d *description) deployment(x *musterv1.Deployment) {
 			d.line(2, k.name, probeText(k.probe))
 		}
 	}
-	d.conditions(s.GetConditions())
 }
 
 func (d *description) conditions(conditions []*musterv1.Condition) {

@@ -39,6 +39,7 @@ import (
 type fake struct {
 	musterv1.UnimplementedNodeServiceServer
 	musterv1.UnimplementedDeploymentServiceServer
+	musterv1.UnimplementedPodDisruptionBudgetServiceServer
 	musterv1.UnimplementedEventServiceServer
 	musterv1.UnimplementedProbeServiceServer
 	musterv1.UnimplementedClusterServiceServer
@@ -53,6 +54,10 @@ type fake struct {
 	probes      []*musterv1.ProbeState
 	results     []*musterv1.ProbeAttempt
 	failovers   []*musterv1.Failover
+	revisions   []*musterv1.DeploymentRevision
+	budgets     map[string]*musterv1.PodDisruptionBudget
+	// evict answers an eviction, and what it does happens deleteAfter later; nil deletes or moves.
+	evict       func(*musterv1.Pod) error
 	podUsages   []*musterv1.PodUsage
 	nodeUsages  []*musterv1.NodeUsage
 	probeUsages []*musterv1.ProbeUsage
@@ -79,7 +84,7 @@ type podServer struct {
 
 func newFake() *fake {
 	return &fake{
-		revision: 10, pods: map[string]*musterv1.Pod{}, deployments: map[string]*musterv1.Deployment{},
+		revision: 10, pods: map[string]*musterv1.Pod{}, deployments: map[string]*musterv1.Deployment{}, budgets: map[string]*musterv1.PodDisruptionBudget{},
 		changed: make(chan struct{}), deleteAfter: 20 * time.Millisecond,
 	}
 }
@@ -109,6 +114,7 @@ func (f *fake) start(t testing.TB) clientconfig.Context {
 	musterv1.RegisterPodServiceServer(s, podServer{fake: f})
 	musterv1.RegisterNodeServiceServer(s, f)
 	musterv1.RegisterDeploymentServiceServer(s, f)
+	musterv1.RegisterPodDisruptionBudgetServiceServer(s, f)
 	musterv1.RegisterEventServiceServer(s, f)
 	musterv1.RegisterProbeServiceServer(s, f)
 	musterv1.RegisterClusterServiceServer(s, f)
@@ -493,6 +499,108 @@ func (f *fake) UpdateDeployment(_ context.Context, r *musterv1.UpdateDeploymentR
 		f.changedLocked()
 	}
 	return &musterv1.UpdateDeploymentResponse{Deployment: r.GetDeployment(), Result: result}, nil
+}
+
+func (f *fake) ListDeploymentRevisions(context.Context, *musterv1.ListDeploymentRevisionsRequest) (*musterv1.ListDeploymentRevisionsResponse, error) {
+	return &musterv1.ListDeploymentRevisionsResponse{Revisions: f.revisions}, nil
+}
+
+func (f *fake) GetPodDisruptionBudget(_ context.Context, r *musterv1.GetPodDisruptionBudgetRequest) (*musterv1.GetPodDisruptionBudgetResponse, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	b := f.budgets[namespaceOr(r.GetNamespace())+"/"+r.GetName()]
+	if b == nil {
+		return nil, notFound("budget " + r.GetName())
+	}
+	return &musterv1.GetPodDisruptionBudgetResponse{PodDisruptionBudget: proto.CloneOf(b)}, nil
+}
+
+func budgetsLocked(f *fake, q *musterv1.PodDisruptionBudgetFilter) map[string]*musterv1.PodDisruptionBudget {
+	found := map[string]*musterv1.PodDisruptionBudget{}
+	for key, b := range f.budgets {
+		if chosen(b.GetMeta(), q.GetNamespace(), q.GetName(), q.GetLabelSelector()) {
+			found[key] = proto.CloneOf(b)
+		}
+	}
+	return found
+}
+
+func (f *fake) ListPodDisruptionBudgets(_ context.Context, r *musterv1.ListPodDisruptionBudgetsRequest) (*musterv1.ListPodDisruptionBudgetsResponse, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return &musterv1.ListPodDisruptionBudgetsResponse{PodDisruptionBudgets: sorted(budgetsLocked(f, r.GetFilter())), Revision: f.revision}, nil
+}
+
+func (f *fake) WatchPodDisruptionBudgets(r *musterv1.WatchPodDisruptionBudgetsRequest, stream grpc.ServerStreamingServer[musterv1.WatchPodDisruptionBudgetsResponse]) error {
+	return watched(f, stream.Context(), func() map[string]*musterv1.PodDisruptionBudget { return budgetsLocked(f, r.GetFilter()) },
+		func(what musterv1.ChangeType, b *musterv1.PodDisruptionBudget, revision int64) error {
+			return stream.Send(&musterv1.WatchPodDisruptionBudgetsResponse{Type: what, PodDisruptionBudget: b, Revision: revision})
+		})
+}
+
+func (f *fake) UpdatePodDisruptionBudget(_ context.Context, r *musterv1.UpdatePodDisruptionBudgetRequest) (*musterv1.UpdatePodDisruptionBudgetResponse, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	b := proto.CloneOf(r.GetPodDisruptionBudget())
+	key := namespaceOr(b.GetMeta().GetNamespace()) + "/" + b.GetMeta().GetName()
+	result := musterv1.WriteResult_WRITE_RESULT_CREATED
+	if old := f.budgets[key]; old != nil {
+		result = musterv1.WriteResult_WRITE_RESULT_CONFIGURED
+		if proto.Equal(old.GetSpec(), b.GetSpec()) {
+			result = musterv1.WriteResult_WRITE_RESULT_UNCHANGED
+		}
+	}
+	f.budgets[key] = b
+	f.changedLocked()
+	return &musterv1.UpdatePodDisruptionBudgetResponse{PodDisruptionBudget: b, Result: result}, nil
+}
+
+func (f *fake) DeletePodDisruptionBudget(_ context.Context, r *musterv1.DeletePodDisruptionBudgetRequest) (*musterv1.DeletePodDisruptionBudgetResponse, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	key := namespaceOr(r.GetNamespace()) + "/" + r.GetName()
+	b := f.budgets[key]
+	if b == nil {
+		return nil, notFound("budget " + r.GetName())
+	}
+	delete(f.budgets, key)
+	f.changedLocked()
+	return &musterv1.DeletePodDisruptionBudgetResponse{PodDisruptionBudget: b}, nil
+}
+
+func (s podServer) EvictPod(_ context.Context, r *musterv1.EvictPodRequest) (*musterv1.EvictPodResponse, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	key := namespaceOr(r.GetNamespace()) + "/" + r.GetName()
+	p := s.pods[key]
+	if p == nil {
+		return nil, notFound("pod " + r.GetName())
+	}
+	if s.evict != nil {
+		if err := s.evict(p); err != nil {
+			return nil, err
+		}
+	}
+	how := musterv1.Eviction_EVICTION_MOVE
+	switch {
+	case p.GetMeta().GetDeleteTime() != nil:
+		return &musterv1.EvictPodResponse{Pod: p, Eviction: musterv1.Eviction_EVICTION_UNDER_WAY}, nil
+	case p.GetMeta().GetOwner() != nil:
+		how = musterv1.Eviction_EVICTION_DELETE
+	}
+	if r.GetValidateOnly() {
+		return &musterv1.EvictPodResponse{Pod: p, Eviction: how}, nil
+	}
+	s.later(func() {
+		if how == musterv1.Eviction_EVICTION_DELETE {
+			delete(s.pods, key)
+			return
+		}
+		moved := proto.CloneOf(p)
+		moved.Node = "n2"
+		s.pods[key] = moved
+	})
+	return &musterv1.EvictPodResponse{Pod: p, Eviction: how}, nil
 }
 
 func (f *fake) DeleteDeployment(_ context.Context, r *musterv1.DeleteDeploymentRequest) (*musterv1.DeleteDeploymentResponse, error) {

@@ -114,7 +114,7 @@ func (k *kind) get(ctx context.Context, c *client, namespace, name string) (item
 
 // kinds are the types that are built.
 var kinds = []*kind{
-	podKind, deploymentKind, serviceKind, endpointsKind, configMapKind, secretKind, nodeKind, eventKind, memberKind, probeKind, failoverKind,
+	podKind, deploymentKind, serviceKind, endpointsKind, configMapKind, secretKind, budgetKind, nodeKind, eventKind, memberKind, probeKind, failoverKind,
 }
 
 // unbuiltKinds are refused by name.

@@ -315,24 +315,43 @@ func stateFields(s *musterv1.ContainerState, some bool) fields {
 
 func deploymentValue(d *musterv1.Deployment) any {
 	spec, s := d.GetSpec(), d.GetStatus()
-	selector := fields{}.
-		put("matchLabels", spec.GetSelector().GetMatchLabels()).
-		put("matchExpressions", each(spec.GetSelector().GetMatchExpressions(), func(e *musterv1.LabelExpression) fields {
-			return fields{"key": e.GetKey(), "operator": operatorWord(e.GetOperator())}.put("values", e.GetValues())
-		}))
 	template := fields{
 		"metadata": fields{}.put("labels", spec.GetTemplate().GetLabels()).put("annotations", spec.GetTemplate().GetAnnotations()),
 		"spec":     podSpecFields(spec.GetTemplate().GetSpec()),
 	}
 	return fields{
 		"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metaFields(d.GetMeta()),
-		"spec": fields{"replicas": replicas(d), "selector": selector, "template": template},
+		"spec": rolloutFields(spec).set("replicas", replicas(d)).set("selector", selectorFields(spec.GetSelector())).set("template", template),
 		"status": fields{
 			"observedGeneration": s.GetObservedGeneration(), "replicas": s.GetReplicas(), "updatedReplicas": s.GetUpdatedReplicas(),
 			"readyReplicas": s.GetReadyReplicas(), "availableReplicas": s.GetAvailableReplicas(),
 			"unavailableReplicas": max(0, replicas(d)-s.GetAvailableReplicas()),
-		}.put("conditions", each(s.GetConditions(), conditionFields)),
+		}.
+			put("conditions", each(s.GetConditions(), conditionFields)).
+			put("muster", fields{}.put("revision", s.GetRevision())),
 	}
+}
+
+func strategyType(t musterv1.DeploymentStrategy_Type) string {
+	if t == musterv1.DeploymentStrategy_TYPE_RECREATE {
+		return "Recreate"
+	}
+	return "RollingUpdate"
+}
+
+// rolloutFields are those of a Deployment's spec that say how it rolls.
+func rolloutFields(s *musterv1.DeploymentSpec) fields {
+	strategy, rolling := fields{"type": strategyType(s.GetStrategy().GetType())}, fields{}
+	setIntOrPercent(rolling, "maxSurge", s.GetStrategy().GetMaxSurge())
+	setIntOrPercent(rolling, "maxUnavailable", s.GetStrategy().GetMaxUnavailable())
+	f := fields{"strategy": strategy.put("rollingUpdate", rolling)}.
+		put("minReadySeconds", wholeSeconds(s.GetMinReady())).
+		put("paused", s.GetPaused())
+	setPtr(f, "revisionHistoryLimit", s.RevisionHistoryLimit)
+	if s.GetProgressDeadline() != nil {
+		f.set("progressDeadlineSeconds", wholeSeconds(s.GetProgressDeadline()))
+	}
+	return f
 }
 
 func operatorWord(o musterv1.LabelExpression_Operator) string {
