@@ -110,6 +110,7 @@ func newRoot(w World) *cobra.Command {
 		{"servers", "Servers:", serverCommands(w)},
 		{"objects", "Objects:", []*cobra.Command{
 			applyCommand(o), getCommand(o), describeCommand(o), deleteCommand(o), waitCommand(o), scaleCommand(o), rolloutCommand(o),
+			markCommand(o, labelMarks), markCommand(o, annotationMarks),
 		}},
 		{"pods", "Pods and their probes:", []*cobra.Command{
 			logsCommand(o), execCommand(o), moveCommand(o), probeCommand(o), topCommand(o),
@@ -223,8 +224,6 @@ func unbuiltCommands() []*cobra.Command {
 		return c
 	}
 	return []*cobra.Command{
-		unbuilt("label", "Change labels"),
-		unbuilt("annotate", "Change annotations"),
 		unbuilt("diff", "Compare manifests with what is stored"),
 		unbuilt("port-forward", "Forward a local port to a pod"),
 		unbuilt("why", "Tell what led to a pod's last restart, unreadiness or move"),

@@ -76,8 +76,7 @@ func (s *shell) ok(args ...string) string {
 func TestWhatIsNotBuiltIsRefusedByItsName(t *testing.T) {
 	s := newShell(t, nil)
 	for line, name := range map[string]string{
-		"probe lint -f x":   "probe lint",
-		"label pod web a=b": "label", "annotate pod web a=b": "annotate",
+		"probe lint -f x":        "probe lint",
 		"diff -f x":              "diff",
 		"port-forward web 80:80": "port-forward", "why web": "why", "ui": "ui", "simulate --lose n1": "simulate",
 		"drill node n1": "drill", "snapshot save x": "snapshot save", "loadtest probes --report x": "loadtest probes",

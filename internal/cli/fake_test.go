@@ -10,6 +10,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"fmt"
+	"maps"
 	"math/big"
 	"net"
 	"net/url"
@@ -73,7 +74,9 @@ type fake struct {
 	calls []proto.Message
 	// cut makes the next watches end, as when a coordinator goes away.
 	cut int
-	wg  sync.WaitGroup
+	// conflicts is how many writes of pods lose a race.
+	conflicts int
+	wg        sync.WaitGroup
 }
 
 // podServer is apart so that its embedded stub does not clash with the field pods.
@@ -381,9 +384,21 @@ func (s podServer) UpdatePod(_ context.Context, r *musterv1.UpdatePodRequest) (*
 	switch {
 	case old == nil && !r.GetAllowMissing():
 		return nil, notFound("pod " + m.GetName())
+	case s.conflicts > 0:
+		s.conflicts--
+		return nil, withReason(codes.Aborted, "pod "+key+": revision changed", "REVISION_CONFLICT")
 	case old == nil:
 	case proto.Equal(old.GetSpec(), r.GetPod().GetSpec()):
-		return &musterv1.UpdatePodResponse{Pod: old, Result: musterv1.WriteResult_WRITE_RESULT_UNCHANGED}, nil
+		if sameMarks(old.GetMeta(), m) {
+			return &musterv1.UpdatePodResponse{Pod: old, Result: musterv1.WriteResult_WRITE_RESULT_UNCHANGED}, nil
+		}
+		p := proto.CloneOf(old)
+		p.Meta.Labels, p.Meta.Annotations = m.GetLabels(), m.GetAnnotations()
+		if !r.GetValidateOnly() {
+			s.pods[key] = p
+			s.changedLocked()
+		}
+		return &musterv1.UpdatePodResponse{Pod: p, Result: musterv1.WriteResult_WRITE_RESULT_CONFIGURED}, nil
 	default:
 		was, err := wire.PodFromProto(old)
 		if err != nil {
@@ -406,6 +421,10 @@ func (s podServer) UpdatePod(_ context.Context, r *musterv1.UpdatePodRequest) (*
 		s.changedLocked()
 	}
 	return &musterv1.UpdatePodResponse{Pod: r.GetPod(), Result: result}, nil
+}
+
+func sameMarks(a, b *musterv1.ObjectMeta) bool {
+	return maps.Equal(a.GetLabels(), b.GetLabels()) && maps.Equal(a.GetAnnotations(), b.GetAnnotations())
 }
 
 func (s podServer) DeletePod(_ context.Context, r *musterv1.DeletePodRequest) (*musterv1.DeletePodResponse, error) {
@@ -638,6 +657,12 @@ func (f *fake) UpdateNode(_ context.Context, r *musterv1.UpdateNodeRequest) (*mu
 	for i, n := range f.nodes {
 		if n.GetMeta().GetName() == r.GetNode().GetMeta().GetName() {
 			f.nodes[i] = r.GetNode()
+			labels := maps.Clone(n.GetFacts().GetLabels()) // they stay the agent's
+			if labels == nil {
+				labels = map[string]string{}
+			}
+			maps.Copy(labels, r.GetNode().GetMeta().GetLabels())
+			r.GetNode().Meta.Labels = labels
 		}
 	}
 	return &musterv1.UpdateNodeResponse{Node: r.GetNode(), Result: musterv1.WriteResult_WRITE_RESULT_CONFIGURED}, nil

@@ -74,6 +74,9 @@ type kind struct {
 	writes *writer
 	// gets returns one; nil where list has to do. Its error is NotFound when there is none.
 	gets func(ctx context.Context, c *client, namespace, name string) (item, error)
+	// edits reads one, has change make what it likes of its labels and annotations, and stores it, unless it was changed
+	// meanwhile (REVISION_CONFLICT). It returns the metadata as stored, or change's error. Nil where neither can be changed.
+	edits func(ctx context.Context, c *client, namespace, name string, change func(*musterv1.ObjectMeta) error) (*musterv1.ObjectMeta, error)
 }
 
 // writer stores the objects of one kind, as the messages of the API.
@@ -304,6 +307,7 @@ var podKind = &kind{
 		r, err := c.pods.GetPod(ctx, &musterv1.GetPodRequest{Namespace: namespace, Name: name})
 		return podItem(r.GetPod()), err
 	},
+	edits: editPod,
 }
 
 func podFilter(q query) *musterv1.PodFilter {
@@ -364,6 +368,7 @@ var deploymentKind = &kind{
 		r, err := c.deployments.GetDeployment(ctx, &musterv1.GetDeploymentRequest{Namespace: namespace, Name: name})
 		return deploymentItem(r.GetDeployment()), err
 	},
+	edits: editDeployment,
 }
 
 func deploymentFilter(q query) *musterv1.DeploymentFilter {
@@ -414,6 +419,7 @@ var nodeKind = &kind{
 		r, err := c.nodes.GetNode(ctx, &musterv1.GetNodeRequest{Name: name})
 		return nodeItem(r.GetNode()), err
 	},
+	edits: editNode,
 }
 
 func nodeItem(n *musterv1.Node) item {

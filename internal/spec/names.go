@@ -58,6 +58,12 @@ func qualified(s string) bool {
 	return true
 }
 
+// LabelKey says why s is no key of a label; empty when it is one. An annotation's key is one in lower case.
+func LabelKey(s string) string { return labelKey(s) }
+
+// LabelValue says why s is no value of a label; empty when it is one.
+func LabelValue(s string) string { return labelValue(s) }
+
 // labelKey says why s is no key of a label.
 func labelKey(s string) string {
 	name := s
