@@ -68,8 +68,10 @@ type Leader interface {
 	Elsewhere(pod *fleet.Pod) string
 	// Evict moves a bare pod, in one transaction with guard.
 	Evict(ctx context.Context, pod *fleet.Pod, guard store.Txn) error
-	// Explain says where a pod would be placed, or why it fits nowhere.
+	// Explain says why a pod fits nowhere; empty when it fits.
 	Explain(pod *spec.Pod) string
+	// Where says to which node a pod that is not stored would go now, or why to none.
+	Where(pod *spec.Pod) (node, why string)
 	// ExplainNodes says of each node why a pod does not fit it.
 	ExplainNodes(pod *spec.Pod) []placement.Refusal
 }

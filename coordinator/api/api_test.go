@@ -124,6 +124,13 @@ func (w *world) ExplainNodes(p *spec.Pod) []placement.Refusal {
 	return []placement.Refusal{{Node: "n1", Why: w.explain + " of " + p.Name}, {Node: "n2"}}
 }
 
+func (w *world) Where(*spec.Pod) (node, why string) {
+	if w.explain != "" {
+		return "", w.explain
+	}
+	return "n1", ""
+}
+
 type tokens struct{ *world }
 
 func (k tokens) Create(_ context.Context, role musterv1.Role, ttl time.Duration, uses int) (string, error) {

@@ -157,12 +157,13 @@ func (s *podService) create(ctx context.Context, pod *spec.Pod, validateOnly boo
 		return nil, nil, invalid("metadata.uid", "must be empty for a new pod")
 	}
 	pod.UID, pod.CreateTime, pod.Generation = fleet.NewUID(), s.deps.Now(), 1
+	if validateOnly {
+		pb, warnings := s.tryOut(pod)
+		return pb, warnings, nil
+	}
 	var warnings []string
 	if why := s.deps.Leader.Explain(pod); why != "" {
 		warnings = append(warnings, why)
-	}
-	if validateOnly {
-		return wire.PodToProto(pod), warnings, nil
 	}
 	_, err := s.commit(ctx, store.PodKey(pod.Key()), 0, pod)
 	if errors.Is(err, store.ErrConflict) {
@@ -176,6 +177,16 @@ func (s *podService) create(ctx context.Context, pod *spec.Pod, validateOnly boo
 		return shownPod(v, &p), warnings, nil
 	}
 	return wire.PodToProto(pod), warnings, nil
+}
+
+// tryOut is a new pod that is not stored, with the node that it would go to, or a warning that says why to none.
+func (s *podService) tryOut(pod *spec.Pod) (pb *musterv1.Pod, warnings []string) {
+	pb = wire.PodToProto(pod)
+	node, why := s.deps.Leader.Where(pod)
+	if pb.Node = node; why != "" {
+		warnings = append(warnings, why)
+	}
+	return pb, warnings
 }
 
 func (s *podService) CreatePod(ctx context.Context, req *musterv1.CreatePodRequest) (*musterv1.CreatePodResponse, error) {

@@ -35,17 +35,17 @@ var budgetKind = &kind{
 		return budgetItem(r.GetPodDisruptionBudget()), err
 	},
 	writes: &writer{
-		tries: func(ctx context.Context, c *client, object proto.Message) ([]string, error) {
+		tries: func(ctx context.Context, c *client, object proto.Message) (item, []string, error) {
 			r, err := c.budgets.CreatePodDisruptionBudget(ctx, &musterv1.CreatePodDisruptionBudgetRequest{
 				PodDisruptionBudget: object.(*musterv1.PodDisruptionBudget), ValidateOnly: true,
 			})
-			return r.GetWarnings(), err
+			return budgetItem(r.GetPodDisruptionBudget()), r.GetWarnings(), err
 		},
-		updates: func(ctx context.Context, c *client, object proto.Message, validateOnly bool) (musterv1.WriteResult, []string, error) {
+		updates: func(ctx context.Context, c *client, object proto.Message, validateOnly bool) (item, musterv1.WriteResult, []string, error) {
 			r, err := c.budgets.UpdatePodDisruptionBudget(ctx, &musterv1.UpdatePodDisruptionBudgetRequest{
 				PodDisruptionBudget: object.(*musterv1.PodDisruptionBudget), AllowMissing: true, ValidateOnly: validateOnly,
 			})
-			return r.GetResult(), r.GetWarnings(), err
+			return budgetItem(r.GetPodDisruptionBudget()), r.GetResult(), r.GetWarnings(), err
 		},
 		removes: func(ctx context.Context, c *client, namespace, name string) (string, error) {
 			r, err := c.budgets.DeletePodDisruptionBudget(ctx, &musterv1.DeletePodDisruptionBudgetRequest{Namespace: namespace, Name: name})

@@ -109,7 +109,7 @@ func newRoot(w World) *cobra.Command {
 	}{
 		{"servers", "Servers:", serverCommands(w)},
 		{"objects", "Objects:", []*cobra.Command{
-			applyCommand(o), getCommand(o), describeCommand(o), deleteCommand(o), waitCommand(o), scaleCommand(o), rolloutCommand(o),
+			applyCommand(o), diffCommand(o), getCommand(o), describeCommand(o), deleteCommand(o), waitCommand(o), scaleCommand(o), rolloutCommand(o),
 			markCommand(o, labelMarks), markCommand(o, annotationMarks),
 		}},
 		{"pods", "Pods and their probes:", []*cobra.Command{
@@ -224,7 +224,6 @@ func unbuiltCommands() []*cobra.Command {
 		return c
 	}
 	return []*cobra.Command{
-		unbuilt("diff", "Compare manifests with what is stored"),
 		unbuilt("port-forward", "Forward a local port to a pod"),
 		unbuilt("why", "Tell what led to a pod's last restart, unreadiness or move"),
 		unbuilt("ui", "Open the dashboard"),

@@ -35,15 +35,15 @@ var serviceKind = &kind{
 		return serviceItem(r.GetService()), err
 	},
 	writes: &writer{
-		tries: func(ctx context.Context, c *client, object proto.Message) ([]string, error) {
+		tries: func(ctx context.Context, c *client, object proto.Message) (item, []string, error) {
 			r, err := c.services.CreateService(ctx, &musterv1.CreateServiceRequest{Service: object.(*musterv1.Service), ValidateOnly: true})
-			return r.GetWarnings(), err
+			return serviceItem(r.GetService()), r.GetWarnings(), err
 		},
-		updates: func(ctx context.Context, c *client, object proto.Message, validateOnly bool) (musterv1.WriteResult, []string, error) {
+		updates: func(ctx context.Context, c *client, object proto.Message, validateOnly bool) (item, musterv1.WriteResult, []string, error) {
 			r, err := c.services.UpdateService(ctx, &musterv1.UpdateServiceRequest{
 				Service: object.(*musterv1.Service), AllowMissing: true, ValidateOnly: validateOnly,
 			})
-			return r.GetResult(), r.GetWarnings(), err
+			return serviceItem(r.GetService()), r.GetResult(), r.GetWarnings(), err
 		},
 		removes: func(ctx context.Context, c *client, namespace, name string) (string, error) {
 			r, err := c.services.DeleteService(ctx, &musterv1.DeleteServiceRequest{Namespace: namespace, Name: name})
@@ -198,15 +198,15 @@ var configMapKind = &kind{
 		return configMapItem(r.GetConfigMap()), err
 	},
 	writes: &writer{
-		tries: func(ctx context.Context, c *client, object proto.Message) ([]string, error) {
+		tries: func(ctx context.Context, c *client, object proto.Message) (item, []string, error) {
 			r, err := c.configMaps.CreateConfigMap(ctx, &musterv1.CreateConfigMapRequest{ConfigMap: object.(*musterv1.ConfigMap), ValidateOnly: true})
-			return r.GetWarnings(), err
+			return configMapItem(r.GetConfigMap()), r.GetWarnings(), err
 		},
-		updates: func(ctx context.Context, c *client, object proto.Message, validateOnly bool) (musterv1.WriteResult, []string, error) {
+		updates: func(ctx context.Context, c *client, object proto.Message, validateOnly bool) (item, musterv1.WriteResult, []string, error) {
 			r, err := c.configMaps.UpdateConfigMap(ctx, &musterv1.UpdateConfigMapRequest{
 				ConfigMap: object.(*musterv1.ConfigMap), AllowMissing: true, ValidateOnly: validateOnly,
 			})
-			return r.GetResult(), r.GetWarnings(), err
+			return configMapItem(r.GetConfigMap()), r.GetResult(), r.GetWarnings(), err
 		},
 		removes: func(ctx context.Context, c *client, namespace, name string) (string, error) {
 			r, err := c.configMaps.DeleteConfigMap(ctx, &musterv1.DeleteConfigMapRequest{Namespace: namespace, Name: name})
@@ -260,15 +260,15 @@ var secretKind = &kind{
 		return secretItem(r.GetSecret()), err
 	},
 	writes: &writer{
-		tries: func(ctx context.Context, c *client, object proto.Message) ([]string, error) {
+		tries: func(ctx context.Context, c *client, object proto.Message) (item, []string, error) {
 			r, err := c.secrets.CreateSecret(ctx, &musterv1.CreateSecretRequest{Secret: object.(*musterv1.Secret), ValidateOnly: true})
-			return r.GetWarnings(), err
+			return secretItem(r.GetSecret()), r.GetWarnings(), err
 		},
-		updates: func(ctx context.Context, c *client, object proto.Message, validateOnly bool) (musterv1.WriteResult, []string, error) {
+		updates: func(ctx context.Context, c *client, object proto.Message, validateOnly bool) (item, musterv1.WriteResult, []string, error) {
 			r, err := c.secrets.UpdateSecret(ctx, &musterv1.UpdateSecretRequest{
 				Secret: object.(*musterv1.Secret), AllowMissing: true, ValidateOnly: validateOnly,
 			})
-			return r.GetResult(), r.GetWarnings(), err
+			return secretItem(r.GetSecret()), r.GetResult(), r.GetWarnings(), err
 		},
 		removes: func(ctx context.Context, c *client, namespace, name string) (string, error) {
 			r, err := c.secrets.DeleteSecret(ctx, &musterv1.DeleteSecretRequest{Namespace: namespace, Name: name})

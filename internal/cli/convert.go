@@ -53,7 +53,7 @@ func (o *options) readManifests(files []string, opts manifest.Options) (objects 
 			bad = true
 			continue
 		}
-		x := object{source: f.Source, namespace: namespace, name: f.Name}
+		x := object{source: f.Source, namespace: namespace, name: f.Name, claims: f.Claims, lenient: opts.IgnoreUnsupported}
 		switch {
 		case f.Pod != nil:
 			f.Pod.Namespace = namespace

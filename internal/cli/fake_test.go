@@ -348,6 +348,21 @@ func (s podServer) WatchPods(r *musterv1.WatchPodsRequest, stream grpc.ServerStr
 		})
 }
 
+// defaultedPod has what its spec leaves out filled in; nil of nil.
+func defaultedPod(p *musterv1.Pod) *musterv1.Pod {
+	if p == nil {
+		return nil
+	}
+	p = proto.CloneOf(p)
+	full, err := wire.PodFromProto(p)
+	if err != nil {
+		panic(err)
+	}
+	spec.DefaultPod(full)
+	p.Spec = wire.PodToProto(full).GetSpec()
+	return p
+}
+
 // checkPod finds what the tests' bad pods have.
 func checkPod(p *musterv1.Pod) error {
 	for i, c := range p.GetSpec().GetContainers() {
@@ -365,10 +380,12 @@ func (s podServer) CreatePod(_ context.Context, r *musterv1.CreatePodRequest) (*
 	if err := checkPod(r.GetPod()); err != nil {
 		return nil, err
 	}
-	if r.GetPod().GetSpec().GetNodeSelector()["nowhere"] != "" {
-		return nil, withReason(codes.FailedPrecondition, "0/1 nodes fit: 1 not selected", "INVALID")
+	p := defaultedPod(r.GetPod())
+	if p.GetSpec().GetNodeSelector()["nowhere"] != "" {
+		return &musterv1.CreatePodResponse{Pod: p, Warnings: []string{"0/1 nodes fit: 1 not selected"}}, nil
 	}
-	return &musterv1.CreatePodResponse{Pod: r.GetPod()}, nil
+	p.Node = "n1"
+	return &musterv1.CreatePodResponse{Pod: p}, nil
 }
 
 func (s podServer) UpdatePod(_ context.Context, r *musterv1.UpdatePodRequest) (*musterv1.UpdatePodResponse, error) {
@@ -379,7 +396,8 @@ func (s podServer) UpdatePod(_ context.Context, r *musterv1.UpdatePodRequest) (*
 	defer s.mu.Unlock()
 	m := r.GetPod().GetMeta()
 	key := namespaceOr(m.GetNamespace()) + "/" + m.GetName()
-	old := s.pods[key]
+	old := defaultedPod(s.pods[key])
+	wanted := defaultedPod(r.GetPod())
 	result := musterv1.WriteResult_WRITE_RESULT_CREATED
 	switch {
 	case old == nil && !r.GetAllowMissing():
@@ -388,7 +406,7 @@ func (s podServer) UpdatePod(_ context.Context, r *musterv1.UpdatePodRequest) (*
 		s.conflicts--
 		return nil, withReason(codes.Aborted, "pod "+key+": revision changed", "REVISION_CONFLICT")
 	case old == nil:
-	case proto.Equal(old.GetSpec(), r.GetPod().GetSpec()):
+	case proto.Equal(old.GetSpec(), wanted.GetSpec()):
 		if sameMarks(old.GetMeta(), m) {
 			return &musterv1.UpdatePodResponse{Pod: old, Result: musterv1.WriteResult_WRITE_RESULT_UNCHANGED}, nil
 		}
@@ -404,7 +422,7 @@ func (s podServer) UpdatePod(_ context.Context, r *musterv1.UpdatePodRequest) (*
 		if err != nil {
 			return nil, err
 		}
-		pod, err := wire.PodFromProto(r.GetPod())
+		pod, err := wire.PodFromProto(wanted)
 		if err != nil {
 			return nil, err
 		}
@@ -415,12 +433,12 @@ func (s podServer) UpdatePod(_ context.Context, r *musterv1.UpdatePodRequest) (*
 		return nil, withReason(codes.InvalidArgument, "invalid", "INVALID", changes...)
 	}
 	if !r.GetValidateOnly() {
-		p := proto.CloneOf(r.GetPod())
+		p := proto.CloneOf(wanted)
 		p.Meta.Namespace, p.Meta.Uid = namespaceOr(m.GetNamespace()), fmt.Sprintf("uid-%d", s.revision)
 		s.pods[key] = p
 		s.changedLocked()
 	}
-	return &musterv1.UpdatePodResponse{Pod: r.GetPod(), Result: result}, nil
+	return &musterv1.UpdatePodResponse{Pod: wanted, Result: result}, nil
 }
 
 func sameMarks(a, b *musterv1.ObjectMeta) bool {

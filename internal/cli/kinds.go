@@ -81,10 +81,10 @@ type kind struct {
 
 // writer stores the objects of one kind, as the messages of the API.
 type writer struct {
-	// tries has the coordinator check a creation without storing anything.
-	tries func(ctx context.Context, c *client, object proto.Message) (warnings []string, err error)
-	// updates creates or updates, or only checks that, and says what it did.
-	updates func(ctx context.Context, c *client, object proto.Message, validateOnly bool) (did musterv1.WriteResult, warnings []string, err error)
+	// tries has the coordinator check a creation without storing anything, and returns what would be stored.
+	tries func(ctx context.Context, c *client, object proto.Message) (would item, warnings []string, err error)
+	// updates creates or updates, or only checks that, and says what it did, and what is stored or would be.
+	updates func(ctx context.Context, c *client, object proto.Message, validateOnly bool) (would item, did musterv1.WriteResult, warnings []string, err error)
 	// removes asks for deletion, and returns the uid of what goes. Pods and nodes are deleted in ways of their own.
 	removes func(ctx context.Context, c *client, namespace, name string) (uid string, err error)
 }
@@ -294,13 +294,13 @@ var podKind = &kind{
 		return changes(s, err, func(m *musterv1.WatchPodsResponse) item { return podItem(m.GetPod()) })
 	},
 	writes: &writer{
-		tries: func(ctx context.Context, c *client, object proto.Message) ([]string, error) {
+		tries: func(ctx context.Context, c *client, object proto.Message) (item, []string, error) {
 			r, err := c.pods.CreatePod(ctx, &musterv1.CreatePodRequest{Pod: object.(*musterv1.Pod), ValidateOnly: true})
-			return r.GetWarnings(), err
+			return podItem(r.GetPod()), r.GetWarnings(), err
 		},
-		updates: func(ctx context.Context, c *client, object proto.Message, validateOnly bool) (musterv1.WriteResult, []string, error) {
+		updates: func(ctx context.Context, c *client, object proto.Message, validateOnly bool) (item, musterv1.WriteResult, []string, error) {
 			r, err := c.pods.UpdatePod(ctx, &musterv1.UpdatePodRequest{Pod: object.(*musterv1.Pod), AllowMissing: true, ValidateOnly: validateOnly})
-			return r.GetResult(), r.GetWarnings(), err
+			return podItem(r.GetPod()), r.GetResult(), r.GetWarnings(), err
 		},
 	},
 	gets: func(ctx context.Context, c *client, namespace, name string) (item, error) {
@@ -353,15 +353,15 @@ var deploymentKind = &kind{
 		return changes(s, err, func(m *musterv1.WatchDeploymentsResponse) item { return deploymentItem(m.GetDeployment()) })
 	},
 	writes: &writer{
-		tries: func(ctx context.Context, c *client, object proto.Message) ([]string, error) {
+		tries: func(ctx context.Context, c *client, object proto.Message) (item, []string, error) {
 			r, err := c.deployments.CreateDeployment(ctx, &musterv1.CreateDeploymentRequest{Deployment: object.(*musterv1.Deployment), ValidateOnly: true})
-			return r.GetWarnings(), err
+			return deploymentItem(r.GetDeployment()), r.GetWarnings(), err
 		},
-		updates: func(ctx context.Context, c *client, object proto.Message, validateOnly bool) (musterv1.WriteResult, []string, error) {
+		updates: func(ctx context.Context, c *client, object proto.Message, validateOnly bool) (item, musterv1.WriteResult, []string, error) {
 			r, err := c.deployments.UpdateDeployment(ctx, &musterv1.UpdateDeploymentRequest{
 				Deployment: object.(*musterv1.Deployment), AllowMissing: true, ValidateOnly: validateOnly,
 			})
-			return r.GetResult(), r.GetWarnings(), err
+			return deploymentItem(r.GetDeployment()), r.GetResult(), r.GetWarnings(), err
 		},
 	},
 	gets: func(ctx context.Context, c *client, namespace, name string) (item, error) {

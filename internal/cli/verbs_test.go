@@ -47,7 +47,9 @@ func aCluster() *fake {
 		Meta: &musterv1.ObjectMeta{Namespace: "default", Name: "site", Uid: "uid-site", CreateTime: ago(time.Hour)},
 		Spec: &musterv1.DeploymentSpec{
 			Replicas: &three, Selector: &musterv1.LabelSelector{MatchLabels: map[string]string{"app": "web"}},
-			Template: &musterv1.PodTemplate{Spec: &musterv1.PodSpec{Containers: []*musterv1.Container{{Name: "main"}}}},
+			Template: &musterv1.PodTemplate{Labels: map[string]string{"app": "web"}, Spec: &musterv1.PodSpec{
+				RestartPolicy: musterv1.RestartPolicy_RESTART_POLICY_ALWAYS, Containers: []*musterv1.Container{{Name: "main", Command: []string{"serve"}}},
+			}},
 		},
 		Status: &musterv1.DeploymentStatus{Replicas: 3, ReadyReplicas: 2, UpdatedReplicas: 3, AvailableReplicas: 2,
 			Conditions: []*musterv1.Condition{{Type: "Available", Status: "False"}}},

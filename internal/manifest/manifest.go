@@ -50,6 +50,9 @@ type Options struct {
 	// IgnoreUnsupported makes fields that Kubernetes knows and muster does not a warning. Sources of volumes stay errors:
 	// a pod without the volume that it mounts is not what was asked for.
 	IgnoreUnsupported bool
+	// KeepClaims puts the fields that a coordinator fills in into Claims, for the caller to compare with the live object.
+	// Otherwise each is a finding: a warning, or an error where it would be a wish.
+	KeepClaims bool
 }
 
 // Object is what one document, or one item of a List, asks for.
@@ -70,6 +73,8 @@ type Object struct {
 	// listed; an item of a List may then have failed without a finding of its own, and an object after the items, of the
 	// kind List, says how many there are.
 	Findings []spec.Finding
+	// Claims are what the manifest says of a live object; nil without KeepClaims.
+	Claims []Claim
 
 	failed bool
 }
@@ -172,6 +177,9 @@ func decodeDocument(doc []byte, source string, opts Options) (objects []Object, 
 	if !d.strictly(j, fields, &list) {
 		d.tellMore()
 		return []Object{*o}, false
+	}
+	if opts.KeepClaims {
+		list.ResourceVersion = "" // of the whole list: nothing to compare with
 	}
 	d.unsupported(&list, listFields)
 	items, _ := fields["items"].([]any)
@@ -450,6 +458,15 @@ var anyHost = spec.Options{AllowProbeHosts: []netip.Prefix{netip.MustParsePrefix
 func (d *decoder) decode(j []byte, fields map[string]any) {
 	if !d.identify(fields) {
 		return
+	}
+	if d.opts.KeepClaims {
+		if d.object.Claims = takeClaims(fields); len(d.object.Claims) > 0 {
+			var err error
+			if j, err = json.Marshal(fields); err != nil {
+				d.add("", spec.Invalid, nil, err.Error())
+				return
+			}
+		}
 	}
 	var found []spec.Finding
 	switch d.object.Kind {

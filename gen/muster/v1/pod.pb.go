@@ -3206,9 +3206,9 @@ func (x *CreatePodRequest) GetValidateOnly() bool {
 // CreatePodResponse has the stored pod.
 type CreatePodResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The pod as stored.
+	// The pod as stored; with validate_only as it would be, with the node that it would go to now.
 	Pod *Pod `protobuf:"bytes,1,opt,name=pod,proto3" json:"pod,omitempty"`
-	// Findings that are no errors; each begins with the path.
+	// Findings that are no errors; each begins with the path, but the last where the pod fits nowhere now, which says why.
 	Warnings      []string `protobuf:"bytes,2,rep,name=warnings,proto3" json:"warnings,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
