@@ -94,6 +94,11 @@ func (p *pods) RunCommand(ctx context.Context, uid, name string, cmd container.I
 	return code, absent(err)
 }
 
+func (p *pods) Dial(ctx context.Context, uid string, port int) (container.Conn, error) {
+	conn, err := p.Runner.Dial(ctx, uid, port)
+	return conn, absent(err)
+}
+
 // absent puts what is not here into the session's words.
 func absent(err error) error {
 	if errors.Is(err, runner.ErrNotFound) || errors.Is(err, runner.ErrNotStarted) || errors.Is(err, container.ErrNotFound) {

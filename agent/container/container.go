@@ -26,6 +26,8 @@ var (
 	ErrTimeout = errors.New("timed out")
 	// ErrFenced means that the pod's lease is over, or too short to start anything under it.
 	ErrFenced = errors.New("lease expired")
+	// ErrCannotConnect means that nothing answers at a port of a pod; the text says why.
+	ErrCannotConnect = errors.New("cannot connect")
 	// ErrUnsupported means that the runtime can not do this on this machine; the text says what.
 	ErrUnsupported = errors.New("not supported by this runtime")
 )
@@ -56,6 +58,10 @@ type Runtime interface {
 	// waited for: all that was written by the command's end is delivered. ErrUnsupported where an older supervisor keeps
 	// the pod.
 	Interact(ctx context.Context, id ContainerID, cmd Interaction) (exitCode int32, err error)
+	// Dial connects to a TCP port of a pod: where it has a network of its own, to what listens on any address inside, its
+	// loopback first; else to its address. ErrNotFound without the pod, ErrNotRunning when it has ended, ErrCannotConnect when
+	// the port refuses.
+	Dial(ctx context.Context, pod PodRef, port int) (Conn, error)
 	// List has every pod that exists, ended containers included until they are removed or replaced twice. Complete
 	// is false when a pod may exist that could not be asked (a stopped supervisor): absence then means nothing.
 	List(ctx context.Context) (List, error)
@@ -78,6 +84,12 @@ type Runtime interface {
 	Overhead(ctx context.Context) (time.Duration, error)
 	// Close lets go of everything without stopping any pod.
 	Close() error
+}
+
+// Conn is a connection to a port of a pod, either direction of which can end before the other.
+type Conn interface {
+	io.ReadWriteCloser
+	CloseWrite() error
 }
 
 // Info is what a runtime can do.

@@ -662,18 +662,37 @@ func (r *Runner) Acked(committed, notYours []container.PodRef) {
 	}
 }
 
-// find returns the container's status in the newest binding of the pod here.
-func (r *Runner) find(uid, name string) (spec.ContainerStatus, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	var newest *held
+// newestLocked is the newest binding of a pod here. ErrNotFound.
+func (r *Runner) newestLocked(uid string) (newest *held, err error) {
 	for _, h := range r.pods {
 		if h.ref.UID == uid && h.pod != nil && (newest == nil || newest.ref.Epoch < h.ref.Epoch) {
 			newest = h
 		}
 	}
 	if newest == nil {
-		return spec.ContainerStatus{}, fmt.Errorf("pod %s: %w", uid, ErrNotFound)
+		return nil, fmt.Errorf("pod %s: %w", uid, ErrNotFound)
+	}
+	return newest, nil
+}
+
+// Dial connects to a TCP port of a pod. ErrNotFound, or the runtime's errors.
+func (r *Runner) Dial(ctx context.Context, uid string, port int) (container.Conn, error) {
+	r.mu.Lock()
+	h, err := r.newestLocked(uid)
+	r.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	return r.deps.Runtime.Dial(ctx, h.ref, port)
+}
+
+// find returns the container's status in the newest binding of the pod here.
+func (r *Runner) find(uid, name string) (spec.ContainerStatus, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	newest, err := r.newestLocked(uid)
+	if err != nil {
+		return spec.ContainerStatus{}, err
 	}
 	if newest.pod.Spec.Container(name) == nil {
 		return spec.ContainerStatus{}, fmt.Errorf("container %s of pod %s: %w", name, newest.pod.Key(), ErrNotFound)

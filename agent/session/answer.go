@@ -71,7 +71,7 @@ func answerError(err error) *agentv1.AnswerError {
 		reason string
 	}{
 		{ErrNotFound, reason.NotFound}, {container.ErrNotRunning, reason.NotRunning}, {container.ErrCannotStart, reason.CannotStart},
-		{container.ErrUnsupported, reason.Unsupported},
+		{container.ErrUnsupported, reason.Unsupported}, {container.ErrCannotConnect, reason.CannotConnect},
 	} {
 		if errors.Is(err, known.err) {
 			why = known.reason

@@ -105,6 +105,8 @@ type Pods interface {
 	Logs(ctx context.Context, uid, container string, previous bool, o LogOptions, w io.Writer) error
 	// RunCommand runs a command in a container of a pod on the streams given, and returns its exit code.
 	RunCommand(ctx context.Context, uid, container string, cmd container.Interaction) (int32, error)
+	// Dial connects to a TCP port of a pod.
+	Dial(ctx context.Context, uid string, port int) (container.Conn, error)
 }
 
 // LogOptions choose what of a log is written.
@@ -650,6 +652,10 @@ func (o *open) reportEvents(ctx context.Context) error {
 func (o *open) answer(ctx context.Context, ask *agentv1.Ask) {
 	if q := ask.GetExec(); q != nil {
 		o.interact(ctx, ask.GetId(), q)
+		return
+	}
+	if q := ask.GetForward(); q != nil {
+		o.forward(ctx, ask.GetId(), q)
 		return
 	}
 	ctx, cancel := context.WithCancel(ctx)

@@ -76,6 +76,7 @@ type world struct {
 	states    []spec.ProbeState
 	logs      func(ctx context.Context, o LogOptions, w io.Writer) error
 	command   func(ctx context.Context, cmd container.Interaction) (int32, error)
+	dial      func(ctx context.Context, port int) (container.Conn, error)
 	// commands has what came of each command that was asked for.
 	commands map[uint64][]*agentv1.InteractRequest
 	// said is sent to each command at once.
@@ -148,6 +149,13 @@ func (w *world) Logs(ctx context.Context, uid, container string, _ bool, o LogOp
 		return fmt.Errorf("container %s of pod %s: %w", container, uid, ErrNotFound)
 	}
 	return w.logs(ctx, o, out)
+}
+
+func (w *world) Dial(ctx context.Context, uid string, port int) (container.Conn, error) {
+	if uid != "u1" {
+		return nil, fmt.Errorf("pod %s: %w", uid, ErrNotFound)
+	}
+	return w.dial(ctx, port)
 }
 
 func (w *world) RunCommand(ctx context.Context, uid, name string, cmd container.Interaction) (int32, error) {

@@ -36,11 +36,12 @@ var (
 	ErrWatchTooSlow = errors.New("watch too slow")
 	// ErrNodeUnreachable means that there is no session with the pod's node.
 	ErrNodeUnreachable = errors.New("no session with the node")
-	// ErrNotRunning means that a container does not run, ErrCannotStart that a command in it can not be started, ErrUnsupported that
-	// its node can not do what is asked.
-	ErrNotRunning  = errors.New("not running")
-	ErrCannotStart = errors.New("cannot start")
-	ErrUnsupported = errors.New("not supported by the node")
+	// ErrNotRunning means that a container does not run, ErrCannotStart that a command in it can not be started,
+	// ErrCannotConnect that a port of a pod refuses, ErrUnsupported that its node can not do what is asked.
+	ErrNotRunning    = errors.New("not running")
+	ErrCannotStart   = errors.New("cannot start")
+	ErrCannotConnect = errors.New("cannot connect")
+	ErrUnsupported   = errors.New("not supported by the node")
 	// ErrNotBuilt means that a request asks for something that is not built yet.
 	ErrNotBuilt = errors.New("not built yet")
 )
@@ -71,10 +72,12 @@ var table = []struct {
 	{ErrFinished, codes.FailedPrecondition, reason.Finished},
 	{ErrNotRunning, codes.FailedPrecondition, reason.NotRunning},
 	{ErrCannotStart, codes.FailedPrecondition, reason.CannotStart},
+	{ErrCannotConnect, codes.FailedPrecondition, reason.CannotConnect},
 	{ErrUnsupported, codes.FailedPrecondition, reason.Unsupported},
 	{ErrNotBuilt, codes.Unimplemented, "NOT_BUILT"},
 	{dispatch.ErrNoSession, codes.Unavailable, "NODE_UNREACHABLE"},
 	{dispatch.ErrTooManyAsks, codes.ResourceExhausted, "TOO_MANY_REQUESTS"},
+	{dispatch.ErrTooManyForwards, codes.ResourceExhausted, "TOO_MANY_REQUESTS"},
 	{election.ErrNotLeader, codes.Unavailable, reason.NotLeader},
 	{lease.ErrNodeNameTaken, codes.FailedPrecondition, reason.NodeTaken},
 	{lease.ErrBarred, codes.Unavailable, reason.NodeBarred},

@@ -15,14 +15,21 @@ import (
 	agentv1 "github.com/musterhq/muster/gen/muster/agent/v1"
 )
 
-// maxAsks bounds the questions under way to one node.
-const maxAsks = 64
+// maxAsks bounds the questions under way to one node, but for connections to its pods, which maxForwards bounds: they may
+// last long, and are to leave room for the others.
+const (
+	maxAsks     = 64
+	maxForwards = 256
+)
 
 // ErrNoSession means that a node can't be asked: there is no session with it.
 var ErrNoSession = errors.New("no session with the node")
 
 // ErrTooManyAsks means that a node has as many questions under way as it may.
 var ErrTooManyAsks = fmt.Errorf("over %d questions under way", maxAsks)
+
+// ErrTooManyForwards means that there are as many connections to a node's pods as there may be.
+var ErrTooManyForwards = fmt.Errorf("over %d connections to the node's pods under way", maxForwards)
 
 // answer is one piece of an answer, an AnswerRequest or InteractRequest, or its end.
 type answer struct {
@@ -36,6 +43,8 @@ type question struct {
 	done   chan struct{} // closed when the asker has gone
 	// said is what goes to a command; nil where an Answer is asked for, not an Interact.
 	said <-chan *agentv1.InteractResponse
+	// forward is set for a connection to a pod.
+	forward bool
 	// taken is how much of what was written to the command has been taken since say last looked, which more tells it to.
 	taken atomic.Int64
 	more  chan struct{}
@@ -70,7 +79,7 @@ func (d *Dispatch) put(ctx context.Context, node string, ask *agentv1.Ask, said 
 	if s == nil {
 		return fmt.Errorf("ask node %s: %w", node, ErrNoSession)
 	}
-	q, id, err := d.ask.add(s, said)
+	q, id, err := d.ask.add(s, said, ask.GetForward() != nil)
 	if err != nil {
 		return fmt.Errorf("ask node %s: %w", node, err)
 	}
@@ -97,20 +106,23 @@ func (d *Dispatch) put(ctx context.Context, node string, ask *agentv1.Ask, said 
 	}
 }
 
-func (a *asks) add(s *session, said <-chan *agentv1.InteractResponse) (*question, uint64, error) {
+func (a *asks) add(s *session, said <-chan *agentv1.InteractResponse, forward bool) (*question, uint64, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	n := 0
 	for _, q := range a.open {
-		if q.to == s {
+		if q.to == s && q.forward == forward {
 			n++
 		}
 	}
-	if n >= maxAsks {
+	switch {
+	case forward && n >= maxForwards:
+		return nil, 0, ErrTooManyForwards
+	case !forward && n >= maxAsks:
 		return nil, 0, ErrTooManyAsks
 	}
 	a.next++
-	q := &question{to: s, pieces: make(chan answer), done: make(chan struct{}), said: said, more: make(chan struct{}, 1)}
+	q := &question{to: s, pieces: make(chan answer), done: make(chan struct{}), said: said, forward: forward, more: make(chan struct{}, 1)}
 	a.open[a.next] = q
 	return q, a.next, nil
 }

@@ -54,6 +54,8 @@ var methods = map[string]class{
 	"/muster.v1.PodService/ExecPod":     write,
 	"/muster.v1.PodService/EvictPod":    write,
 
+	"/muster.v1.PodService/PortForwardPod": write,
+
 	"/muster.v1.DeploymentService/GetDeployment":    read,
 	"/muster.v1.DeploymentService/ListDeployments":  read,
 	"/muster.v1.DeploymentService/WatchDeployments": read,

@@ -76,8 +76,8 @@ func (s *shell) ok(args ...string) string {
 func TestWhatIsNotBuiltIsRefusedByItsName(t *testing.T) {
 	s := newShell(t, nil)
 	for line, name := range map[string]string{
-		"probe lint -f x":        "probe lint",
-		"port-forward web 80:80": "port-forward", "why web": "why", "ui": "ui", "simulate --lose n1": "simulate",
+		"probe lint -f x": "probe lint",
+		"why web":         "why", "ui": "ui", "simulate --lose n1": "simulate",
 		"drill node n1": "drill", "snapshot save x": "snapshot save", "loadtest probes --report x": "loadtest probes",
 		"get daemonsets": "get daemonsets", "get sts web": "get statefulsets", "get namespaces": "get namespaces",
 		"delete ds x": "delete daemonsets", "resume pod/web": "resume TYPE/NAME",

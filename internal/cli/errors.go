@@ -26,6 +26,7 @@ var hints = map[string]string{
 	"NODE_UNREACHABLE":     `"muster get nodes" shows where it stands; try again once it is Ready`,
 	"SECOND_INSTANCE_RISK": "pass --accept-risk if you know that the old instance is dead",
 	"NOT_RUNNING":          `"muster describe pod NAME" says why it does not run`,
+	"CANNOT_CONNECT":       `"muster get pod NAME -o wide" shows whether it is ready`,
 	"TOO_MANY_REQUESTS":    "end some of what is under way on that node, or try again later",
 	"NOT_LEADER":           "no coordinator leads just now; run the command again",
 	"STOPPING":             "the coordinator is stopping; run the command again",

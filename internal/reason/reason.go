@@ -17,10 +17,11 @@ const (
 	NodeBarred   = "NODE_BARRED"
 	LeaseSealed  = "LEASE_SEALED"
 	SessionStale = "SESSION_STALE"
-	// NotRunning and CannotStart are of commands in containers.
-	NotRunning  = "NOT_RUNNING"
-	CannotStart = "CANNOT_START"
-	Unsupported = "UNSUPPORTED"
+	// NotRunning and CannotStart are of commands in containers, CannotConnect of connections to pods.
+	NotRunning    = "NOT_RUNNING"
+	CannotStart   = "CANNOT_START"
+	CannotConnect = "CANNOT_CONNECT"
+	Unsupported   = "UNSUPPORTED"
 	// DisruptionBudget, NoOtherNode and Finished are of evictions: why a pod stays where it is.
 	DisruptionBudget = "DISRUPTION_BUDGET"
 	NoOtherNode      = "NO_OTHER_NODE"

@@ -444,6 +444,17 @@ func (f *Fake) Usage(_ context.Context, id container.ContainerID) (container.Usa
 // Overhead implements container.Runtime: a fake costs nothing.
 func (f *Fake) Overhead(context.Context) (time.Duration, error) { return 0, nil }
 
+// Dial implements container.Runtime: nothing listens in a pod that is not there.
+func (f *Fake) Dial(_ context.Context, ref container.PodRef, port int) (container.Conn, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	p := f.pods[ref.UID]
+	if p == nil || p.PodRef != ref {
+		return nil, fmt.Errorf("pod %s: %w", ref.UID, container.ErrNotFound)
+	}
+	return nil, fmt.Errorf("pod %s, port %d: %w: nothing listens there", ref.UID, port, container.ErrCannotConnect)
+}
+
 // List implements container.Runtime.
 func (f *Fake) List(context.Context) (container.List, error) {
 	f.mu.Lock()

@@ -4323,6 +4323,278 @@ func (x *EvictPodResponse) GetEviction() Eviction {
 	return Eviction_EVICTION_UNSPECIFIED
 }
 
+// PortForwardStart says what to connect to.
+type PortForwardStart struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Default "default".
+	Namespace string `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	// The pod's name. Required.
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// 1 to 65535. Required.
+	Port          int32 `protobuf:"varint,3,opt,name=port,proto3" json:"port,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PortForwardStart) Reset() {
+	*x = PortForwardStart{}
+	mi := &file_muster_v1_pod_proto_msgTypes[52]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PortForwardStart) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PortForwardStart) ProtoMessage() {}
+
+func (x *PortForwardStart) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_pod_proto_msgTypes[52]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PortForwardStart.ProtoReflect.Descriptor instead.
+func (*PortForwardStart) Descriptor() ([]byte, []int) {
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{52}
+}
+
+func (x *PortForwardStart) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *PortForwardStart) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *PortForwardStart) GetPort() int32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+// PortForwardPodRequest is what a caller says. At most 64 KiB.
+type PortForwardPodRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Exactly one.
+	//
+	// Types that are valid to be assigned to Input:
+	//
+	//	*PortForwardPodRequest_Start
+	//	*PortForwardPodRequest_Data
+	//	*PortForwardPodRequest_DataClosed
+	Input         isPortForwardPodRequest_Input `protobuf_oneof:"input"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PortForwardPodRequest) Reset() {
+	*x = PortForwardPodRequest{}
+	mi := &file_muster_v1_pod_proto_msgTypes[53]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PortForwardPodRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PortForwardPodRequest) ProtoMessage() {}
+
+func (x *PortForwardPodRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_pod_proto_msgTypes[53]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PortForwardPodRequest.ProtoReflect.Descriptor instead.
+func (*PortForwardPodRequest) Descriptor() ([]byte, []int) {
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{53}
+}
+
+func (x *PortForwardPodRequest) GetInput() isPortForwardPodRequest_Input {
+	if x != nil {
+		return x.Input
+	}
+	return nil
+}
+
+func (x *PortForwardPodRequest) GetStart() *PortForwardStart {
+	if x != nil {
+		if x, ok := x.Input.(*PortForwardPodRequest_Start); ok {
+			return x.Start
+		}
+	}
+	return nil
+}
+
+func (x *PortForwardPodRequest) GetData() []byte {
+	if x != nil {
+		if x, ok := x.Input.(*PortForwardPodRequest_Data); ok {
+			return x.Data
+		}
+	}
+	return nil
+}
+
+func (x *PortForwardPodRequest) GetDataClosed() bool {
+	if x != nil {
+		if x, ok := x.Input.(*PortForwardPodRequest_DataClosed); ok {
+			return x.DataClosed
+		}
+	}
+	return false
+}
+
+type isPortForwardPodRequest_Input interface {
+	isPortForwardPodRequest_Input()
+}
+
+type PortForwardPodRequest_Start struct {
+	// First, once.
+	Start *PortForwardStart `protobuf:"bytes,1,opt,name=start,proto3,oneof"`
+}
+
+type PortForwardPodRequest_Data struct {
+	// At most 32 KiB for the pod.
+	Data []byte `protobuf:"bytes,2,opt,name=data,proto3,oneof"`
+}
+
+type PortForwardPodRequest_DataClosed struct {
+	// Nothing more is sent to the pod. Always true.
+	DataClosed bool `protobuf:"varint,3,opt,name=data_closed,json=dataClosed,proto3,oneof"`
+}
+
+func (*PortForwardPodRequest_Start) isPortForwardPodRequest_Input() {}
+
+func (*PortForwardPodRequest_Data) isPortForwardPodRequest_Input() {}
+
+func (*PortForwardPodRequest_DataClosed) isPortForwardPodRequest_Input() {}
+
+// PortForwardPodResponse is what comes from the pod.
+type PortForwardPodResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Exactly one.
+	//
+	// Types that are valid to be assigned to Output:
+	//
+	//	*PortForwardPodResponse_Connected
+	//	*PortForwardPodResponse_Data
+	//	*PortForwardPodResponse_DataClosed
+	Output        isPortForwardPodResponse_Output `protobuf_oneof:"output"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PortForwardPodResponse) Reset() {
+	*x = PortForwardPodResponse{}
+	mi := &file_muster_v1_pod_proto_msgTypes[54]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PortForwardPodResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PortForwardPodResponse) ProtoMessage() {}
+
+func (x *PortForwardPodResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_pod_proto_msgTypes[54]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PortForwardPodResponse.ProtoReflect.Descriptor instead.
+func (*PortForwardPodResponse) Descriptor() ([]byte, []int) {
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{54}
+}
+
+func (x *PortForwardPodResponse) GetOutput() isPortForwardPodResponse_Output {
+	if x != nil {
+		return x.Output
+	}
+	return nil
+}
+
+func (x *PortForwardPodResponse) GetConnected() bool {
+	if x != nil {
+		if x, ok := x.Output.(*PortForwardPodResponse_Connected); ok {
+			return x.Connected
+		}
+	}
+	return false
+}
+
+func (x *PortForwardPodResponse) GetData() []byte {
+	if x != nil {
+		if x, ok := x.Output.(*PortForwardPodResponse_Data); ok {
+			return x.Data
+		}
+	}
+	return nil
+}
+
+func (x *PortForwardPodResponse) GetDataClosed() bool {
+	if x != nil {
+		if x, ok := x.Output.(*PortForwardPodResponse_DataClosed); ok {
+			return x.DataClosed
+		}
+	}
+	return false
+}
+
+type isPortForwardPodResponse_Output interface {
+	isPortForwardPodResponse_Output()
+}
+
+type PortForwardPodResponse_Connected struct {
+	// First, once: the connection stands. Always true.
+	Connected bool `protobuf:"varint,1,opt,name=connected,proto3,oneof"`
+}
+
+type PortForwardPodResponse_Data struct {
+	// At most 32 KiB.
+	Data []byte `protobuf:"bytes,2,opt,name=data,proto3,oneof"`
+}
+
+type PortForwardPodResponse_DataClosed struct {
+	// The pod sends nothing more. Always true.
+	DataClosed bool `protobuf:"varint,3,opt,name=data_closed,json=dataClosed,proto3,oneof"`
+}
+
+func (*PortForwardPodResponse_Connected) isPortForwardPodResponse_Output() {}
+
+func (*PortForwardPodResponse_Data) isPortForwardPodResponse_Output() {}
+
+func (*PortForwardPodResponse_DataClosed) isPortForwardPodResponse_Output() {}
+
 var File_muster_v1_pod_proto protoreflect.FileDescriptor
 
 const file_muster_v1_pod_proto_rawDesc = "" +
@@ -4642,7 +4914,23 @@ const file_muster_v1_pod_proto_rawDesc = "" +
 	"\rvalidate_only\x18\x06 \x01(\bR\fvalidateOnly\"e\n" +
 	"\x10EvictPodResponse\x12 \n" +
 	"\x03pod\x18\x01 \x01(\v2\x0e.muster.v1.PodR\x03pod\x12/\n" +
-	"\beviction\x18\x02 \x01(\x0e2\x13.muster.v1.EvictionR\beviction*|\n" +
+	"\beviction\x18\x02 \x01(\x0e2\x13.muster.v1.EvictionR\beviction\"X\n" +
+	"\x10PortForwardStart\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
+	"\x04port\x18\x03 \x01(\x05R\x04port\"\x8e\x01\n" +
+	"\x15PortForwardPodRequest\x123\n" +
+	"\x05start\x18\x01 \x01(\v2\x1b.muster.v1.PortForwardStartH\x00R\x05start\x12\x14\n" +
+	"\x04data\x18\x02 \x01(\fH\x00R\x04data\x12!\n" +
+	"\vdata_closed\x18\x03 \x01(\bH\x00R\n" +
+	"dataClosedB\a\n" +
+	"\x05input\"{\n" +
+	"\x16PortForwardPodResponse\x12\x1e\n" +
+	"\tconnected\x18\x01 \x01(\bH\x00R\tconnected\x12\x14\n" +
+	"\x04data\x18\x02 \x01(\fH\x00R\x04data\x12!\n" +
+	"\vdata_closed\x18\x03 \x01(\bH\x00R\n" +
+	"dataClosedB\b\n" +
+	"\x06output*|\n" +
 	"\rFailoverClass\x12\x1e\n" +
 	"\x1aFAILOVER_CLASS_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13FAILOVER_CLASS_FAST\x10\x01\x12\x19\n" +
@@ -4663,7 +4951,7 @@ const file_muster_v1_pod_proto_rawDesc = "" +
 	"\x14EVICTION_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fEVICTION_DELETE\x10\x01\x12\x11\n" +
 	"\rEVICTION_MOVE\x10\x02\x12\x16\n" +
-	"\x12EVICTION_UNDER_WAY\x10\x032\xcf\x05\n" +
+	"\x12EVICTION_UNDER_WAY\x10\x032\xaa\x06\n" +
 	"\n" +
 	"PodService\x12=\n" +
 	"\x06GetPod\x12\x18.muster.v1.GetPodRequest\x1a\x19.muster.v1.GetPodResponse\x12C\n" +
@@ -4675,7 +4963,8 @@ const file_muster_v1_pod_proto_rawDesc = "" +
 	"\aMovePod\x12\x19.muster.v1.MovePodRequest\x1a\x1a.muster.v1.MovePodResponse\x12N\n" +
 	"\vReadPodLogs\x12\x1d.muster.v1.ReadPodLogsRequest\x1a\x1e.muster.v1.ReadPodLogsResponse0\x01\x12D\n" +
 	"\aExecPod\x12\x19.muster.v1.ExecPodRequest\x1a\x1a.muster.v1.ExecPodResponse(\x010\x01\x12C\n" +
-	"\bEvictPod\x12\x1a.muster.v1.EvictPodRequest\x1a\x1b.muster.v1.EvictPodResponseB3Z1github.com/musterhq/muster/gen/muster/v1;musterv1b\x06proto3"
+	"\bEvictPod\x12\x1a.muster.v1.EvictPodRequest\x1a\x1b.muster.v1.EvictPodResponse\x12Y\n" +
+	"\x0ePortForwardPod\x12 .muster.v1.PortForwardPodRequest\x1a!.muster.v1.PortForwardPodResponse(\x010\x01B3Z1github.com/musterhq/muster/gen/muster/v1;musterv1b\x06proto3"
 
 var (
 	file_muster_v1_pod_proto_rawDescOnce sync.Once
@@ -4690,7 +4979,7 @@ func file_muster_v1_pod_proto_rawDescGZIP() []byte {
 }
 
 var file_muster_v1_pod_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_muster_v1_pod_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
+var file_muster_v1_pod_proto_msgTypes = make([]protoimpl.MessageInfo, 56)
 var file_muster_v1_pod_proto_goTypes = []any{
 	(FailoverClass)(0),               // 0: muster.v1.FailoverClass
 	(RestartPolicy)(0),               // 1: muster.v1.RestartPolicy
@@ -4748,45 +5037,48 @@ var file_muster_v1_pod_proto_goTypes = []any{
 	(*ExecPodResponse)(nil),          // 53: muster.v1.ExecPodResponse
 	(*EvictPodRequest)(nil),          // 54: muster.v1.EvictPodRequest
 	(*EvictPodResponse)(nil),         // 55: muster.v1.EvictPodResponse
-	nil,                              // 56: muster.v1.PodSpec.NodeSelectorEntry
-	(*ObjectMeta)(nil),               // 57: muster.v1.ObjectMeta
-	(*durationpb.Duration)(nil),      // 58: google.protobuf.Duration
-	(*Affinity)(nil),                 // 59: muster.v1.Affinity
-	(*Toleration)(nil),               // 60: muster.v1.Toleration
-	(*TopologySpreadConstraint)(nil), // 61: muster.v1.TopologySpreadConstraint
-	(*Probe)(nil),                    // 62: muster.v1.Probe
-	(*ExecAction)(nil),               // 63: muster.v1.ExecAction
-	(*HttpGetAction)(nil),            // 64: muster.v1.HttpGetAction
-	(*Condition)(nil),                // 65: muster.v1.Condition
-	(*timestamppb.Timestamp)(nil),    // 66: google.protobuf.Timestamp
-	(ChangeType)(0),                  // 67: muster.v1.ChangeType
-	(WriteResult)(0),                 // 68: muster.v1.WriteResult
+	(*PortForwardStart)(nil),         // 56: muster.v1.PortForwardStart
+	(*PortForwardPodRequest)(nil),    // 57: muster.v1.PortForwardPodRequest
+	(*PortForwardPodResponse)(nil),   // 58: muster.v1.PortForwardPodResponse
+	nil,                              // 59: muster.v1.PodSpec.NodeSelectorEntry
+	(*ObjectMeta)(nil),               // 60: muster.v1.ObjectMeta
+	(*durationpb.Duration)(nil),      // 61: google.protobuf.Duration
+	(*Affinity)(nil),                 // 62: muster.v1.Affinity
+	(*Toleration)(nil),               // 63: muster.v1.Toleration
+	(*TopologySpreadConstraint)(nil), // 64: muster.v1.TopologySpreadConstraint
+	(*Probe)(nil),                    // 65: muster.v1.Probe
+	(*ExecAction)(nil),               // 66: muster.v1.ExecAction
+	(*HttpGetAction)(nil),            // 67: muster.v1.HttpGetAction
+	(*Condition)(nil),                // 68: muster.v1.Condition
+	(*timestamppb.Timestamp)(nil),    // 69: google.protobuf.Timestamp
+	(ChangeType)(0),                  // 70: muster.v1.ChangeType
+	(WriteResult)(0),                 // 71: muster.v1.WriteResult
 }
 var file_muster_v1_pod_proto_depIdxs = []int32{
-	57, // 0: muster.v1.Pod.meta:type_name -> muster.v1.ObjectMeta
+	60, // 0: muster.v1.Pod.meta:type_name -> muster.v1.ObjectMeta
 	5,  // 1: muster.v1.Pod.spec:type_name -> muster.v1.PodSpec
 	27, // 2: muster.v1.Pod.status:type_name -> muster.v1.PodStatus
 	0,  // 3: muster.v1.Pod.failover_class:type_name -> muster.v1.FailoverClass
 	10, // 4: muster.v1.PodSpec.containers:type_name -> muster.v1.Container
 	21, // 5: muster.v1.PodSpec.volumes:type_name -> muster.v1.Volume
 	1,  // 6: muster.v1.PodSpec.restart_policy:type_name -> muster.v1.RestartPolicy
-	58, // 7: muster.v1.PodSpec.termination_grace:type_name -> google.protobuf.Duration
-	56, // 8: muster.v1.PodSpec.node_selector:type_name -> muster.v1.PodSpec.NodeSelectorEntry
+	61, // 7: muster.v1.PodSpec.termination_grace:type_name -> google.protobuf.Duration
+	59, // 8: muster.v1.PodSpec.node_selector:type_name -> muster.v1.PodSpec.NodeSelectorEntry
 	10, // 9: muster.v1.PodSpec.init_containers:type_name -> muster.v1.Container
 	8,  // 10: muster.v1.PodSpec.security:type_name -> muster.v1.PodSecurity
 	6,  // 11: muster.v1.PodSpec.dns_config:type_name -> muster.v1.DnsConfig
-	59, // 12: muster.v1.PodSpec.affinity:type_name -> muster.v1.Affinity
-	60, // 13: muster.v1.PodSpec.tolerations:type_name -> muster.v1.Toleration
-	61, // 14: muster.v1.PodSpec.topology_spread_constraints:type_name -> muster.v1.TopologySpreadConstraint
+	62, // 12: muster.v1.PodSpec.affinity:type_name -> muster.v1.Affinity
+	63, // 13: muster.v1.PodSpec.tolerations:type_name -> muster.v1.Toleration
+	64, // 14: muster.v1.PodSpec.topology_spread_constraints:type_name -> muster.v1.TopologySpreadConstraint
 	7,  // 15: muster.v1.DnsConfig.options:type_name -> muster.v1.DnsOption
 	18, // 16: muster.v1.Container.env:type_name -> muster.v1.EnvVar
 	19, // 17: muster.v1.Container.ports:type_name -> muster.v1.ContainerPort
 	20, // 18: muster.v1.Container.requests:type_name -> muster.v1.ResourceList
 	20, // 19: muster.v1.Container.limits:type_name -> muster.v1.ResourceList
 	26, // 20: muster.v1.Container.mounts:type_name -> muster.v1.VolumeMount
-	62, // 21: muster.v1.Container.liveness:type_name -> muster.v1.Probe
-	62, // 22: muster.v1.Container.readiness:type_name -> muster.v1.Probe
-	62, // 23: muster.v1.Container.startup:type_name -> muster.v1.Probe
+	65, // 21: muster.v1.Container.liveness:type_name -> muster.v1.Probe
+	65, // 22: muster.v1.Container.readiness:type_name -> muster.v1.Probe
+	65, // 23: muster.v1.Container.startup:type_name -> muster.v1.Probe
 	1,  // 24: muster.v1.Container.restart_policy:type_name -> muster.v1.RestartPolicy
 	17, // 25: muster.v1.Container.restart_rules:type_name -> muster.v1.RestartRule
 	9,  // 26: muster.v1.Container.security:type_name -> muster.v1.ContainerSecurity
@@ -4794,10 +5086,10 @@ var file_muster_v1_pod_proto_depIdxs = []int32{
 	14, // 28: muster.v1.Container.lifecycle:type_name -> muster.v1.Lifecycle
 	15, // 29: muster.v1.Lifecycle.post_start:type_name -> muster.v1.Hook
 	15, // 30: muster.v1.Lifecycle.pre_stop:type_name -> muster.v1.Hook
-	63, // 31: muster.v1.Hook.exec:type_name -> muster.v1.ExecAction
-	64, // 32: muster.v1.Hook.http_get:type_name -> muster.v1.HttpGetAction
+	66, // 31: muster.v1.Hook.exec:type_name -> muster.v1.ExecAction
+	67, // 32: muster.v1.Hook.http_get:type_name -> muster.v1.HttpGetAction
 	16, // 33: muster.v1.Hook.sleep:type_name -> muster.v1.SleepAction
-	58, // 34: muster.v1.SleepAction.duration:type_name -> google.protobuf.Duration
+	61, // 34: muster.v1.SleepAction.duration:type_name -> google.protobuf.Duration
 	12, // 35: muster.v1.EnvVar.key:type_name -> muster.v1.KeyReference
 	13, // 36: muster.v1.EnvVar.resource:type_name -> muster.v1.ResourceReference
 	25, // 37: muster.v1.Volume.empty_dir:type_name -> muster.v1.EmptyDir
@@ -4806,8 +5098,8 @@ var file_muster_v1_pod_proto_depIdxs = []int32{
 	24, // 40: muster.v1.FileSource.items:type_name -> muster.v1.FileItem
 	13, // 41: muster.v1.FileItem.resource:type_name -> muster.v1.ResourceReference
 	2,  // 42: muster.v1.PodStatus.phase:type_name -> muster.v1.PodPhase
-	65, // 43: muster.v1.PodStatus.conditions:type_name -> muster.v1.Condition
-	66, // 44: muster.v1.PodStatus.start_time:type_name -> google.protobuf.Timestamp
+	68, // 43: muster.v1.PodStatus.conditions:type_name -> muster.v1.Condition
+	69, // 44: muster.v1.PodStatus.start_time:type_name -> google.protobuf.Timestamp
 	28, // 45: muster.v1.PodStatus.containers:type_name -> muster.v1.ContainerStatus
 	28, // 46: muster.v1.PodStatus.init_containers:type_name -> muster.v1.ContainerStatus
 	29, // 47: muster.v1.ContainerStatus.state:type_name -> muster.v1.ContainerState
@@ -4815,55 +5107,58 @@ var file_muster_v1_pod_proto_depIdxs = []int32{
 	30, // 49: muster.v1.ContainerState.waiting:type_name -> muster.v1.ContainerWaiting
 	31, // 50: muster.v1.ContainerState.running:type_name -> muster.v1.ContainerRunning
 	32, // 51: muster.v1.ContainerState.terminated:type_name -> muster.v1.ContainerTerminated
-	66, // 52: muster.v1.ContainerRunning.started_at:type_name -> google.protobuf.Timestamp
-	66, // 53: muster.v1.ContainerTerminated.started_at:type_name -> google.protobuf.Timestamp
-	66, // 54: muster.v1.ContainerTerminated.finished_at:type_name -> google.protobuf.Timestamp
+	69, // 52: muster.v1.ContainerRunning.started_at:type_name -> google.protobuf.Timestamp
+	69, // 53: muster.v1.ContainerTerminated.started_at:type_name -> google.protobuf.Timestamp
+	69, // 54: muster.v1.ContainerTerminated.finished_at:type_name -> google.protobuf.Timestamp
 	4,  // 55: muster.v1.GetPodResponse.pod:type_name -> muster.v1.Pod
 	35, // 56: muster.v1.ListPodsRequest.filter:type_name -> muster.v1.PodFilter
 	4,  // 57: muster.v1.ListPodsResponse.pods:type_name -> muster.v1.Pod
 	35, // 58: muster.v1.WatchPodsRequest.filter:type_name -> muster.v1.PodFilter
-	67, // 59: muster.v1.WatchPodsResponse.type:type_name -> muster.v1.ChangeType
+	70, // 59: muster.v1.WatchPodsResponse.type:type_name -> muster.v1.ChangeType
 	4,  // 60: muster.v1.WatchPodsResponse.pod:type_name -> muster.v1.Pod
 	4,  // 61: muster.v1.CreatePodRequest.pod:type_name -> muster.v1.Pod
 	4,  // 62: muster.v1.CreatePodResponse.pod:type_name -> muster.v1.Pod
 	4,  // 63: muster.v1.UpdatePodRequest.pod:type_name -> muster.v1.Pod
 	4,  // 64: muster.v1.UpdatePodResponse.pod:type_name -> muster.v1.Pod
-	68, // 65: muster.v1.UpdatePodResponse.result:type_name -> muster.v1.WriteResult
-	58, // 66: muster.v1.DeletePodRequest.grace:type_name -> google.protobuf.Duration
+	71, // 65: muster.v1.UpdatePodResponse.result:type_name -> muster.v1.WriteResult
+	61, // 66: muster.v1.DeletePodRequest.grace:type_name -> google.protobuf.Duration
 	4,  // 67: muster.v1.DeletePodResponse.pod:type_name -> muster.v1.Pod
 	4,  // 68: muster.v1.MovePodResponse.pod:type_name -> muster.v1.Pod
-	58, // 69: muster.v1.ReadPodLogsRequest.since:type_name -> google.protobuf.Duration
+	61, // 69: muster.v1.ReadPodLogsRequest.since:type_name -> google.protobuf.Duration
 	50, // 70: muster.v1.ExecStart.size:type_name -> muster.v1.TerminalSize
 	51, // 71: muster.v1.ExecPodRequest.start:type_name -> muster.v1.ExecStart
 	50, // 72: muster.v1.ExecPodRequest.size:type_name -> muster.v1.TerminalSize
-	58, // 73: muster.v1.EvictPodRequest.grace:type_name -> google.protobuf.Duration
+	61, // 73: muster.v1.EvictPodRequest.grace:type_name -> google.protobuf.Duration
 	4,  // 74: muster.v1.EvictPodResponse.pod:type_name -> muster.v1.Pod
 	3,  // 75: muster.v1.EvictPodResponse.eviction:type_name -> muster.v1.Eviction
-	33, // 76: muster.v1.PodService.GetPod:input_type -> muster.v1.GetPodRequest
-	36, // 77: muster.v1.PodService.ListPods:input_type -> muster.v1.ListPodsRequest
-	38, // 78: muster.v1.PodService.WatchPods:input_type -> muster.v1.WatchPodsRequest
-	40, // 79: muster.v1.PodService.CreatePod:input_type -> muster.v1.CreatePodRequest
-	42, // 80: muster.v1.PodService.UpdatePod:input_type -> muster.v1.UpdatePodRequest
-	44, // 81: muster.v1.PodService.DeletePod:input_type -> muster.v1.DeletePodRequest
-	46, // 82: muster.v1.PodService.MovePod:input_type -> muster.v1.MovePodRequest
-	48, // 83: muster.v1.PodService.ReadPodLogs:input_type -> muster.v1.ReadPodLogsRequest
-	52, // 84: muster.v1.PodService.ExecPod:input_type -> muster.v1.ExecPodRequest
-	54, // 85: muster.v1.PodService.EvictPod:input_type -> muster.v1.EvictPodRequest
-	34, // 86: muster.v1.PodService.GetPod:output_type -> muster.v1.GetPodResponse
-	37, // 87: muster.v1.PodService.ListPods:output_type -> muster.v1.ListPodsResponse
-	39, // 88: muster.v1.PodService.WatchPods:output_type -> muster.v1.WatchPodsResponse
-	41, // 89: muster.v1.PodService.CreatePod:output_type -> muster.v1.CreatePodResponse
-	43, // 90: muster.v1.PodService.UpdatePod:output_type -> muster.v1.UpdatePodResponse
-	45, // 91: muster.v1.PodService.DeletePod:output_type -> muster.v1.DeletePodResponse
-	47, // 92: muster.v1.PodService.MovePod:output_type -> muster.v1.MovePodResponse
-	49, // 93: muster.v1.PodService.ReadPodLogs:output_type -> muster.v1.ReadPodLogsResponse
-	53, // 94: muster.v1.PodService.ExecPod:output_type -> muster.v1.ExecPodResponse
-	55, // 95: muster.v1.PodService.EvictPod:output_type -> muster.v1.EvictPodResponse
-	86, // [86:96] is the sub-list for method output_type
-	76, // [76:86] is the sub-list for method input_type
-	76, // [76:76] is the sub-list for extension type_name
-	76, // [76:76] is the sub-list for extension extendee
-	0,  // [0:76] is the sub-list for field type_name
+	56, // 76: muster.v1.PortForwardPodRequest.start:type_name -> muster.v1.PortForwardStart
+	33, // 77: muster.v1.PodService.GetPod:input_type -> muster.v1.GetPodRequest
+	36, // 78: muster.v1.PodService.ListPods:input_type -> muster.v1.ListPodsRequest
+	38, // 79: muster.v1.PodService.WatchPods:input_type -> muster.v1.WatchPodsRequest
+	40, // 80: muster.v1.PodService.CreatePod:input_type -> muster.v1.CreatePodRequest
+	42, // 81: muster.v1.PodService.UpdatePod:input_type -> muster.v1.UpdatePodRequest
+	44, // 82: muster.v1.PodService.DeletePod:input_type -> muster.v1.DeletePodRequest
+	46, // 83: muster.v1.PodService.MovePod:input_type -> muster.v1.MovePodRequest
+	48, // 84: muster.v1.PodService.ReadPodLogs:input_type -> muster.v1.ReadPodLogsRequest
+	52, // 85: muster.v1.PodService.ExecPod:input_type -> muster.v1.ExecPodRequest
+	54, // 86: muster.v1.PodService.EvictPod:input_type -> muster.v1.EvictPodRequest
+	57, // 87: muster.v1.PodService.PortForwardPod:input_type -> muster.v1.PortForwardPodRequest
+	34, // 88: muster.v1.PodService.GetPod:output_type -> muster.v1.GetPodResponse
+	37, // 89: muster.v1.PodService.ListPods:output_type -> muster.v1.ListPodsResponse
+	39, // 90: muster.v1.PodService.WatchPods:output_type -> muster.v1.WatchPodsResponse
+	41, // 91: muster.v1.PodService.CreatePod:output_type -> muster.v1.CreatePodResponse
+	43, // 92: muster.v1.PodService.UpdatePod:output_type -> muster.v1.UpdatePodResponse
+	45, // 93: muster.v1.PodService.DeletePod:output_type -> muster.v1.DeletePodResponse
+	47, // 94: muster.v1.PodService.MovePod:output_type -> muster.v1.MovePodResponse
+	49, // 95: muster.v1.PodService.ReadPodLogs:output_type -> muster.v1.ReadPodLogsResponse
+	53, // 96: muster.v1.PodService.ExecPod:output_type -> muster.v1.ExecPodResponse
+	55, // 97: muster.v1.PodService.EvictPod:output_type -> muster.v1.EvictPodResponse
+	58, // 98: muster.v1.PodService.PortForwardPod:output_type -> muster.v1.PortForwardPodResponse
+	88, // [88:99] is the sub-list for method output_type
+	77, // [77:88] is the sub-list for method input_type
+	77, // [77:77] is the sub-list for extension type_name
+	77, // [77:77] is the sub-list for extension extendee
+	0,  // [0:77] is the sub-list for field type_name
 }
 
 func init() { file_muster_v1_pod_proto_init() }
@@ -4900,13 +5195,23 @@ func file_muster_v1_pod_proto_init() {
 		(*ExecPodResponse_Stderr)(nil),
 		(*ExecPodResponse_ExitCode)(nil),
 	}
+	file_muster_v1_pod_proto_msgTypes[53].OneofWrappers = []any{
+		(*PortForwardPodRequest_Start)(nil),
+		(*PortForwardPodRequest_Data)(nil),
+		(*PortForwardPodRequest_DataClosed)(nil),
+	}
+	file_muster_v1_pod_proto_msgTypes[54].OneofWrappers = []any{
+		(*PortForwardPodResponse_Connected)(nil),
+		(*PortForwardPodResponse_Data)(nil),
+		(*PortForwardPodResponse_DataClosed)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_muster_v1_pod_proto_rawDesc), len(file_muster_v1_pod_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   53,
+			NumMessages:   56,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -19,16 +19,17 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	PodService_GetPod_FullMethodName      = "/muster.v1.PodService/GetPod"
-	PodService_ListPods_FullMethodName    = "/muster.v1.PodService/ListPods"
-	PodService_WatchPods_FullMethodName   = "/muster.v1.PodService/WatchPods"
-	PodService_CreatePod_FullMethodName   = "/muster.v1.PodService/CreatePod"
-	PodService_UpdatePod_FullMethodName   = "/muster.v1.PodService/UpdatePod"
-	PodService_DeletePod_FullMethodName   = "/muster.v1.PodService/DeletePod"
-	PodService_MovePod_FullMethodName     = "/muster.v1.PodService/MovePod"
-	PodService_ReadPodLogs_FullMethodName = "/muster.v1.PodService/ReadPodLogs"
-	PodService_ExecPod_FullMethodName     = "/muster.v1.PodService/ExecPod"
-	PodService_EvictPod_FullMethodName    = "/muster.v1.PodService/EvictPod"
+	PodService_GetPod_FullMethodName         = "/muster.v1.PodService/GetPod"
+	PodService_ListPods_FullMethodName       = "/muster.v1.PodService/ListPods"
+	PodService_WatchPods_FullMethodName      = "/muster.v1.PodService/WatchPods"
+	PodService_CreatePod_FullMethodName      = "/muster.v1.PodService/CreatePod"
+	PodService_UpdatePod_FullMethodName      = "/muster.v1.PodService/UpdatePod"
+	PodService_DeletePod_FullMethodName      = "/muster.v1.PodService/DeletePod"
+	PodService_MovePod_FullMethodName        = "/muster.v1.PodService/MovePod"
+	PodService_ReadPodLogs_FullMethodName    = "/muster.v1.PodService/ReadPodLogs"
+	PodService_ExecPod_FullMethodName        = "/muster.v1.PodService/ExecPod"
+	PodService_EvictPod_FullMethodName       = "/muster.v1.PodService/EvictPod"
+	PodService_PortForwardPod_FullMethodName = "/muster.v1.PodService/PortForwardPod"
 )
 
 // PodServiceClient is the client API for PodService service.
@@ -63,6 +64,9 @@ type PodServiceClient interface {
 	// bare pod moves. FailedPrecondition DISRUPTION_BUDGET naming the budget, NO_OTHER_NODE for a bare pod that fits nowhere
 	// else, NOT_BOUND.
 	EvictPod(ctx context.Context, in *EvictPodRequest, opts ...grpc.CallOption) (*EvictPodResponse, error)
+	// One TCP connection to a port of a pod, made by the agent of its node, inside the pod's network. Whoever may write may do
+	// that. FailedPrecondition CANNOT_CONNECT where the port refuses. The call ends once both sides send nothing more.
+	PortForwardPod(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[PortForwardPodRequest, PortForwardPodResponse], error)
 }
 
 type podServiceClient struct {
@@ -194,6 +198,19 @@ func (c *podServiceClient) EvictPod(ctx context.Context, in *EvictPodRequest, op
 	return out, nil
 }
 
+func (c *podServiceClient) PortForwardPod(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[PortForwardPodRequest, PortForwardPodResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &PodService_ServiceDesc.Streams[3], PodService_PortForwardPod_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[PortForwardPodRequest, PortForwardPodResponse]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type PodService_PortForwardPodClient = grpc.BidiStreamingClient[PortForwardPodRequest, PortForwardPodResponse]
+
 // PodServiceServer is the server API for PodService service.
 // All implementations must embed UnimplementedPodServiceServer
 // for forward compatibility.
@@ -226,6 +243,9 @@ type PodServiceServer interface {
 	// bare pod moves. FailedPrecondition DISRUPTION_BUDGET naming the budget, NO_OTHER_NODE for a bare pod that fits nowhere
 	// else, NOT_BOUND.
 	EvictPod(context.Context, *EvictPodRequest) (*EvictPodResponse, error)
+	// One TCP connection to a port of a pod, made by the agent of its node, inside the pod's network. Whoever may write may do
+	// that. FailedPrecondition CANNOT_CONNECT where the port refuses. The call ends once both sides send nothing more.
+	PortForwardPod(grpc.BidiStreamingServer[PortForwardPodRequest, PortForwardPodResponse]) error
 	mustEmbedUnimplementedPodServiceServer()
 }
 
@@ -265,6 +285,9 @@ func (UnimplementedPodServiceServer) ExecPod(grpc.BidiStreamingServer[ExecPodReq
 }
 func (UnimplementedPodServiceServer) EvictPod(context.Context, *EvictPodRequest) (*EvictPodResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method EvictPod not implemented")
+}
+func (UnimplementedPodServiceServer) PortForwardPod(grpc.BidiStreamingServer[PortForwardPodRequest, PortForwardPodResponse]) error {
+	return status.Error(codes.Unimplemented, "method PortForwardPod not implemented")
 }
 func (UnimplementedPodServiceServer) mustEmbedUnimplementedPodServiceServer() {}
 func (UnimplementedPodServiceServer) testEmbeddedByValue()                    {}
@@ -442,6 +465,13 @@ func _PodService_EvictPod_Handler(srv interface{}, ctx context.Context, dec func
 	return interceptor(ctx, in, info, handler)
 }
 
+func _PodService_PortForwardPod_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(PodServiceServer).PortForwardPod(&grpc.GenericServerStream[PortForwardPodRequest, PortForwardPodResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type PodService_PortForwardPodServer = grpc.BidiStreamingServer[PortForwardPodRequest, PortForwardPodResponse]
+
 // PodService_ServiceDesc is the grpc.ServiceDesc for PodService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -492,6 +522,12 @@ var PodService_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "ExecPod",
 			Handler:       _PodService_ExecPod_Handler,
+			ServerStreams: true,
+			ClientStreams: true,
+		},
+		{
+			StreamName:    "PortForwardPod",
+			Handler:       _PodService_PortForwardPod_Handler,
 			ServerStreams: true,
 			ClientStreams: true,
 		},

@@ -2082,6 +2082,7 @@ type Ask struct {
 	//	*Ask_Results
 	//	*Ask_Exec
 	//	*Ask_Follow
+	//	*Ask_Forward
 	Question      isAsk_Question `protobuf_oneof:"question"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2167,6 +2168,15 @@ func (x *Ask) GetFollow() *FollowAsk {
 	return nil
 }
 
+func (x *Ask) GetForward() *ForwardAsk {
+	if x != nil {
+		if x, ok := x.Question.(*Ask_Forward); ok {
+			return x.Forward
+		}
+	}
+	return nil
+}
+
 type isAsk_Question interface {
 	isAsk_Question()
 }
@@ -2191,6 +2201,11 @@ type Ask_Follow struct {
 	Follow *FollowAsk `protobuf:"bytes,20,opt,name=follow,proto3,oneof"`
 }
 
+type Ask_Forward struct {
+	// A connection to a port of a pod; to be answered through Interact: stdin goes to the pod, stdout comes from it.
+	Forward *ForwardAsk `protobuf:"bytes,21,opt,name=forward,proto3,oneof"`
+}
+
 func (*Ask_Logs) isAsk_Question() {}
 
 func (*Ask_Results) isAsk_Question() {}
@@ -2198,6 +2213,63 @@ func (*Ask_Results) isAsk_Question() {}
 func (*Ask_Exec) isAsk_Question() {}
 
 func (*Ask_Follow) isAsk_Question() {}
+
+func (*Ask_Forward) isAsk_Question() {}
+
+// ForwardAsk asks for a connection to a port of a pod.
+type ForwardAsk struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The pod's uid.
+	Uid string `protobuf:"bytes,1,opt,name=uid,proto3" json:"uid,omitempty"`
+	// 1 to 65535.
+	Port          int32 `protobuf:"varint,2,opt,name=port,proto3" json:"port,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ForwardAsk) Reset() {
+	*x = ForwardAsk{}
+	mi := &file_muster_agent_v1_session_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ForwardAsk) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ForwardAsk) ProtoMessage() {}
+
+func (x *ForwardAsk) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_agent_v1_session_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ForwardAsk.ProtoReflect.Descriptor instead.
+func (*ForwardAsk) Descriptor() ([]byte, []int) {
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *ForwardAsk) GetUid() string {
+	if x != nil {
+		return x.Uid
+	}
+	return ""
+}
+
+func (x *ForwardAsk) GetPort() int32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
 
 // ExecAsk asks for a command in a container.
 type ExecAsk struct {
@@ -2220,7 +2292,7 @@ type ExecAsk struct {
 
 func (x *ExecAsk) Reset() {
 	*x = ExecAsk{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[27]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2232,7 +2304,7 @@ func (x *ExecAsk) String() string {
 func (*ExecAsk) ProtoMessage() {}
 
 func (x *ExecAsk) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[27]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2245,7 +2317,7 @@ func (x *ExecAsk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecAsk.ProtoReflect.Descriptor instead.
 func (*ExecAsk) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{27}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ExecAsk) GetUid() string {
@@ -2313,7 +2385,7 @@ type LogsAsk struct {
 
 func (x *LogsAsk) Reset() {
 	*x = LogsAsk{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[28]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2325,7 +2397,7 @@ func (x *LogsAsk) String() string {
 func (*LogsAsk) ProtoMessage() {}
 
 func (x *LogsAsk) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[28]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2338,7 +2410,7 @@ func (x *LogsAsk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsAsk.ProtoReflect.Descriptor instead.
 func (*LogsAsk) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{28}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *LogsAsk) GetUid() string {
@@ -2407,7 +2479,7 @@ type ResultsAsk struct {
 
 func (x *ResultsAsk) Reset() {
 	*x = ResultsAsk{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[29]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2419,7 +2491,7 @@ func (x *ResultsAsk) String() string {
 func (*ResultsAsk) ProtoMessage() {}
 
 func (x *ResultsAsk) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[29]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2432,7 +2504,7 @@ func (x *ResultsAsk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResultsAsk.ProtoReflect.Descriptor instead.
 func (*ResultsAsk) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{29}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ResultsAsk) GetUid() string {
@@ -2478,7 +2550,7 @@ type FollowAsk struct {
 
 func (x *FollowAsk) Reset() {
 	*x = FollowAsk{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[30]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2490,7 +2562,7 @@ func (x *FollowAsk) String() string {
 func (*FollowAsk) ProtoMessage() {}
 
 func (x *FollowAsk) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[30]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2503,7 +2575,7 @@ func (x *FollowAsk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowAsk.ProtoReflect.Descriptor instead.
 func (*FollowAsk) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{30}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *FollowAsk) GetUid() string {
@@ -2547,7 +2619,7 @@ type AnswerRequest struct {
 
 func (x *AnswerRequest) Reset() {
 	*x = AnswerRequest{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[31]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2559,7 +2631,7 @@ func (x *AnswerRequest) String() string {
 func (*AnswerRequest) ProtoMessage() {}
 
 func (x *AnswerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[31]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2572,7 +2644,7 @@ func (x *AnswerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnswerRequest.ProtoReflect.Descriptor instead.
 func (*AnswerRequest) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{31}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *AnswerRequest) GetId() uint64 {
@@ -2670,7 +2742,7 @@ type FollowedResults struct {
 
 func (x *FollowedResults) Reset() {
 	*x = FollowedResults{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[32]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2682,7 +2754,7 @@ func (x *FollowedResults) String() string {
 func (*FollowedResults) ProtoMessage() {}
 
 func (x *FollowedResults) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[32]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2695,7 +2767,7 @@ func (x *FollowedResults) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowedResults.ProtoReflect.Descriptor instead.
 func (*FollowedResults) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{32}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *FollowedResults) GetResults() []*v1.ProbeAttempt {
@@ -2723,7 +2795,7 @@ type ProbeResults struct {
 
 func (x *ProbeResults) Reset() {
 	*x = ProbeResults{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[33]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2735,7 +2807,7 @@ func (x *ProbeResults) String() string {
 func (*ProbeResults) ProtoMessage() {}
 
 func (x *ProbeResults) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[33]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2748,7 +2820,7 @@ func (x *ProbeResults) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeResults.ProtoReflect.Descriptor instead.
 func (*ProbeResults) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{33}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ProbeResults) GetResults() []*v1.ProbeAttempt {
@@ -2771,7 +2843,7 @@ type AnswerError struct {
 
 func (x *AnswerError) Reset() {
 	*x = AnswerError{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[34]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2783,7 +2855,7 @@ func (x *AnswerError) String() string {
 func (*AnswerError) ProtoMessage() {}
 
 func (x *AnswerError) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[34]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2796,7 +2868,7 @@ func (x *AnswerError) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnswerError.ProtoReflect.Descriptor instead.
 func (*AnswerError) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{34}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *AnswerError) GetReason() string {
@@ -2827,6 +2899,8 @@ type InteractRequest struct {
 	//	*InteractRequest_ExitCode
 	//	*InteractRequest_Error
 	//	*InteractRequest_Taken
+	//	*InteractRequest_Connected
+	//	*InteractRequest_StdoutClosed
 	Output        isInteractRequest_Output `protobuf_oneof:"output"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2834,7 +2908,7 @@ type InteractRequest struct {
 
 func (x *InteractRequest) Reset() {
 	*x = InteractRequest{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[35]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2846,7 +2920,7 @@ func (x *InteractRequest) String() string {
 func (*InteractRequest) ProtoMessage() {}
 
 func (x *InteractRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[35]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2859,7 +2933,7 @@ func (x *InteractRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InteractRequest.ProtoReflect.Descriptor instead.
 func (*InteractRequest) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{35}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *InteractRequest) GetId() uint64 {
@@ -2921,6 +2995,24 @@ func (x *InteractRequest) GetTaken() uint32 {
 	return 0
 }
 
+func (x *InteractRequest) GetConnected() bool {
+	if x != nil {
+		if x, ok := x.Output.(*InteractRequest_Connected); ok {
+			return x.Connected
+		}
+	}
+	return false
+}
+
+func (x *InteractRequest) GetStdoutClosed() bool {
+	if x != nil {
+		if x, ok := x.Output.(*InteractRequest_StdoutClosed); ok {
+			return x.StdoutClosed
+		}
+	}
+	return false
+}
+
 type isInteractRequest_Output interface {
 	isInteractRequest_Output()
 }
@@ -2951,6 +3043,16 @@ type InteractRequest_Taken struct {
 	Taken uint32 `protobuf:"varint,6,opt,name=taken,proto3,oneof"`
 }
 
+type InteractRequest_Connected struct {
+	// The connection that was asked for stands. Always true.
+	Connected bool `protobuf:"varint,20,opt,name=connected,proto3,oneof"`
+}
+
+type InteractRequest_StdoutClosed struct {
+	// The pod sends nothing more over it. Always true.
+	StdoutClosed bool `protobuf:"varint,21,opt,name=stdout_closed,json=stdoutClosed,proto3,oneof"`
+}
+
 func (*InteractRequest_Stdout) isInteractRequest_Output() {}
 
 func (*InteractRequest_Stderr) isInteractRequest_Output() {}
@@ -2960,6 +3062,10 @@ func (*InteractRequest_ExitCode) isInteractRequest_Output() {}
 func (*InteractRequest_Error) isInteractRequest_Output() {}
 
 func (*InteractRequest_Taken) isInteractRequest_Output() {}
+
+func (*InteractRequest_Connected) isInteractRequest_Output() {}
+
+func (*InteractRequest_StdoutClosed) isInteractRequest_Output() {}
 
 // InteractResponse is what somebody says to a command.
 type InteractResponse struct {
@@ -2978,7 +3084,7 @@ type InteractResponse struct {
 
 func (x *InteractResponse) Reset() {
 	*x = InteractResponse{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[36]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2990,7 +3096,7 @@ func (x *InteractResponse) String() string {
 func (*InteractResponse) ProtoMessage() {}
 
 func (x *InteractResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[36]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3003,7 +3109,7 @@ func (x *InteractResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InteractResponse.ProtoReflect.Descriptor instead.
 func (*InteractResponse) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{36}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *InteractResponse) GetInput() isInteractResponse_Input {
@@ -3074,7 +3180,7 @@ type AnswerResponse struct {
 
 func (x *AnswerResponse) Reset() {
 	*x = AnswerResponse{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[37]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3086,7 +3192,7 @@ func (x *AnswerResponse) String() string {
 func (*AnswerResponse) ProtoMessage() {}
 
 func (x *AnswerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[37]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3099,7 +3205,7 @@ func (x *AnswerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnswerResponse.ProtoReflect.Descriptor instead.
 func (*AnswerResponse) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{37}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{38}
 }
 
 // RenewRequest is one renewal. At most 4 KiB, results included.
@@ -3121,7 +3227,7 @@ type RenewRequest struct {
 
 func (x *RenewRequest) Reset() {
 	*x = RenewRequest{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[38]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3133,7 +3239,7 @@ func (x *RenewRequest) String() string {
 func (*RenewRequest) ProtoMessage() {}
 
 func (x *RenewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[38]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3146,7 +3252,7 @@ func (x *RenewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewRequest.ProtoReflect.Descriptor instead.
 func (*RenewRequest) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{38}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *RenewRequest) GetSession() int64 {
@@ -3197,7 +3303,7 @@ type RenewResponse struct {
 
 func (x *RenewResponse) Reset() {
 	*x = RenewResponse{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[39]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3209,7 +3315,7 @@ func (x *RenewResponse) String() string {
 func (*RenewResponse) ProtoMessage() {}
 
 func (x *RenewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[39]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3222,7 +3328,7 @@ func (x *RenewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewResponse.ProtoReflect.Descriptor instead.
 func (*RenewResponse) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{39}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *RenewResponse) GetNumber() uint64 {
@@ -3397,15 +3503,20 @@ const file_muster_agent_v1_session_proto_rawDesc = "" +
 	"\x04name\x18\x03 \x01(\tR\x04name\"=\n" +
 	"\tObjectKey\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
-	"\x04name\x18\x02 \x01(\tR\x04name\"\xf0\x01\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\"\xa9\x02\n" +
 	"\x03Ask\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12.\n" +
 	"\x04logs\x18\x02 \x01(\v2\x18.muster.agent.v1.LogsAskH\x00R\x04logs\x127\n" +
 	"\aresults\x18\x03 \x01(\v2\x1b.muster.agent.v1.ResultsAskH\x00R\aresults\x12.\n" +
 	"\x04exec\x18\x04 \x01(\v2\x18.muster.agent.v1.ExecAskH\x00R\x04exec\x124\n" +
-	"\x06follow\x18\x14 \x01(\v2\x1a.muster.agent.v1.FollowAskH\x00R\x06followB\n" +
+	"\x06follow\x18\x14 \x01(\v2\x1a.muster.agent.v1.FollowAskH\x00R\x06follow\x127\n" +
+	"\aforward\x18\x15 \x01(\v2\x1b.muster.agent.v1.ForwardAskH\x00R\aforwardB\n" +
 	"\n" +
-	"\bquestion\"\xa8\x01\n" +
+	"\bquestion\"2\n" +
+	"\n" +
+	"ForwardAsk\x12\x10\n" +
+	"\x03uid\x18\x01 \x01(\tR\x03uid\x12\x12\n" +
+	"\x04port\x18\x02 \x01(\x05R\x04port\"\xa8\x01\n" +
 	"\aExecAsk\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\x12\x1c\n" +
 	"\tcontainer\x18\x02 \x01(\tR\tcontainer\x12\x18\n" +
@@ -3448,14 +3559,16 @@ const file_muster_agent_v1_session_proto_rawDesc = "" +
 	"\aresults\x18\x01 \x03(\v2\x17.muster.v1.ProbeAttemptR\aresults\"?\n" +
 	"\vAnswerError\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x18\n" +
-	"\amessage\x18\x02 \x01(\tR\amessage\"\xcc\x01\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage\"\x93\x02\n" +
 	"\x0fInteractRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x18\n" +
 	"\x06stdout\x18\x02 \x01(\fH\x00R\x06stdout\x12\x18\n" +
 	"\x06stderr\x18\x03 \x01(\fH\x00R\x06stderr\x12\x1d\n" +
 	"\texit_code\x18\x04 \x01(\x05H\x00R\bexitCode\x124\n" +
 	"\x05error\x18\x05 \x01(\v2\x1c.muster.agent.v1.AnswerErrorH\x00R\x05error\x12\x16\n" +
-	"\x05taken\x18\x06 \x01(\rH\x00R\x05takenB\b\n" +
+	"\x05taken\x18\x06 \x01(\rH\x00R\x05taken\x12\x1e\n" +
+	"\tconnected\x18\x14 \x01(\bH\x00R\tconnected\x12%\n" +
+	"\rstdout_closed\x18\x15 \x01(\bH\x00R\fstdoutClosedB\b\n" +
 	"\x06output\"\x87\x01\n" +
 	"\x10InteractResponse\x12\x16\n" +
 	"\x05stdin\x18\x01 \x01(\fH\x00R\x05stdin\x12#\n" +
@@ -3492,7 +3605,7 @@ func file_muster_agent_v1_session_proto_rawDescGZIP() []byte {
 	return file_muster_agent_v1_session_proto_rawDescData
 }
 
-var file_muster_agent_v1_session_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
+var file_muster_agent_v1_session_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
 var file_muster_agent_v1_session_proto_goTypes = []any{
 	(*JoinRequest)(nil),               // 0: muster.agent.v1.JoinRequest
 	(*JoinResponse)(nil),              // 1: muster.agent.v1.JoinResponse
@@ -3521,34 +3634,35 @@ var file_muster_agent_v1_session_proto_goTypes = []any{
 	(*ConfigKey)(nil),                 // 24: muster.agent.v1.ConfigKey
 	(*ObjectKey)(nil),                 // 25: muster.agent.v1.ObjectKey
 	(*Ask)(nil),                       // 26: muster.agent.v1.Ask
-	(*ExecAsk)(nil),                   // 27: muster.agent.v1.ExecAsk
-	(*LogsAsk)(nil),                   // 28: muster.agent.v1.LogsAsk
-	(*ResultsAsk)(nil),                // 29: muster.agent.v1.ResultsAsk
-	(*FollowAsk)(nil),                 // 30: muster.agent.v1.FollowAsk
-	(*AnswerRequest)(nil),             // 31: muster.agent.v1.AnswerRequest
-	(*FollowedResults)(nil),           // 32: muster.agent.v1.FollowedResults
-	(*ProbeResults)(nil),              // 33: muster.agent.v1.ProbeResults
-	(*AnswerError)(nil),               // 34: muster.agent.v1.AnswerError
-	(*InteractRequest)(nil),           // 35: muster.agent.v1.InteractRequest
-	(*InteractResponse)(nil),          // 36: muster.agent.v1.InteractResponse
-	(*AnswerResponse)(nil),            // 37: muster.agent.v1.AnswerResponse
-	(*RenewRequest)(nil),              // 38: muster.agent.v1.RenewRequest
-	(*RenewResponse)(nil),             // 39: muster.agent.v1.RenewResponse
-	nil,                               // 40: muster.agent.v1.Assignment.RestartsEntry
-	nil,                               // 41: muster.agent.v1.ConfigObject.DataEntry
-	(*v1.NodeFacts)(nil),              // 42: muster.v1.NodeFacts
-	(*v1.HeldStatus)(nil),             // 43: muster.v1.HeldStatus
-	(*timestamppb.Timestamp)(nil),     // 44: google.protobuf.Timestamp
-	(v1.ProbeResult)(0),               // 45: muster.v1.ProbeResult
-	(*v1.ProbeAttempt)(nil),           // 46: muster.v1.ProbeAttempt
-	(*v1.Event)(nil),                  // 47: muster.v1.Event
-	(*durationpb.Duration)(nil),       // 48: google.protobuf.Duration
-	(*v1.Usage)(nil),                  // 49: muster.v1.Usage
-	(*v1.Pod)(nil),                    // 50: muster.v1.Pod
-	(v1.FailoverClass)(0),             // 51: muster.v1.FailoverClass
-	(*v1.Endpoint)(nil),               // 52: muster.v1.Endpoint
-	(*v1.TerminalSize)(nil),           // 53: muster.v1.TerminalSize
-	(v1.ProbeKind)(0),                 // 54: muster.v1.ProbeKind
+	(*ForwardAsk)(nil),                // 27: muster.agent.v1.ForwardAsk
+	(*ExecAsk)(nil),                   // 28: muster.agent.v1.ExecAsk
+	(*LogsAsk)(nil),                   // 29: muster.agent.v1.LogsAsk
+	(*ResultsAsk)(nil),                // 30: muster.agent.v1.ResultsAsk
+	(*FollowAsk)(nil),                 // 31: muster.agent.v1.FollowAsk
+	(*AnswerRequest)(nil),             // 32: muster.agent.v1.AnswerRequest
+	(*FollowedResults)(nil),           // 33: muster.agent.v1.FollowedResults
+	(*ProbeResults)(nil),              // 34: muster.agent.v1.ProbeResults
+	(*AnswerError)(nil),               // 35: muster.agent.v1.AnswerError
+	(*InteractRequest)(nil),           // 36: muster.agent.v1.InteractRequest
+	(*InteractResponse)(nil),          // 37: muster.agent.v1.InteractResponse
+	(*AnswerResponse)(nil),            // 38: muster.agent.v1.AnswerResponse
+	(*RenewRequest)(nil),              // 39: muster.agent.v1.RenewRequest
+	(*RenewResponse)(nil),             // 40: muster.agent.v1.RenewResponse
+	nil,                               // 41: muster.agent.v1.Assignment.RestartsEntry
+	nil,                               // 42: muster.agent.v1.ConfigObject.DataEntry
+	(*v1.NodeFacts)(nil),              // 43: muster.v1.NodeFacts
+	(*v1.HeldStatus)(nil),             // 44: muster.v1.HeldStatus
+	(*timestamppb.Timestamp)(nil),     // 45: google.protobuf.Timestamp
+	(v1.ProbeResult)(0),               // 46: muster.v1.ProbeResult
+	(*v1.ProbeAttempt)(nil),           // 47: muster.v1.ProbeAttempt
+	(*v1.Event)(nil),                  // 48: muster.v1.Event
+	(*durationpb.Duration)(nil),       // 49: google.protobuf.Duration
+	(*v1.Usage)(nil),                  // 50: muster.v1.Usage
+	(*v1.Pod)(nil),                    // 51: muster.v1.Pod
+	(v1.FailoverClass)(0),             // 52: muster.v1.FailoverClass
+	(*v1.Endpoint)(nil),               // 53: muster.v1.Endpoint
+	(*v1.TerminalSize)(nil),           // 54: muster.v1.TerminalSize
+	(v1.ProbeKind)(0),                 // 55: muster.v1.ProbeKind
 }
 var file_muster_agent_v1_session_proto_depIdxs = []int32{
 	5,  // 0: muster.agent.v1.ConnectRequest.hello:type_name -> muster.agent.v1.Hello
@@ -3557,20 +3671,20 @@ var file_muster_agent_v1_session_proto_depIdxs = []int32{
 	9,  // 3: muster.agent.v1.ConnectRequest.events:type_name -> muster.agent.v1.EventBatch
 	11, // 4: muster.agent.v1.ConnectRequest.bye:type_name -> muster.agent.v1.Bye
 	10, // 5: muster.agent.v1.ConnectRequest.usage:type_name -> muster.agent.v1.UsageBatch
-	42, // 6: muster.agent.v1.Hello.facts:type_name -> muster.v1.NodeFacts
-	43, // 7: muster.agent.v1.StatusBatch.statuses:type_name -> muster.v1.HeldStatus
-	44, // 8: muster.agent.v1.ResultBatch.base:type_name -> google.protobuf.Timestamp
+	43, // 6: muster.agent.v1.Hello.facts:type_name -> muster.v1.NodeFacts
+	44, // 7: muster.agent.v1.StatusBatch.statuses:type_name -> muster.v1.HeldStatus
+	45, // 8: muster.agent.v1.ResultBatch.base:type_name -> google.protobuf.Timestamp
 	8,  // 9: muster.agent.v1.ResultBatch.changes:type_name -> muster.agent.v1.ProbeChange
-	45, // 10: muster.agent.v1.ProbeChange.verdict:type_name -> muster.v1.ProbeResult
-	44, // 11: muster.agent.v1.ProbeChange.since:type_name -> google.protobuf.Timestamp
-	46, // 12: muster.agent.v1.ProbeChange.last:type_name -> muster.v1.ProbeAttempt
-	47, // 13: muster.agent.v1.EventBatch.events:type_name -> muster.v1.Event
-	48, // 14: muster.agent.v1.UsageBatch.age:type_name -> google.protobuf.Duration
-	48, // 15: muster.agent.v1.UsageBatch.window:type_name -> google.protobuf.Duration
-	49, // 16: muster.agent.v1.UsageBatch.machine:type_name -> muster.v1.Usage
-	49, // 17: muster.agent.v1.UsageBatch.agent:type_name -> muster.v1.Usage
-	49, // 18: muster.agent.v1.UsageBatch.supervisors:type_name -> muster.v1.Usage
-	48, // 19: muster.agent.v1.Bye.restart:type_name -> google.protobuf.Duration
+	46, // 10: muster.agent.v1.ProbeChange.verdict:type_name -> muster.v1.ProbeResult
+	45, // 11: muster.agent.v1.ProbeChange.since:type_name -> google.protobuf.Timestamp
+	47, // 12: muster.agent.v1.ProbeChange.last:type_name -> muster.v1.ProbeAttempt
+	48, // 13: muster.agent.v1.EventBatch.events:type_name -> muster.v1.Event
+	49, // 14: muster.agent.v1.UsageBatch.age:type_name -> google.protobuf.Duration
+	49, // 15: muster.agent.v1.UsageBatch.window:type_name -> google.protobuf.Duration
+	50, // 16: muster.agent.v1.UsageBatch.machine:type_name -> muster.v1.Usage
+	50, // 17: muster.agent.v1.UsageBatch.agent:type_name -> muster.v1.Usage
+	50, // 18: muster.agent.v1.UsageBatch.supervisors:type_name -> muster.v1.Usage
+	49, // 19: muster.agent.v1.Bye.restart:type_name -> google.protobuf.Duration
 	13, // 20: muster.agent.v1.ConnectResponse.welcome:type_name -> muster.agent.v1.Welcome
 	14, // 21: muster.agent.v1.ConnectResponse.assignments:type_name -> muster.agent.v1.Assignments
 	17, // 22: muster.agent.v1.ConnectResponse.status_ack:type_name -> muster.agent.v1.StatusAck
@@ -3578,59 +3692,60 @@ var file_muster_agent_v1_session_proto_depIdxs = []int32{
 	18, // 24: muster.agent.v1.ConnectResponse.network:type_name -> muster.agent.v1.Network
 	20, // 25: muster.agent.v1.ConnectResponse.services:type_name -> muster.agent.v1.Services
 	22, // 26: muster.agent.v1.ConnectResponse.configs:type_name -> muster.agent.v1.Configs
-	48, // 27: muster.agent.v1.Welcome.lease_ttl:type_name -> google.protobuf.Duration
-	48, // 28: muster.agent.v1.Welcome.renew_every:type_name -> google.protobuf.Duration
+	49, // 27: muster.agent.v1.Welcome.lease_ttl:type_name -> google.protobuf.Duration
+	49, // 28: muster.agent.v1.Welcome.renew_every:type_name -> google.protobuf.Duration
 	15, // 29: muster.agent.v1.Assignments.assignments:type_name -> muster.agent.v1.Assignment
 	16, // 30: muster.agent.v1.Assignments.removed:type_name -> muster.agent.v1.HeldKey
-	50, // 31: muster.agent.v1.Assignment.pod:type_name -> muster.v1.Pod
-	51, // 32: muster.agent.v1.Assignment.class:type_name -> muster.v1.FailoverClass
-	40, // 33: muster.agent.v1.Assignment.restarts:type_name -> muster.agent.v1.Assignment.RestartsEntry
+	51, // 31: muster.agent.v1.Assignment.pod:type_name -> muster.v1.Pod
+	52, // 32: muster.agent.v1.Assignment.class:type_name -> muster.v1.FailoverClass
+	41, // 33: muster.agent.v1.Assignment.restarts:type_name -> muster.agent.v1.Assignment.RestartsEntry
 	16, // 34: muster.agent.v1.StatusAck.committed:type_name -> muster.agent.v1.HeldKey
 	16, // 35: muster.agent.v1.StatusAck.not_yours:type_name -> muster.agent.v1.HeldKey
 	19, // 36: muster.agent.v1.Network.nodes:type_name -> muster.agent.v1.NetworkNode
 	21, // 37: muster.agent.v1.Services.services:type_name -> muster.agent.v1.NamedService
 	25, // 38: muster.agent.v1.Services.removed:type_name -> muster.agent.v1.ObjectKey
 	25, // 39: muster.agent.v1.NamedService.key:type_name -> muster.agent.v1.ObjectKey
-	52, // 40: muster.agent.v1.NamedService.endpoints:type_name -> muster.v1.Endpoint
+	53, // 40: muster.agent.v1.NamedService.endpoints:type_name -> muster.v1.Endpoint
 	23, // 41: muster.agent.v1.Configs.objects:type_name -> muster.agent.v1.ConfigObject
 	24, // 42: muster.agent.v1.Configs.removed:type_name -> muster.agent.v1.ConfigKey
 	24, // 43: muster.agent.v1.ConfigObject.key:type_name -> muster.agent.v1.ConfigKey
-	41, // 44: muster.agent.v1.ConfigObject.data:type_name -> muster.agent.v1.ConfigObject.DataEntry
-	28, // 45: muster.agent.v1.Ask.logs:type_name -> muster.agent.v1.LogsAsk
-	29, // 46: muster.agent.v1.Ask.results:type_name -> muster.agent.v1.ResultsAsk
-	27, // 47: muster.agent.v1.Ask.exec:type_name -> muster.agent.v1.ExecAsk
-	30, // 48: muster.agent.v1.Ask.follow:type_name -> muster.agent.v1.FollowAsk
-	53, // 49: muster.agent.v1.ExecAsk.size:type_name -> muster.v1.TerminalSize
-	48, // 50: muster.agent.v1.LogsAsk.since:type_name -> google.protobuf.Duration
-	54, // 51: muster.agent.v1.ResultsAsk.kind:type_name -> muster.v1.ProbeKind
-	54, // 52: muster.agent.v1.FollowAsk.kind:type_name -> muster.v1.ProbeKind
-	33, // 53: muster.agent.v1.AnswerRequest.results:type_name -> muster.agent.v1.ProbeResults
-	34, // 54: muster.agent.v1.AnswerRequest.error:type_name -> muster.agent.v1.AnswerError
-	32, // 55: muster.agent.v1.AnswerRequest.followed:type_name -> muster.agent.v1.FollowedResults
-	46, // 56: muster.agent.v1.FollowedResults.results:type_name -> muster.v1.ProbeAttempt
-	46, // 57: muster.agent.v1.ProbeResults.results:type_name -> muster.v1.ProbeAttempt
-	34, // 58: muster.agent.v1.InteractRequest.error:type_name -> muster.agent.v1.AnswerError
-	53, // 59: muster.agent.v1.InteractResponse.size:type_name -> muster.v1.TerminalSize
-	48, // 60: muster.agent.v1.RenewRequest.longest:type_name -> google.protobuf.Duration
-	7,  // 61: muster.agent.v1.RenewRequest.results:type_name -> muster.agent.v1.ResultBatch
-	48, // 62: muster.agent.v1.RenewResponse.ttl:type_name -> google.protobuf.Duration
-	0,  // 63: muster.agent.v1.AgentService.Join:input_type -> muster.agent.v1.JoinRequest
-	2,  // 64: muster.agent.v1.AgentService.RotateCertificate:input_type -> muster.agent.v1.RotateCertificateRequest
-	4,  // 65: muster.agent.v1.AgentService.Connect:input_type -> muster.agent.v1.ConnectRequest
-	38, // 66: muster.agent.v1.AgentService.Renew:input_type -> muster.agent.v1.RenewRequest
-	31, // 67: muster.agent.v1.AgentService.Answer:input_type -> muster.agent.v1.AnswerRequest
-	35, // 68: muster.agent.v1.AgentService.Interact:input_type -> muster.agent.v1.InteractRequest
-	1,  // 69: muster.agent.v1.AgentService.Join:output_type -> muster.agent.v1.JoinResponse
-	3,  // 70: muster.agent.v1.AgentService.RotateCertificate:output_type -> muster.agent.v1.RotateCertificateResponse
-	12, // 71: muster.agent.v1.AgentService.Connect:output_type -> muster.agent.v1.ConnectResponse
-	39, // 72: muster.agent.v1.AgentService.Renew:output_type -> muster.agent.v1.RenewResponse
-	37, // 73: muster.agent.v1.AgentService.Answer:output_type -> muster.agent.v1.AnswerResponse
-	36, // 74: muster.agent.v1.AgentService.Interact:output_type -> muster.agent.v1.InteractResponse
-	69, // [69:75] is the sub-list for method output_type
-	63, // [63:69] is the sub-list for method input_type
-	63, // [63:63] is the sub-list for extension type_name
-	63, // [63:63] is the sub-list for extension extendee
-	0,  // [0:63] is the sub-list for field type_name
+	42, // 44: muster.agent.v1.ConfigObject.data:type_name -> muster.agent.v1.ConfigObject.DataEntry
+	29, // 45: muster.agent.v1.Ask.logs:type_name -> muster.agent.v1.LogsAsk
+	30, // 46: muster.agent.v1.Ask.results:type_name -> muster.agent.v1.ResultsAsk
+	28, // 47: muster.agent.v1.Ask.exec:type_name -> muster.agent.v1.ExecAsk
+	31, // 48: muster.agent.v1.Ask.follow:type_name -> muster.agent.v1.FollowAsk
+	27, // 49: muster.agent.v1.Ask.forward:type_name -> muster.agent.v1.ForwardAsk
+	54, // 50: muster.agent.v1.ExecAsk.size:type_name -> muster.v1.TerminalSize
+	49, // 51: muster.agent.v1.LogsAsk.since:type_name -> google.protobuf.Duration
+	55, // 52: muster.agent.v1.ResultsAsk.kind:type_name -> muster.v1.ProbeKind
+	55, // 53: muster.agent.v1.FollowAsk.kind:type_name -> muster.v1.ProbeKind
+	34, // 54: muster.agent.v1.AnswerRequest.results:type_name -> muster.agent.v1.ProbeResults
+	35, // 55: muster.agent.v1.AnswerRequest.error:type_name -> muster.agent.v1.AnswerError
+	33, // 56: muster.agent.v1.AnswerRequest.followed:type_name -> muster.agent.v1.FollowedResults
+	47, // 57: muster.agent.v1.FollowedResults.results:type_name -> muster.v1.ProbeAttempt
+	47, // 58: muster.agent.v1.ProbeResults.results:type_name -> muster.v1.ProbeAttempt
+	35, // 59: muster.agent.v1.InteractRequest.error:type_name -> muster.agent.v1.AnswerError
+	54, // 60: muster.agent.v1.InteractResponse.size:type_name -> muster.v1.TerminalSize
+	49, // 61: muster.agent.v1.RenewRequest.longest:type_name -> google.protobuf.Duration
+	7,  // 62: muster.agent.v1.RenewRequest.results:type_name -> muster.agent.v1.ResultBatch
+	49, // 63: muster.agent.v1.RenewResponse.ttl:type_name -> google.protobuf.Duration
+	0,  // 64: muster.agent.v1.AgentService.Join:input_type -> muster.agent.v1.JoinRequest
+	2,  // 65: muster.agent.v1.AgentService.RotateCertificate:input_type -> muster.agent.v1.RotateCertificateRequest
+	4,  // 66: muster.agent.v1.AgentService.Connect:input_type -> muster.agent.v1.ConnectRequest
+	39, // 67: muster.agent.v1.AgentService.Renew:input_type -> muster.agent.v1.RenewRequest
+	32, // 68: muster.agent.v1.AgentService.Answer:input_type -> muster.agent.v1.AnswerRequest
+	36, // 69: muster.agent.v1.AgentService.Interact:input_type -> muster.agent.v1.InteractRequest
+	1,  // 70: muster.agent.v1.AgentService.Join:output_type -> muster.agent.v1.JoinResponse
+	3,  // 71: muster.agent.v1.AgentService.RotateCertificate:output_type -> muster.agent.v1.RotateCertificateResponse
+	12, // 72: muster.agent.v1.AgentService.Connect:output_type -> muster.agent.v1.ConnectResponse
+	40, // 73: muster.agent.v1.AgentService.Renew:output_type -> muster.agent.v1.RenewResponse
+	38, // 74: muster.agent.v1.AgentService.Answer:output_type -> muster.agent.v1.AnswerResponse
+	37, // 75: muster.agent.v1.AgentService.Interact:output_type -> muster.agent.v1.InteractResponse
+	70, // [70:76] is the sub-list for method output_type
+	64, // [64:70] is the sub-list for method input_type
+	64, // [64:64] is the sub-list for extension type_name
+	64, // [64:64] is the sub-list for extension extendee
+	0,  // [0:64] is the sub-list for field type_name
 }
 
 func init() { file_muster_agent_v1_session_proto_init() }
@@ -3660,22 +3775,25 @@ func file_muster_agent_v1_session_proto_init() {
 		(*Ask_Results)(nil),
 		(*Ask_Exec)(nil),
 		(*Ask_Follow)(nil),
+		(*Ask_Forward)(nil),
 	}
-	file_muster_agent_v1_session_proto_msgTypes[28].OneofWrappers = []any{}
-	file_muster_agent_v1_session_proto_msgTypes[31].OneofWrappers = []any{
+	file_muster_agent_v1_session_proto_msgTypes[29].OneofWrappers = []any{}
+	file_muster_agent_v1_session_proto_msgTypes[32].OneofWrappers = []any{
 		(*AnswerRequest_Data)(nil),
 		(*AnswerRequest_Results)(nil),
 		(*AnswerRequest_Error)(nil),
 		(*AnswerRequest_Followed)(nil),
 	}
-	file_muster_agent_v1_session_proto_msgTypes[35].OneofWrappers = []any{
+	file_muster_agent_v1_session_proto_msgTypes[36].OneofWrappers = []any{
 		(*InteractRequest_Stdout)(nil),
 		(*InteractRequest_Stderr)(nil),
 		(*InteractRequest_ExitCode)(nil),
 		(*InteractRequest_Error)(nil),
 		(*InteractRequest_Taken)(nil),
+		(*InteractRequest_Connected)(nil),
+		(*InteractRequest_StdoutClosed)(nil),
 	}
-	file_muster_agent_v1_session_proto_msgTypes[36].OneofWrappers = []any{
+	file_muster_agent_v1_session_proto_msgTypes[37].OneofWrappers = []any{
 		(*InteractResponse_Stdin)(nil),
 		(*InteractResponse_StdinClosed)(nil),
 		(*InteractResponse_Size)(nil),
@@ -3686,7 +3804,7 @@ func file_muster_agent_v1_session_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_muster_agent_v1_session_proto_rawDesc), len(file_muster_agent_v1_session_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   42,
+			NumMessages:   43,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
