@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"strings"
 	"time"
 
@@ -66,6 +67,9 @@ func (o *options) outputFlag(cmd *cobra.Command, formats ...string) {
 				}
 				return nil
 			}
+		}
+		if slices.Contains(unbuiltFormats, name) {
+			return notBuilt("-o " + name)
 		}
 		return usagef("-o %s: unknown format; there is %s", o.output, strings.Join(formats, ", "))
 	}

@@ -12,23 +12,35 @@ import (
 	"google.golang.org/grpc/codes"
 
 	musterv1 "github.com/musterhq/muster/gen/muster/v1"
+	"github.com/musterhq/muster/internal/manifest"
 	"github.com/musterhq/muster/internal/reason"
+	"github.com/musterhq/muster/internal/spec"
 )
 
 func getCommand(o *options) *cobra.Command {
 	var g getFlags
 	cmd := &cobra.Command{
-		Use:   "get TYPE [NAME…] | TYPE/NAME…",
+		Use:   "get TYPE [NAME…] | TYPE/NAME… | all",
 		Short: "Show objects",
-		Long: "Show pods, nodes, deployments, events, members, probes or failovers.\n\n" +
-			"The name of a probe or failover is its pod's.",
+		Long: "Show pods, nodes, deployments, events, members, probes or failovers; \"all\" is what users run: pods and deployments.\n\n" +
+			"The name of a probe or failover is its pod's. --field-selector knows metadata.name and metadata.namespace, and of\n" +
+			"pods spec.nodeName and status.phase.",
 		Example: "  muster get pods -A -o wide\n  muster get probes --failing\n  muster get pod/web -o yaml\n" +
-			"  muster get pods -l app=web -o jsonpath='{.items[*].status.podIP}'",
+			"  muster get pods -l app=web -o jsonpath='{.items[*].status.podIP}'\n" +
+			"  muster get pods --field-selector spec.nodeName=node-1 --sort-by .metadata.creationTimestamp\n" +
+			"  muster get pods -o custom-columns=NAME:.metadata.name,NODE:.spec.nodeName --no-headers",
 		Args: needsType,
 		RunE: func(cmd *cobra.Command, args []string) error { return runGet(cmd.Context(), o, g, args) },
 	}
 	f := cmd.Flags()
 	f.BoolVarP(&g.watch, "watch", "w", false, "go on with what changes")
+	f.BoolVar(&g.watchOnly, "watch-only", false, "only what changes from now on")
+	f.BoolVar(&g.noHeaders, "no-headers", false, "leave out the header of tables")
+	f.BoolVar(&g.showLabels, "show-labels", false, "a column with all labels")
+	f.StringSliceVarP(&g.labels, "label-columns", "L", nil, "a column for each of these labels")
+	f.StringVar(&g.sortBy, "sort-by", "", "in the order of a field, given as a JSONPath")
+	f.StringVar(&g.fields, "field-selector", "", "only objects with these fields: FIELD=VALUE or FIELD!=VALUE, a comma between")
+	f.BoolVar(&g.ignoreMissing, "ignore-not-found", false, "what is not there is no failure")
 	f.BoolVar(&g.failing, "failing", false, "only probes whose verdict is failure")
 	f.StringVarP(&g.container, "container", "c", "", "only this container's probes")
 	f.StringVar(&g.kind, "kind", "", "only probes of this kind: liveness, readiness or startup")
@@ -43,8 +55,14 @@ func getCommand(o *options) *cobra.Command {
 }
 
 type getFlags struct {
-	watch, failing            bool
-	container, kind, involved string
+	watch, watchOnly, failing            bool
+	noHeaders, showLabels, ignoreMissing bool
+	labels                               []string
+	sortBy, fields                       string
+	container, kind, involved            string
+	// terms and order are fields and sortBy, understood.
+	terms []fieldTerm
+	order *manifest.JSONPath
 }
 
 func needsType(_ *cobra.Command, args []string) error {
@@ -101,7 +119,13 @@ func runGet(ctx context.Context, o *options, g getFlags, args []string) error {
 	if err != nil {
 		return err
 	}
+	if err := g.parse(p); err != nil {
+		return err
+	}
 	for _, obj := range objects {
+		if err := checkFields(obj.kind, g.terms); err != nil {
+			return err
+		}
 		p.kinds = p.kinds || obj.kind != objects[0].kind
 		if obj.name != "" && o.selector != "" {
 			return usagef("a name and -l together make no sense: leave one out")
@@ -112,17 +136,69 @@ func runGet(ctx context.Context, o *options, g getFlags, args []string) error {
 	}
 	p.namespaced = o.allNamespaces
 	return o.with(ctx, func(ctx context.Context, c *client) error {
-		if g.watch {
+		if g.watch || g.watchOnly {
 			return watchObjects(ctx, o, g, c, p, objects)
 		}
 		return listObjects(ctx, o, g, c, p, objects)
 	})
 }
 
+// parse understands what the flags say, and tells the printer.
+func (g *getFlags) parse(p *printer) (err error) {
+	p.noHeaders, p.showLabels, p.labels = g.noHeaders, g.showLabels, g.labels
+	if len(g.labels) > maxColumns {
+		return usagef("-L: %d labels, at most %d", len(g.labels), maxColumns)
+	}
+	for _, key := range g.labels {
+		if why := spec.LabelKey(key); why != "" {
+			return usagef("-L %q: %s", key, why)
+		}
+	}
+	if g.fields != "" {
+		if g.terms, err = parseFields(g.fields); err != nil {
+			return err
+		}
+	}
+	if g.sortBy != "" {
+		if g.order, err = manifest.ParseJSONPath(g.sortBy); err != nil {
+			return usagef("--sort-by: %w", err)
+		}
+	}
+	return nil
+}
+
+// chosen leaves the items that are selected, in the order that is asked for.
+func (g *getFlags) chosen(items []item) ([]item, error) {
+	var kept []item
+	for n := range items {
+		ok, err := matchFields(&items[n], g.terms)
+		if err != nil {
+			return nil, err
+		}
+		if ok {
+			kept = append(kept, items[n])
+		}
+	}
+	if g.order != nil {
+		return kept, sortItems(kept, g.order)
+	}
+	return kept, nil
+}
+
 func listObjects(ctx context.Context, o *options, g getFlags, c *client, p *printer, objects []objectName) error {
-	var items []item
+	var items, ofKind []item
 	revision, missing := int64(0), false
-	for _, obj := range objects {
+	flush := func() error {
+		kept, err := g.chosen(ofKind)
+		items, ofKind = append(items, kept...), nil
+		return err
+	}
+	for n, obj := range objects {
+		if n > 0 && obj.kind != objects[n-1].kind {
+			if err := flush(); err != nil {
+				return err
+			}
+		}
 		q, err := o.query(obj.kind, g)
 		if err != nil {
 			return err
@@ -131,28 +207,39 @@ func listObjects(ctx context.Context, o *options, g getFlags, c *client, p *prin
 		if obj.name != "" && obj.kind.gets != nil {
 			i, err := obj.kind.find(ctx, c, q.namespace, obj.name)
 			if _, gone := errors.AsType[*missingError](err); gone {
-				fmt.Fprintln(o.world.Stderr, err)
-				missing = true
+				if !g.ignoreMissing {
+					fmt.Fprintln(o.world.Stderr, err)
+					missing = true
+				}
 				continue
 			}
 			if err != nil {
 				return err
 			}
-			items = append(items, i)
+			ofKind = append(ofKind, i)
 			continue
 		}
 		some, at, err := obj.kind.list(ctx, c, q)
 		if err != nil {
 			return err
 		}
-		items, revision = append(items, some...), max(revision, at)
+		ofKind, revision = append(ofKind, some...), max(revision, at)
+	}
+	if err := flush(); err != nil {
+		return err
 	}
 	single := len(objects) == 1 && objects[0].name != "" && objects[0].kind.gets != nil
 	if missing && len(items) == 0 {
 		return errReported
 	}
-	if len(items) == 0 && (p.format == "table" || p.format == "wide") {
+	if len(items) == 0 && p.isTable() {
+		if single && g.ignoreMissing {
+			return nil
+		}
 		return o.nothing(objects, g)
+	}
+	if len(items) == 0 && single { // an object that is not there is not a list of none
+		return nil
 	}
 	if err := p.list(items, revision, single); err != nil {
 		return err
@@ -167,6 +254,11 @@ func listObjects(ctx context.Context, o *options, g getFlags, c *client, p *prin
 func (o *options) nothing(objects []objectName, g getFlags) error {
 	k := objects[0].kind
 	what := k.plural
+	for n, obj := range objects[1:] {
+		if obj.kind != objects[n].kind {
+			what += ", " + obj.kind.plural
+		}
+	}
 	if g.failing {
 		what = "failing " + what
 	}
@@ -194,35 +286,80 @@ func watchObjects(ctx context.Context, o *options, g getFlags, c *client, p *pri
 	if k == eventKind && q.name != "" {
 		return usagef("-w: one event cannot be watched: pass --for TYPE/NAME")
 	}
-	var first []item
-	synced := false
-	err = follow(ctx, c, k, q, func(ch change) (bool, error) {
-		switch {
-		case ch.what == musterv1.ChangeType_CHANGE_TYPE_SYNCED:
-			synced = true
-			if len(first) == 0 {
-				return false, nil
-			}
-			// The widths of the table are those of what is there.
-			if p.format == "table" || p.format == "wide" {
-				return false, p.rows(first)
-			}
-			for _, i := range first {
-				if err := p.one(i); err != nil {
-					return false, err
-				}
-			}
-			return false, nil
-		case !synced:
-			first = append(first, ch.item)
-			return false, nil
-		}
-		return false, p.one(ch.item)
-	})
+	if g.order != nil {
+		fmt.Fprintln(o.world.Stderr, "--sort-by orders what there is; what changes comes as it changes")
+	}
+	w := &watcher{flags: g, printer: p, known: map[string]item{}}
+	err = follow(ctx, c, k, q, func(ch change) (bool, error) { return false, w.see(ch) })
 	if errors.Is(err, context.DeadlineExceeded) {
 		return nil // --timeout is how long to watch
 	}
 	return err
+}
+
+// watcher shows what there is, and then what changes.
+type watcher struct {
+	flags   getFlags
+	printer *printer
+	first   []item
+	synced  bool
+	// known are the objects that were chosen, as they were last.
+	known map[string]item
+}
+
+func (w *watcher) see(ch change) error {
+	if ch.what == musterv1.ChangeType_CHANGE_TYPE_SYNCED {
+		w.synced = true
+		return w.showFirst()
+	}
+	key := ch.item.namespace + "/" + ch.item.name
+	if ch.item.kind == probeKind || ch.item.kind == eventKind { // a name is not one object there
+		key = ""
+	}
+	was, had := w.known[key]
+	gone := ch.what == musterv1.ChangeType_CHANGE_TYPE_DELETED
+	if gone && w.printer.isTable() && had { // all that is told of it is its name
+		ch.item = was
+	}
+	ok, err := matchFields(&ch.item, w.flags.terms)
+	if err != nil {
+		return err
+	}
+	switch {
+	case gone || !ok:
+		delete(w.known, key)
+	case key != "":
+		w.known[key] = ch.item
+	}
+	switch {
+	case !ok && !had: // one that is not chosen any more is shown a last time
+		return nil
+	case !w.synced:
+		w.first = append(w.first, ch.item)
+		return nil
+	}
+	return w.printer.one(ch.item)
+}
+
+// showFirst shows what there is; the widths of a table are those of that.
+func (w *watcher) showFirst() error {
+	if len(w.first) == 0 || w.flags.watchOnly {
+		return nil
+	}
+	if w.flags.order != nil {
+		if err := sortItems(w.first, w.flags.order); err != nil {
+			return err
+		}
+	}
+	if w.printer.isTable() {
+		return w.printer.rows(w.first)
+	}
+	for _, i := range w.first {
+		if err := w.printer.one(i); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // patience is how long a watch goes on while there is no coordinator.

@@ -120,6 +120,9 @@ var kinds = []*kind{
 	podKind, deploymentKind, serviceKind, endpointsKind, configMapKind, secretKind, budgetKind, nodeKind, eventKind, memberKind, probeKind, failoverKind,
 }
 
+// allKinds are what "all" stands for: what users run.
+var allKinds = []*kind{podKind, deploymentKind}
+
 // unbuiltKinds are refused by name.
 var unbuiltKinds = map[string]string{
 	"daemonsets": "daemonsets", "daemonset": "daemonsets", "ds": "daemonsets",
@@ -151,7 +154,7 @@ type objectName struct {
 	name string
 }
 
-// parseObjects understands TYPE, TYPE[,TYPE…] NAME…, and TYPE/NAME….
+// parseObjects understands TYPE, TYPE[,TYPE…] NAME…, TYPE/NAME…, and all.
 func parseObjects(args []string) ([]objectName, error) {
 	if len(args) == 0 {
 		return nil, usagef("a type is missing")
@@ -172,6 +175,15 @@ func parseObjects(args []string) ([]objectName, error) {
 		return objects, nil
 	}
 	for word := range strings.SplitSeq(args[0], ",") {
+		if strings.EqualFold(word, "all") {
+			if len(args) > 1 {
+				return nil, usagef("all, and a name: which type is it of? want TYPE NAME or TYPE/NAME")
+			}
+			for _, k := range allKinds {
+				objects = append(objects, objectName{k, ""})
+			}
+			continue
+		}
 		k, err := kindOf(word)
 		if err != nil {
 			return nil, err

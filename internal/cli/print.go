@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -14,7 +15,10 @@ import (
 )
 
 // formats are what "get" can print.
-var formats = []string{"table", "wide", "json", "yaml", "name", "jsonpath=…"}
+var formats = []string{"table", "wide", "json", "yaml", "name", "jsonpath=…", "jsonpath-file=…", "custom-columns=…"}
+
+// unbuiltFormats are kubectl's others, which are refused by name.
+var unbuiltFormats = []string{"go-template", "go-template-file", "template", "templatefile", "custom-columns-file", "jsonpath-as-json", "kyaml"}
 
 // printer shows items in one format.
 type printer struct {
@@ -22,6 +26,11 @@ type printer struct {
 	format string
 	// path is set for jsonpath.
 	path *manifest.JSONPath
+	// custom are the columns of custom-columns.
+	custom []customColumn
+	// noHeaders leaves out the header of tables; labels and showLabels add to their columns.
+	noHeaders, showLabels bool
+	labels                []string
 	// namespaced puts the namespace in front of tables.
 	namespaced bool
 	// kinds puts the type in front of names: more than one was asked for.
@@ -31,27 +40,60 @@ type printer struct {
 }
 
 func newPrinter(out io.Writer, format string) (*printer, error) {
-	p := &printer{out: out, format: format}
-	if expr, ok := strings.CutPrefix(format, "jsonpath="); ok {
-		path, err := manifest.ParseJSONPath(expr)
-		if err != nil {
-			return nil, usagef("-o %s: %w", format, err)
-		}
-		p.format, p.path = "jsonpath", path
-	} else if format == "jsonpath" {
-		return nil, usagef("-o jsonpath: want -o jsonpath=TEMPLATE, such as jsonpath='{.items[*].metadata.name}'")
-	}
-	if p.format == "" {
+	name, rest, _ := strings.Cut(format, "=")
+	p := &printer{out: out, format: name}
+	var err error
+	switch {
+	case name == "":
 		p.format = "table"
+	case name == "jsonpath" && rest == "":
+		return nil, usagef("-o jsonpath: want -o jsonpath=TEMPLATE, such as jsonpath='{.items[*].metadata.name}'")
+	case name == "jsonpath":
+		p.path, err = parseTemplate(format, rest)
+	case name == "jsonpath-file" && rest == "":
+		return nil, usagef("-o jsonpath-file: want -o jsonpath-file=FILE, a file with a template")
+	case name == "jsonpath-file":
+		p.format = "jsonpath"
+		var text []byte
+		if text, err = readFile(rest); err == nil {
+			p.path, err = parseTemplate(format, strings.TrimRight(string(text), "\n"))
+		}
+	case name == "custom-columns" && rest == "":
+		return nil, usagef("-o custom-columns: want NAME:JSONPATH, such as custom-columns=NAME:.metadata.name,NODE:.spec.nodeName")
+	case name == "custom-columns":
+		p.custom, err = parseColumns(rest)
 	}
-	return p, nil
+	return p, err
+}
+
+func parseTemplate(format, template string) (*manifest.JSONPath, error) {
+	path, err := manifest.ParseJSONPath(template)
+	if err != nil {
+		return nil, usagef("-o %s: %w", format, err)
+	}
+	return path, nil
+}
+
+// isTable tells whether objects are shown as rows.
+func (p *printer) isTable() bool {
+	return p.format == "table" || p.format == "wide" || p.format == "custom-columns"
+}
+
+// columns are the columns of a kind that are shown, and their headers.
+func (p *printer) columns(k *kind) (shown []int, header []string) {
+	for n, c := range k.columns {
+		if !c.wide || p.format == "wide" {
+			shown, header = append(shown, n), append(header, c.name)
+		}
+	}
+	return shown, header
 }
 
 // list shows what a list call has returned. bare is for one object that was asked for by its name: its own value is
 // shown, not a list.
 func (p *printer) list(items []item, revision int64, bare bool) error {
 	switch p.format {
-	case "table", "wide":
+	case "table", "wide", "custom-columns":
 		for len(items) > 0 { // a table for each kind
 			n := 1
 			for n < len(items) && items[n].kind == items[0].kind {
@@ -95,7 +137,7 @@ func listValue(values []any, revision int64) any {
 // one shows one item of a watch.
 func (p *printer) one(i item) error {
 	switch p.format {
-	case "table", "wide":
+	case "table", "wide", "custom-columns":
 		return p.rows([]item{i})
 	case "name":
 		fmt.Fprintln(p.out, i.ref())
@@ -132,41 +174,61 @@ func (p *printer) value(v any) error {
 // rows shows items of one kind; the first rows of a table bring its header and set its widths.
 func (p *printer) rows(items []item) error {
 	k := items[0].kind
-	var header []string
-	for _, c := range k.columns {
-		if !c.wide || p.format == "wide" {
-			header = append(header, c.name)
-		}
-	}
-	if p.namespaced && k.namespaced {
-		header = append([]string{"NAMESPACE"}, header...)
-	}
 	lines := make([][]string, 0, len(items)+1)
 	if p.widths == nil {
-		lines = append(lines, header)
+		lines = append(lines, p.header(k))
 	}
-	for _, i := range items {
-		var row []string
-		if p.namespaced && k.namespaced {
-			row = append(row, i.namespace)
+	for n := range items {
+		row, err := p.row(k, &items[n])
+		if err != nil {
+			return err
 		}
-		for n, c := range k.columns {
-			if c.wide && p.format != "wide" {
-				continue
-			}
-			cell := oneLine(i.cells[n])
-			if n == 0 && p.kinds && cell == i.name {
-				cell = i.ref()
-			}
-			row = append(row, cell)
+		for c := range row {
+			row[c] = oneLine(row[c])
 		}
 		lines = append(lines, row)
 	}
 	if p.widths == nil {
+		if p.noHeaders {
+			lines = lines[1:]
+		}
 		p.widths = widthsOf(lines)
 	}
 	_, err := io.WriteString(p.out, align(lines, p.widths))
 	return err
+}
+
+func (p *printer) header(k *kind) (header []string) {
+	if p.custom != nil {
+		for _, c := range p.custom {
+			header = append(header, c.name)
+		}
+		return header
+	}
+	if p.namespaced && k.namespaced {
+		header = append(header, "NAMESPACE")
+	}
+	_, names := p.columns(k)
+	return slices.Concat(header, names, p.labelColumns())
+}
+
+func (p *printer) row(k *kind, i *item) (row []string, err error) {
+	if p.custom != nil {
+		return customCells(p.custom, i)
+	}
+	if p.namespaced && k.namespaced {
+		row = append(row, i.namespace)
+	}
+	shown, _ := p.columns(k)
+	for _, n := range shown {
+		cell := i.cells[n]
+		if n == 0 && p.kinds && cell == i.name {
+			cell = i.ref()
+		}
+		row = append(row, cell)
+	}
+	labels, err := p.labelCells(i)
+	return append(row, labels...), err
 }
 
 // table shows rows under a header, for commands whose rows are no objects.
