@@ -669,6 +669,21 @@ func (f *fake) ListNodes(context.Context, *musterv1.ListNodesRequest) (*musterv1
 	return &musterv1.ListNodesResponse{Nodes: f.nodes, Revision: f.revision}, nil
 }
 
+func (f *fake) WatchNodes(r *musterv1.WatchNodesRequest, stream grpc.ServerStreamingServer[musterv1.WatchNodesResponse]) error {
+	read := func() map[string]*musterv1.Node {
+		found := map[string]*musterv1.Node{}
+		for _, n := range f.nodes {
+			if r.GetName() == "" || r.GetName() == n.GetMeta().GetName() {
+				found[n.GetMeta().GetName()] = proto.CloneOf(n)
+			}
+		}
+		return found
+	}
+	return watched(f, stream.Context(), read, func(what musterv1.ChangeType, n *musterv1.Node, revision int64) error {
+		return stream.Send(&musterv1.WatchNodesResponse{Type: what, Node: n, Revision: revision})
+	})
+}
+
 func (f *fake) UpdateNode(_ context.Context, r *musterv1.UpdateNodeRequest) (*musterv1.UpdateNodeResponse, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
