@@ -189,10 +189,13 @@ func parent(use, short string, commands ...*cobra.Command) *cobra.Command {
 	return c
 }
 
+// annotationUnbuilt marks a verb that is refused.
+const annotationUnbuilt = "unbuilt"
+
 // unbuilt is a verb that is refused by name, whatever its arguments.
 func unbuilt(use, short string) *cobra.Command {
 	return &cobra.Command{
-		Use: use, Short: short, DisableFlagParsing: true,
+		Use: use, Short: short, DisableFlagParsing: true, Annotations: map[string]string{annotationUnbuilt: "true"},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			for _, a := range args {
 				if a == "-h" || a == "--help" {
@@ -237,7 +240,8 @@ func versionCommand(o *options) *cobra.Command {
 	clientOnly := false
 	cmd := &cobra.Command{
 		Use: "version", Short: "Show the versions of this client and of the coordinator", Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return runVersion(cmd.Context(), o, clientOnly) },
+		Example: "  muster version\n  muster version --client -o json",
+		RunE:    func(cmd *cobra.Command, _ []string) error { return runVersion(cmd.Context(), o, clientOnly) },
 	}
 	cmd.Flags().BoolVar(&clientOnly, "client", false, "this client's version only")
 	o.connectFlags(cmd)

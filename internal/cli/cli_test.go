@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	musterv1 "github.com/musterhq/muster/gen/muster/v1"
@@ -179,6 +180,62 @@ func TestEveryCommandHasHelpAndEveryFlagAWord(t *testing.T) {
 			t.Errorf("%s says only %q", line, out)
 		}
 	}
+}
+
+func TestEveryCommandThatRunsShowsAnExampleOfItself(t *testing.T) {
+	var walk func(c *cobra.Command)
+	walk = func(c *cobra.Command) {
+		for _, below := range c.Commands() {
+			walk(below)
+		}
+		if c.HasSubCommands() && c.Name() != "dev" || !c.Runnable() || c.Hidden || c.Annotations[annotationUnbuilt] != "" {
+			return
+		}
+		if c.Example == "" {
+			t.Errorf("%s --help has no Example", c.CommandPath())
+		}
+		for line := range strings.Lines(c.Example) {
+			if !strings.HasPrefix(line, "  ") {
+				t.Errorf("%s: the example %q is not indented by two blanks", c.CommandPath(), line)
+			}
+		}
+		if !strings.Contains(c.Example, c.CommandPath()+" ") && !strings.HasSuffix(c.Example, c.CommandPath()) && !strings.Contains(c.Example, c.CommandPath()+"\n") {
+			t.Errorf("%s: its example is of something else:\n%s", c.CommandPath(), c.Example)
+		}
+	}
+	walk(newRoot(World{Getenv: func(string) string { return "" }}))
+}
+
+// Every flag that an example shows must be there: each line is parsed, not run.
+func TestExamplesAreOfFlagsThatThereAre(t *testing.T) {
+	var walk func(c *cobra.Command)
+	walk = func(c *cobra.Command) {
+		for _, below := range c.Commands() {
+			walk(below)
+		}
+		for line := range strings.Lines(c.Example) {
+			line, _, _ = strings.Cut(strings.TrimSpace(line), " #")
+			for part := range strings.SplitSeq(line, "|") {
+				words := strings.Fields(part)
+				for len(words) > 0 && strings.Contains(words[0], "=") {
+					words = words[1:]
+				}
+				if len(words) == 0 || words[0] != "muster" {
+					continue
+				}
+				root := newRoot(World{Getenv: func(string) string { return "" }})
+				found, rest, err := root.Find(words[1:])
+				if err != nil {
+					t.Errorf("%s: %v", line, err)
+					continue
+				}
+				if err := found.ParseFlags(rest); err != nil {
+					t.Errorf("%s: %v", line, err)
+				}
+			}
+		}
+	}
+	walk(newRoot(World{Getenv: func(string) string { return "" }}))
 }
 
 func TestAServersSettingsAreFlagsElseEnvironmentElseFile(t *testing.T) {

@@ -20,6 +20,7 @@ import (
 func statusCommand(o *options) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "status", Short: "Show how the cluster is doing", Args: cobra.NoArgs,
+		Example: "  muster status\n  muster status -o jsonpath='{.nodes}'",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			p, err := newPrinter(o.world.Stdout, o.output)
 			if err != nil {
@@ -93,6 +94,7 @@ func counts(by map[string]int32) string {
 func resumeCommand(o *options) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "resume [TYPE/NAME]", Short: "Let a frozen failover go on", Args: cobra.MaximumNArgs(1),
+		Example: "  muster status     # says why failover is frozen\n  muster resume",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
 				return notBuilt("resume TYPE/NAME")
@@ -114,6 +116,7 @@ func moveCommand(o *options) *cobra.Command {
 	risk := false
 	cmd := &cobra.Command{
 		Use: "move POD", Short: "Move a pod to another node", Args: cobra.ExactArgs(1),
+		Example: "  muster move web\n  muster move web --accept-risk     # its node is lost, and its class is stay",
 		Long: "Ask a pod's holder to stop it, then run it on another node. Returns at once; \"muster get failovers\" shows how it goes.\n\n" +
 			"--accept-risk moves a pod of the class stay off a lost node, though its old instance may still run.",
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -169,6 +172,7 @@ func cordonCommand(o *options, off bool) *cobra.Command {
 	}
 	cmd := &cobra.Command{
 		Use: verb + " NODE…", Short: short, Args: cobra.MinimumNArgs(1),
+		Example: "  muster " + verb + " node-1",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return o.with(cmd.Context(), func(ctx context.Context, c *client) error {
 				for _, arg := range args {
@@ -210,6 +214,7 @@ func tokenCommand(o *options) *cobra.Command {
 	role, ttl, uses := "node", time.Hour, int32(1)
 	create := &cobra.Command{
 		Use: "create", Short: "Make a token and print it alone on stdout", Args: cobra.NoArgs,
+		Example: "  muster token create                                 # lets one agent in, within an hour\n  muster token create --role viewer --ttl 24h",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			n, ok := musterv1.Role_value["ROLE_"+strings.ToUpper(role)]
 			if !ok || n == 0 {
@@ -233,6 +238,7 @@ func tokenCommand(o *options) *cobra.Command {
 	create.Flags().Int32Var(&uses, "uses", uses, "how often it can be used, 1 to 1000")
 	list := &cobra.Command{
 		Use: "list", Short: "List the tokens without their secrets", Args: cobra.NoArgs,
+		Example: "  muster token list",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			p, err := newPrinter(o.world.Stdout, o.output)
 			if err != nil {
@@ -244,6 +250,7 @@ func tokenCommand(o *options) *cobra.Command {
 	o.outputFlag(list, "table", "json", "yaml", "jsonpath=…")
 	revoke := &cobra.Command{
 		Use: "revoke ID", Short: "End a token", Args: cobra.ExactArgs(1),
+		Example: "  muster token revoke ID     # \"muster token list\" shows the ids",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return o.with(cmd.Context(), func(ctx context.Context, c *client) error {
 				_, err := c.cluster.RevokeToken(ctx, &musterv1.RevokeTokenRequest{Id: args[0]})

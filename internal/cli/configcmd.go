@@ -16,6 +16,7 @@ import (
 func configCommand(o *options) *cobra.Command {
 	view := &cobra.Command{
 		Use: "view", Short: "Show the client config without its keys", Args: cobra.NoArgs,
+		Example: "  muster config view",
 		RunE: func(*cobra.Command, []string) error {
 			conf, _, err := o.loadConfig()
 			if err != nil {
@@ -33,6 +34,7 @@ func configCommand(o *options) *cobra.Command {
 	}
 	contexts := &cobra.Command{
 		Use: "get-contexts", Short: "List the contexts; * marks the current one", Args: cobra.NoArgs,
+		Example: "  muster config get-contexts",
 		RunE: func(*cobra.Command, []string) error {
 			conf, _, err := o.loadConfig()
 			if err != nil {
@@ -55,6 +57,7 @@ func configCommand(o *options) *cobra.Command {
 	}
 	use := &cobra.Command{
 		Use: "use-context NAME", Short: "Make a context the current one", Args: cobra.ExactArgs(1),
+		Example: "  muster config use-context dev",
 		RunE: func(_ *cobra.Command, args []string) error {
 			conf, path, err := o.loadConfig()
 			if err != nil {
@@ -73,7 +76,8 @@ func configCommand(o *options) *cobra.Command {
 	}
 	export := &cobra.Command{
 		Use: "export DIR", Short: "Write ca.pem, cert.pem and key.pem, for grpcurl and programs of your own", Args: cobra.ExactArgs(1),
-		RunE: func(_ *cobra.Command, args []string) error { return o.export(args[0]) },
+		Example: "  muster config export pem\n  grpcurl -cacert pem/ca.pem -cert pem/cert.pem -key pem/key.pem HOST:PORT list",
+		RunE:    func(_ *cobra.Command, args []string) error { return o.export(args[0]) },
 	}
 	for _, c := range []*cobra.Command{view, contexts, use, export} {
 		c.Flags().StringVar(&o.config, "config", "", "client config file (default: $MUSTER_CONFIG, else ~/.config/muster/config.yaml)")

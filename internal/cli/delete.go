@@ -26,6 +26,8 @@ func deleteCommand(o *options) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "delete TYPE NAME… | TYPE/NAME… | TYPE -l SELECTOR | TYPE --all | -f FILE",
 		Short: "Delete objects and wait until they are gone",
+		Example: "  muster delete pod web\n  muster delete -f web.yaml\n  muster delete pods -l app=web --grace-period 0\n" +
+			"  muster delete pod web --allow-second-copy     # its node is lost: free the name at once",
 		Long: "Delete pods, Deployments with their pods, Services and the like, or nodes that are gone for good. Returns when everything is gone.\n\n" +
 			"--grace-period 0 kills at once; given again it shortens a deletion under way. A pod on a node that cannot be\n" +
 			"reached is gone when it is certain that it runs no more.",

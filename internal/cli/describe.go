@@ -19,7 +19,8 @@ import (
 func describeCommand(o *options) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "describe TYPE [NAME…] | TYPE/NAME…", Short: "Tell all about objects", Args: needsType,
-		RunE: func(cmd *cobra.Command, args []string) error { return runDescribe(cmd.Context(), o, args) },
+		Example: "  muster describe pod web\n  muster describe node/node-1 deployment/site",
+		RunE:    func(cmd *cobra.Command, args []string) error { return runDescribe(cmd.Context(), o, args) },
 	}
 	o.connectFlags(cmd)
 	o.namespaceFlag(cmd)

@@ -31,6 +31,7 @@ func drainCommand(o *options) *cobra.Command {
 	var f drainFlags
 	cmd := &cobra.Command{
 		Use: "drain NODE…", Short: "Move every pod off a node",
+		Example: "  muster drain node-1\n  muster drain node-1 --timeout 5m",
 		Long: "Cordon a node, then evict its pods: those of workloads are deleted, and made anew elsewhere; bare pods move with\n" +
 			"their names and uids, once they fit elsewhere. Disruption budgets are kept: what they refuse is tried again until\n" +
 			"--timeout. What is left then is told with its reason, and the exit status is 1. Pods that have finished stay.\n\n" +

@@ -19,6 +19,7 @@ func logsCommand(o *options) *cobra.Command {
 	tail, since := int32(-1), time.Duration(0)
 	cmd := &cobra.Command{
 		Use: "logs POD", Short: "Show what a container wrote", Args: cobra.ExactArgs(1),
+		Example: "  muster logs web\n  muster logs web -c sidecar -f --since 5m\n  muster logs web --previous --tail 100",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var err error
 			if req.Name, err = podName(args[0]); err != nil {
@@ -86,6 +87,7 @@ func probeCommand(o *options) *cobra.Command {
 	container, kindWord, limit := "", "", int32(0)
 	history := &cobra.Command{
 		Use: "history POD", Short: "Show the newest results of a pod's probes, one line an attempt", Args: cobra.ExactArgs(1),
+		Example: "  muster probe history web\n  muster probe history web -c main --kind liveness -o json",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			name, err := podName(args[0])
 			if err != nil {

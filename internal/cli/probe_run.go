@@ -30,6 +30,7 @@ func probeRunCommand(o *options) *cobra.Command {
 	var r probeRunFlags
 	cmd := &cobra.Command{
 		Use: "run -f FILE|DIR|-", Short: "Try a manifest's probes once, from here and without a cluster", Args: cobra.NoArgs,
+		Example: "  muster probe run -f web.yaml\n  muster probe run -f web.yaml --address 10.0.0.7 --kind readiness",
 		Long: "Try every probe of the manifests' pods and Deployments once, from where this runs, and show one line an attempt. No cluster\n" +
 			"is needed. httpGet, tcpSocket and grpc probes ask --address in place of the pod's own; a host that the probe names is asked\n" +
 			"itself. exec probes run on this machine, in no container, and only where --address is this machine. The exit status is 1\n" +

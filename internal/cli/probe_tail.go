@@ -16,6 +16,7 @@ func probeTailCommand(o *options) *cobra.Command {
 	req, kindWord := &musterv1.WatchProbeResultsRequest{}, ""
 	cmd := &cobra.Command{
 		Use: "tail POD", Short: "Follow the results of a pod's probes, one line an attempt", Args: cobra.ExactArgs(1),
+		Example: "  muster probe tail web\n  muster probe tail web -c main --kind liveness",
 		Long: "Follow what a pod's probes answer from now on, one line an attempt, until Ctrl-C. It goes on when a container is\n" +
 			"started anew, and ends when the pod does, or moves to another node. A reader that is too slow misses attempts: stderr\n" +
 			"says how many.",

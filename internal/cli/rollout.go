@@ -21,6 +21,7 @@ func rolloutCommand(o *options) *cobra.Command {
 	verb := func(use, short string, run func(cmd *cobra.Command, name string) error) *cobra.Command {
 		cmd := &cobra.Command{
 			Use: use + " deployment/NAME", Short: short, Args: needsType,
+			Example: "  muster rollout " + use + " deployment/site",
 			RunE: func(cmd *cobra.Command, args []string) error {
 				names, err := deploymentNames("rollout "+use, args)
 				if err != nil {

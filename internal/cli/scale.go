@@ -15,6 +15,7 @@ func scaleCommand(o *options) *cobra.Command {
 	wanted, current := int32(0), int32(-1)
 	cmd := &cobra.Command{
 		Use: "scale deployment/NAME… --replicas N", Short: "Change how many pods a Deployment has", Args: needsType,
+		Example: "  muster scale deployment/site --replicas 5\n  muster scale deployment/site --replicas 5 --current-replicas 3",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			switch {
 			case !cmd.Flags().Changed("replicas"):

@@ -43,8 +43,9 @@ func devCommand(w World) *cobra.Command {
 	cfg := dev.Config{Dir: devDir(w), Nodes: 3, Images: "ignore"}
 	noContext, ports := false, "default"
 	cmd := &cobra.Command{
-		Use:   "dev",
-		Short: "Run a whole cluster on this machine",
+		Use:     "dev",
+		Short:   "Run a whole cluster on this machine",
+		Example: "  muster dev\n  muster dev --nodes 5 -f web.yaml\n  muster dev --data-dir /tmp/cluster --no-context     # beside another",
 		Long: "Run one coordinator and some agents (node-1, node-2, …) on loopback, each as its own process. Says \"muster is ready\"\n" +
 			"on stdout once all nodes are Ready. Ctrl-C or SIGTERM stops everything, pods included. Nothing is restarted:\n" +
 			"killing a part (muster dev kill NODE) is how to see a failover.",
@@ -88,6 +89,7 @@ func devCommand(w World) *cobra.Command {
 
 	kill := &cobra.Command{
 		Use: "kill NODE", Short: "End a node as a machine that loses its power: agent, guard, supervisors and containers", Args: cobra.ExactArgs(1),
+		Example: "  muster dev kill node-2\n  muster get pods -w        # see them move",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			n, err := dev.Kill(cmd.Context(), cfg.Dir, args[0])
 			if err != nil {
@@ -103,6 +105,7 @@ func devCommand(w World) *cobra.Command {
 	}
 	cleanup := &cobra.Command{
 		Use: "cleanup --data-dir DIR", Short: "Take away what a killed muster dev has left: its processes and its directory", Args: cobra.NoArgs,
+		Example: "  muster dev cleanup --data-dir ~/.local/state/muster/dev",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if !cmd.Flags().Changed("data-dir") {
 				return usagef("--data-dir is required, since everything in it is deleted")

@@ -173,7 +173,8 @@ func coordinatorCommand(w World) *cobra.Command {
 	var s coordinatorFlags
 	cmd := &cobra.Command{
 		Use: "coordinator --data-dir DIR", Short: "Run a coordinator", Args: cobra.NoArgs,
-		Long: "Run a coordinator with an etcd of its own, in the foreground. It writes a client config for an admin to\nDIR/client.yaml: MUSTER_CONFIG=DIR/client.yaml muster status",
+		Example: "  muster coordinator --data-dir /var/lib/muster/coordinator --listen :7700 --advertise 10.0.0.1",
+		Long:    "Run a coordinator with an etcd of its own, in the foreground. It writes a client config for an admin to\nDIR/client.yaml: MUSTER_CONFIG=DIR/client.yaml muster status",
 	}
 	s.add(cmd.Flags())
 	settings := config.Add("coordinator", cmd.Flags())
@@ -216,7 +217,8 @@ func agentCommand(w World) *cobra.Command {
 	var s agentFlags
 	cmd := &cobra.Command{
 		Use: "agent --data-dir DIR --node NAME --join HOST:PORT[,…]", Short: "Run a node's agent", Args: cobra.NoArgs,
-		Long: "Run a node's agent, in the foreground. Stopping it leaves its pods alive; started again with the same directory it\ntakes them up.",
+		Example: "  muster agent --data-dir /var/lib/muster/agent --node node-1 --join 10.0.0.1:7700 --token TOKEN\n  muster agent --data-dir /var/lib/muster/agent --node node-1 --join 10.0.0.1:7700     # from the second time on",
+		Long:    "Run a node's agent, in the foreground. Stopping it leaves its pods alive; started again with the same directory it\ntakes them up.",
 	}
 	s.add(cmd.Flags())
 	settings := config.Add("agent", cmd.Flags())

@@ -92,6 +92,7 @@ func topPodsCommand(o *options) *cobra.Command {
 	t := &topFlags{}
 	cmd := &cobra.Command{
 		Use: "pods [NAME]", Aliases: []string{"pod", "po"}, Short: "Show what pods use", Args: cobra.MaximumNArgs(1),
+		Example: "  muster top pods\n  muster top pods -A -l app=web",
 		Long: "Show what pods use: processor time on average over the last 15 seconds, and the working set, which is all memory but\n" +
 			"the file cache that was not lately used. What nobody has measured lately is <unknown>.",
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -178,6 +179,7 @@ func topNodesCommand(o *options) *cobra.Command {
 	t := &topFlags{}
 	cmd := &cobra.Command{
 		Use: "nodes [NAME]", Aliases: []string{"node", "no"}, Short: "Show what nodes use, and what muster takes of it", Args: cobra.MaximumNArgs(1),
+		Example: "  muster top nodes\n  muster top nodes node-1 -o json",
 		Long: "Show what nodes use: CPU and memory are the whole machine's, whatever runs there, and their share of what pods may\n" +
 			"request. AGENT and SUPERVISORS are what muster itself needs of it. What nobody has measured lately is <unknown>.",
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -233,6 +235,7 @@ func topNodes(ctx context.Context, o *options, c *client, t *topFlags, name stri
 func topProbesCommand(o *options) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "probes [POD]", Aliases: []string{"probe"}, Short: "Show what probes cost, the dearest first", Args: cobra.MaximumNArgs(1),
+		Example: "  muster top probes -A\n  muster top probes web",
 		Long: "Show what probes cost, the dearest first: how often they are asked, the processor time of an attempt and of a minute, and\n" +
 			"which part of the container's CPU limit that is. The time of commands is measured, and charged to their container; what\n" +
 			"an httpGet or tcpSocket probe takes of the agent is not told apart and <unknown>. Figures are those of the last attempts.",
