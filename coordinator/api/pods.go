@@ -344,7 +344,10 @@ func (s *API) held(namespace, name string) (fleet.Pod, error) {
 	if !ok {
 		return fleet.Pod{}, notFound("pod", n)
 	}
-	if p.Binding == nil || !s.deps.Sessions.Connected(p.Node()) {
+	if p.Binding == nil {
+		return fleet.Pod{}, fmt.Errorf("pod %s is bound to no node: %w", n, ErrNodeUnreachable)
+	}
+	if !s.deps.Sessions.Connected(p.Node()) {
 		return fleet.Pod{}, fmt.Errorf("pod %s on node %q: %w", n, p.Node(), ErrNodeUnreachable)
 	}
 	return p, nil

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -73,6 +74,9 @@ func (o *options) readSources(files []string) ([]source, error) {
 		}
 		names := []string{f}
 		fi, err := os.Stat(f)
+		if path, ok := errors.AsType[*fs.PathError](err); ok {
+			return nil, fmt.Errorf("-f %s: %w: want a file, a directory, or - for stdin", f, path.Err)
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -88,7 +92,7 @@ func (o *options) readSources(files []string) ([]source, error) {
 				}
 			}
 			if len(names) == 0 {
-				return nil, fmt.Errorf("%s: no *.yaml, *.yml or *.json in it", f)
+				return nil, fmt.Errorf("%s: no *.yaml, *.yml or *.json in it: name the files themselves", f)
 			}
 		}
 		for _, name := range names {
@@ -347,7 +351,9 @@ func (x object) create(ctx context.Context, c *client) (outcome, item) {
 // unplacedError says why a pod would stay pending.
 type unplacedError struct{ why string }
 
-func (e *unplacedError) Error() string { return "it would fit no node now: " + e.why }
+func (e *unplacedError) Error() string {
+	return fmt.Sprintf(`it would fit no node now: %s: "muster describe nodes" shows what there is`, e.why)
+}
 
 // update writes the object, or with validateOnly says what would be stored.
 func (x object) update(ctx context.Context, c *client, validateOnly bool) (outcome, item) {

@@ -23,6 +23,8 @@ var hints = map[string]string{
 	"OUTCOME_UNKNOWN":      "look whether it was done, then run the command again",
 	"STORE_FULL":           "the store takes no writes until it is compacted or given more room",
 	"NODE_IN_USE":          "stop its agent and let its pods move first",
+	"NOT_BOUND":            `"muster describe pod NAME" says why it is not placed`,
+	"NOT_FROZEN":           `there is nothing to resume: "muster status" shows how the cluster is doing`,
 	"NODE_UNREACHABLE":     `"muster get nodes" shows where it stands; try again once it is Ready`,
 	"SECOND_INSTANCE_RISK": "pass --accept-risk if you know that the old instance is dead",
 	"NOT_RUNNING":          `"muster describe pod NAME" says why it does not run`,

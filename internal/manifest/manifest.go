@@ -121,7 +121,7 @@ func Decode(data []byte, source string, opts Options) ([]Object, error) {
 		n++
 	}
 	if len(objects) == 0 {
-		return nil, fmt.Errorf("%s: no object in it", source)
+		return nil, fmt.Errorf("%s: no object in it: want one with apiVersion, kind and metadata", source)
 	}
 	return objects, nil
 }

@@ -173,7 +173,7 @@ func ValidateDeploymentUpdate(old, d *Deployment) []Finding {
 		return TemplateHash(&PodTemplate{Labels: s.Labels, Annotations: map[string]string{"expressions": fmt.Sprint(s.Expressions)}})
 	}
 	if hash(old.Spec.Selector) != hash(d.Spec.Selector) {
-		return []Finding{{Path: "spec.selector", Kind: Invalid, Message: "field is immutable"}}
+		return []Finding{{Path: "spec.selector", Kind: Invalid, Message: "field is immutable; delete it first, or apply with --replace"}}
 	}
 	return nil
 }

@@ -403,10 +403,10 @@ func TestOnlyWhatMayChangeChanges(t *testing.T) {
 	d.Spec.Replicas, d.Spec.Template.Spec.Hostname = 7, "x"
 	check(t, spec.ValidateDeploymentUpdate(was, d))
 	d.Spec.Selector = spec.Selector{Labels: map[string]string{"app": "db"}}
-	check(t, spec.ValidateDeploymentUpdate(was, d), "spec.selector: Invalid value: field is immutable")
+	check(t, spec.ValidateDeploymentUpdate(was, d), "spec.selector: Invalid value: field is immutable; delete it first, or apply with --replace")
 	d.Spec.Selector = was.Spec.Selector
 	d.Spec.Selector.Expressions = []spec.SelectorExpression{{Key: "app", Operator: spec.Exists}}
-	check(t, spec.ValidateDeploymentUpdate(was, d), "spec.selector: Invalid value: field is immutable")
+	check(t, spec.ValidateDeploymentUpdate(was, d), "spec.selector: Invalid value: field is immutable; delete it first, or apply with --replace")
 }
 
 func TestAChangeOfAPodIsToldByTheFieldsThatDiffer(t *testing.T) {
