@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"errors"
 	"io"
 	"strings"
 	"testing"
@@ -55,7 +56,7 @@ func TestAConnectionIsMadeByThePodsNodeAndEachDirectionEndsForItself(t *testing.
 	}
 	got, err := w.forward(t, toPort("a", 80), &musterv1.PortForwardPodRequest{Input: &musterv1.PortForwardPodRequest_Data{Data: []byte("text")}},
 		&musterv1.PortForwardPodRequest{Input: &musterv1.PortForwardPodRequest_DataClosed{DataClosed: true}})
-	if err != io.EOF || len(got) != 3 || !got[0].GetConnected() || string(got[1].GetData()) != "text" || !got[2].GetDataClosed() {
+	if !errors.Is(err, io.EOF) || len(got) != 3 || !got[0].GetConnected() || string(got[1].GetData()) != "text" || !got[2].GetDataClosed() {
 		t.Errorf("got %v, %v", got, err)
 	}
 	if q := w.asked.GetForward(); q.GetPort() != 80 || q.GetUid() != a.GetMeta().GetUid() {
@@ -75,7 +76,9 @@ func TestAConnectionThatCannotBeIsToldByItsReason(t *testing.T) {
 	}
 	_, err := w.forward(t, toPort("a", 80))
 	refused(t, "a port that refuses", err, codes.FailedPrecondition, "CANNOT_CONNECT")
-	w.command = func(context.Context, <-chan *agentv1.InteractResponse, func(*agentv1.InteractRequest) error) error { return nil }
+	w.command = func(context.Context, <-chan *agentv1.InteractResponse, func(*agentv1.InteractRequest) error) error {
+		return nil
+	}
 	if _, err := w.forward(t, toPort("a", 80)); err == nil || !strings.Contains(err.Error(), "without a word") {
 		t.Errorf("an agent that says nothing: %v", err)
 	}

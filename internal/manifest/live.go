@@ -2,6 +2,7 @@ package manifest
 
 import (
 	"encoding/json"
+	"slices"
 	"strings"
 )
 
@@ -25,7 +26,7 @@ type Claim struct {
 func takeClaims(object map[string]any) []Claim {
 	kind, _ := object["kind"].(string)
 	var claims []Claim
-	for _, path := range append(livePaths[""][:len(livePaths[""]):len(livePaths[""])], livePaths[kind]...) {
+	for _, path := range slices.Concat(livePaths[""], livePaths[kind]) {
 		parent, name := object, path
 		if at, last, deep := strings.Cut(path, "."); deep {
 			parent, _ = object[at].(map[string]any)

@@ -2,10 +2,12 @@ package manifest
 
 import (
 	"encoding/json"
+	"fmt"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"sigs.k8s.io/yaml"
 )
 
 const printed = `
@@ -74,5 +76,38 @@ func TestAListIsReadAsItIsPrinted(t *testing.T) {
 	objects, err := Decode([]byte(text), "test", Options{KeepClaims: true})
 	if err != nil || len(objects) != 1 || len(objects[0].Findings) > 0 || len(objects[0].Claims) != 2 {
 		t.Errorf("%v, %+v", err, objects)
+	}
+}
+
+func TestAListOfAWholeFleetIsReadThoughItIsLong(t *testing.T) {
+	var items []any
+	for i := range 1000 {
+		items = append(items, map[string]any{
+			"apiVersion": "v1", "kind": "Pod", "metadata": map[string]any{"name": fmt.Sprintf("p%d", i), "annotations": map[string]any{"note": strings.Repeat("x", 3000)}},
+			"spec": map[string]any{"containers": []any{map[string]any{"name": "c", "command": []any{"x"}}}},
+		})
+	}
+	list := map[string]any{"apiVersion": "v1", "kind": "List", "items": items}
+	j, err := json.MarshalIndent(list, "", "  ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	y, err := yaml.Marshal(list)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string][]byte{"json": j, "yaml": y} {
+		objects, err := Decode(text, name, Options{})
+		if err != nil || len(objects) != 1000 || objects[999].Pod == nil {
+			t.Errorf("%s: %d objects, %v", name, len(objects), err)
+		}
+	}
+	items[1].(map[string]any)["metadata"].(map[string]any)["annotations"] = map[string]any{"note": strings.Repeat("x", MaxDocument)}
+	if j, err = json.MarshalIndent(map[string]any{"apiVersion": "v1", "kind": "List", "items": items[:3]}, "", "  "); err != nil {
+		t.Fatal(err)
+	}
+	objects, err := Decode(j, "long", Options{})
+	if err != nil || len(objects) != 3 || objects[0].Pod == nil || objects[1].Pod != nil || !objects[1].Failed() || objects[2].Pod == nil {
+		t.Errorf("one long item: %+v, %v", objects, err)
 	}
 }

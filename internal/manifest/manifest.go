@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"regexp"
 	"strconv"
 	"strings"
 	"unicode/utf16"
@@ -106,7 +107,7 @@ func Decode(data []byte, source string, opts Options) ([]Object, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%s: after it: %w", at, err)
 		}
-		if len(doc) > MaxDocument {
+		if len(doc) > maxSize(doc) {
 			objects = append(objects, refused(at, spec.Finding{
 				Kind: spec.TooLong, Message: fmt.Sprintf("%d bytes; a document has at most %d (2 MiB)", len(doc), MaxDocument),
 			}))
@@ -124,6 +125,17 @@ func Decode(data []byte, source string, opts Options) ([]Object, error) {
 		return nil, fmt.Errorf("%s: no object in it: want one with apiVersion, kind and metadata", source)
 	}
 	return objects, nil
+}
+
+// listKind is how the kind of a List is written, by "get -o yaml" and "get -o json" among others.
+var listKind = regexp.MustCompile(`(?m)^ {0,4}"?kind"?: *"?List"?,?\s*$`)
+
+// maxSize bounds a document: what "get" prints of a whole fleet is one List, each item of which is bounded for itself.
+func maxSize(doc []byte) int {
+	if len(doc) > MaxDocument && listKind.Match(doc) {
+		return MaxFile
+	}
+	return MaxDocument
 }
 
 // badUTF8 is the offset of the first byte that is not UTF-8, -1 without one.
@@ -186,7 +198,9 @@ func decodeDocument(doc []byte, source string, opts Options) (objects []Object, 
 	for i, raw := range list.Items {
 		item := &Object{Source: fmt.Sprintf("%s, item %d", source, i+1)}
 		d := decoder{opts: opts, object: item, told: d.told}
-		if fields, ok := items[i].(map[string]any); ok {
+		if fields, ok := items[i].(map[string]any); ok && len(raw.Raw) > MaxDocument {
+			d.add("", spec.TooLong, nil, fmt.Sprintf("%d bytes; an item has at most %d (2 MiB)", len(raw.Raw), MaxDocument))
+		} else if ok {
 			d.decode(raw.Raw, fields)
 		} else {
 			d.add("", spec.Invalid, nil, "an item is an object with apiVersion, kind and metadata")
@@ -285,8 +299,9 @@ func wellFormed(doc []byte) string {
 		}
 		return err.Error()
 	}
-	if room := 2 * MaxDocument; !fits(v, &room) {
-		return fmt.Sprintf("more than %d bytes with its aliases written out", 2*MaxDocument)
+	most := 2 * max(MaxDocument, len(doc))
+	if room := most; !fits(v, &room) {
+		return fmt.Sprintf("more than %d bytes with its aliases written out", most)
 	}
 	var more any
 	if err := values.Decode(&more); !errors.Is(err, io.EOF) {
