@@ -71,6 +71,7 @@ func TestGetChoosesOrdersAndShowsByAnObjectsOwnFields(t *testing.T) {
 		"get pods -o custom-columns=NAME":                 "want NAME:JSONPATH",
 		"get pods -o custom-columns":                      "want NAME:JSONPATH",
 		"get pods -o jsonpath-file":                       "want -o jsonpath-file=FILE",
+		"get pods -o wide=x":                              "want -o wide, which takes no value",
 		"get all web":                                     "which type is it of",
 	} {
 		if a := s.run(strings.Fields(line)...); a.status != 2 || !strings.Contains(a.stderr, want) || a.stdout != "" {

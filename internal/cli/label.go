@@ -265,9 +265,15 @@ func (o *options) mark(ctx context.Context, c *client, m *marks, f markFlags, ch
 	}
 	err := edit(ctx, c, t, change, func(stored *musterv1.ObjectMeta) error {
 		for _, ch := range changes {
-			if v, ok := (*m.of(stored))[ch.key]; ok && ch.remove {
-				return fmt.Errorf("%s: %s %s (%s) comes from elsewhere and stays: change the agent's --labels", ref, m.noun, ch.key, v)
+			v, ok := (*m.of(stored))[ch.key]
+			if ok == !ch.remove && v == ch.value {
+				continue
 			}
+			whose := "its owner sets it"
+			if t.kind == nodeKind {
+				whose = "change the agent's --labels"
+			}
+			return fmt.Errorf("%s: %s %s stays %q: %s", ref, m.noun, ch.key, v, whose)
 		}
 		return nil
 	})

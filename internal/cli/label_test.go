@@ -60,7 +60,7 @@ func TestALabelOfTheAgentsOwnIsNotTakenAwayInSilence(t *testing.T) {
 	f.nodes[0].Meta.Labels = map[string]string{"disk": "ssd"}
 	s := newShell(t, f)
 	a := s.run("label", "node", "n1", "disk-")
-	if a.status != 1 || a.stderr != "node/n1: label disk (ssd) comes from elsewhere and stays: change the agent's --labels\n" {
+	if a.status != 1 || a.stderr != "node/n1: label disk stays \"ssd\": change the agent's --labels\n" {
 		t.Errorf("%+v", a)
 	}
 }

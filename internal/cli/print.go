@@ -40,10 +40,12 @@ type printer struct {
 }
 
 func newPrinter(out io.Writer, format string) (*printer, error) {
-	name, rest, _ := strings.Cut(format, "=")
+	name, rest, more := strings.Cut(format, "=")
 	p := &printer{out: out, format: name}
 	var err error
 	switch {
+	case more && !slices.Contains([]string{"jsonpath", "jsonpath-file", "custom-columns"}, name):
+		return nil, usagef("-o %s: want -o %s, which takes no value", format, name)
 	case name == "":
 		p.format = "table"
 	case name == "jsonpath" && rest == "":
