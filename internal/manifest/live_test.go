@@ -111,3 +111,22 @@ func TestAListOfAWholeFleetIsReadThoughItIsLong(t *testing.T) {
 		t.Errorf("one long item: %+v, %v", objects, err)
 	}
 }
+
+func TestASecretsDataIsBase64AndNotToldWhereItIsNot(t *testing.T) {
+	decode := func(data string) Object {
+		objects, err := Decode([]byte("apiVersion: v1\nkind: Secret\nmetadata: {name: s}\ndata: {a: "+data+"}\n"), "test", Options{})
+		if err != nil || len(objects) != 1 {
+			t.Fatalf("%v, %+v", err, objects)
+		}
+		return objects[0]
+	}
+	if o := decode("aGlkZGVu"); o.Failed() || string(o.Secret.Data["a"]) != "hidden" {
+		t.Errorf("base64: %+v", o)
+	}
+	for _, data := range []string{"hidden!", "7", "[1]"} {
+		o := decode(data)
+		if got := strings.Join(lines(o.Findings), "\n"); !strings.HasPrefix(got, "data[a]: Invalid value: must be base64") || strings.Contains(got, "hidden!") {
+			t.Errorf("%s: %s", data, got)
+		}
+	}
+}

@@ -1,6 +1,7 @@
 package manifest
 
 import (
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -100,6 +101,9 @@ func (d *decoder) compare(path string, v any, t reflect.Type) bool {
 			ok = d.compare(path+"["+key+"]", object[key], t.Elem()) && ok
 		}
 	case reflect.Slice:
+		if t.Elem().Kind() == reflect.Uint8 {
+			return d.compareBytes(path, v)
+		}
 		list, is := v.([]any)
 		if !is {
 			return wrong("a list")
@@ -125,6 +129,19 @@ func (d *decoder) compare(path string, v any, t reflect.Type) bool {
 		}
 	}
 	return ok
+}
+
+// compareBytes finds what is no base64, which bytes are written in. What it is is not told: it may be secret.
+func (d *decoder) compareBytes(path string, v any) bool {
+	text, is := v.(string)
+	if is {
+		_, err := base64.StdEncoding.DecodeString(text)
+		is = err == nil
+	}
+	if !is {
+		d.add(path, spec.Invalid, nil, "must be base64; plain text goes into stringData")
+	}
+	return is
 }
 
 // unmarshalError says what a type of its own wants.
