@@ -52,6 +52,16 @@ var budgetKind = &kind{
 			return r.GetPodDisruptionBudget().GetMeta().GetUid(), err
 		},
 	},
+	edits: editing(
+		func(ctx context.Context, c *client, namespace, name string) (*musterv1.PodDisruptionBudget, error) {
+			r, err := c.budgets.GetPodDisruptionBudget(ctx, &musterv1.GetPodDisruptionBudgetRequest{Namespace: namespace, Name: name})
+			return r.GetPodDisruptionBudget(), err
+		},
+		func(ctx context.Context, c *client, object *musterv1.PodDisruptionBudget) (*musterv1.PodDisruptionBudget, error) {
+			r, err := c.budgets.UpdatePodDisruptionBudget(ctx, &musterv1.UpdatePodDisruptionBudgetRequest{PodDisruptionBudget: object})
+			return r.GetPodDisruptionBudget(), err
+		},
+	),
 }
 
 func budgetFilter(q query) *musterv1.PodDisruptionBudgetFilter {

@@ -58,7 +58,7 @@ func TestGetChoosesOrdersAndShowsByAnObjectsOwnFields(t *testing.T) {
 	if a := s.run("get", "pod", "nope", "web", "--ignore-not-found", "-o", "name"); a.status != 0 || a.stdout != "pod/web\n" || a.stderr != "" {
 		t.Errorf("--ignore-not-found of two: %+v", a)
 	}
-	if a := s.run("get", "all", "-n", "none"); a.status != 0 || a.stderr != "no pods, deployments in namespace \"none\" (-A shows all)\n" {
+	if a := s.run("get", "all", "-n", "none"); a.status != 0 || a.stderr != "no pods, services, deployments in namespace \"none\" (-A shows all)\n" {
 		t.Errorf("nothing of all: %+v", a)
 	}
 	for line, want := range map[string]string{

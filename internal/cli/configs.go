@@ -50,6 +50,16 @@ var serviceKind = &kind{
 			return r.GetService().GetMeta().GetUid(), err
 		},
 	},
+	edits: editing(
+		func(ctx context.Context, c *client, namespace, name string) (*musterv1.Service, error) {
+			r, err := c.services.GetService(ctx, &musterv1.GetServiceRequest{Namespace: namespace, Name: name})
+			return r.GetService(), err
+		},
+		func(ctx context.Context, c *client, object *musterv1.Service) (*musterv1.Service, error) {
+			r, err := c.services.UpdateService(ctx, &musterv1.UpdateServiceRequest{Service: object})
+			return r.GetService(), err
+		},
+	),
 }
 
 func serviceFilter(q query) *musterv1.ServiceFilter {
@@ -213,6 +223,16 @@ var configMapKind = &kind{
 			return r.GetConfigMap().GetMeta().GetUid(), err
 		},
 	},
+	edits: editing(
+		func(ctx context.Context, c *client, namespace, name string) (*musterv1.ConfigMap, error) {
+			r, err := c.configMaps.GetConfigMap(ctx, &musterv1.GetConfigMapRequest{Namespace: namespace, Name: name})
+			return r.GetConfigMap(), err
+		},
+		func(ctx context.Context, c *client, object *musterv1.ConfigMap) (*musterv1.ConfigMap, error) {
+			r, err := c.configMaps.UpdateConfigMap(ctx, &musterv1.UpdateConfigMapRequest{ConfigMap: object})
+			return r.GetConfigMap(), err
+		},
+	),
 }
 
 func configFilter(q query) *musterv1.ConfigFilter {
@@ -275,6 +295,16 @@ var secretKind = &kind{
 			return r.GetSecret().GetMeta().GetUid(), err
 		},
 	},
+	edits: editing(
+		func(ctx context.Context, c *client, namespace, name string) (*musterv1.Secret, error) {
+			r, err := c.secrets.GetSecret(ctx, &musterv1.GetSecretRequest{Namespace: namespace, Name: name})
+			return r.GetSecret(), err
+		},
+		func(ctx context.Context, c *client, object *musterv1.Secret) (*musterv1.Secret, error) {
+			r, err := c.secrets.UpdateSecret(ctx, &musterv1.UpdateSecretRequest{Secret: object})
+			return r.GetSecret(), err
+		},
+	),
 }
 
 func secretItem(x *musterv1.Secret) item {

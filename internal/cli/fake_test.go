@@ -41,6 +41,7 @@ type fake struct {
 	musterv1.UnimplementedNodeServiceServer
 	musterv1.UnimplementedDeploymentServiceServer
 	musterv1.UnimplementedPodDisruptionBudgetServiceServer
+	musterv1.UnimplementedServiceServiceServer
 	musterv1.UnimplementedEventServiceServer
 	musterv1.UnimplementedProbeServiceServer
 	musterv1.UnimplementedClusterServiceServer
@@ -51,6 +52,7 @@ type fake struct {
 	pods        map[string]*musterv1.Pod
 	deployments map[string]*musterv1.Deployment
 	nodes       []*musterv1.Node
+	services    []*musterv1.Service
 	events      []*musterv1.Event
 	probes      []*musterv1.ProbeState
 	results     []*musterv1.ProbeAttempt
@@ -118,6 +120,7 @@ func (f *fake) start(t testing.TB) clientconfig.Context {
 	musterv1.RegisterNodeServiceServer(s, f)
 	musterv1.RegisterDeploymentServiceServer(s, f)
 	musterv1.RegisterPodDisruptionBudgetServiceServer(s, f)
+	musterv1.RegisterServiceServiceServer(s, f)
 	musterv1.RegisterEventServiceServer(s, f)
 	musterv1.RegisterProbeServiceServer(s, f)
 	musterv1.RegisterClusterServiceServer(s, f)
@@ -650,6 +653,29 @@ func (f *fake) DeleteDeployment(_ context.Context, r *musterv1.DeleteDeploymentR
 	}
 	f.later(func() { delete(f.deployments, key) })
 	return &musterv1.DeleteDeploymentResponse{Deployment: d}, nil
+}
+
+func (f *fake) GetService(_ context.Context, r *musterv1.GetServiceRequest) (*musterv1.GetServiceResponse, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, s := range f.services {
+		if chosen(s.GetMeta(), r.GetNamespace(), r.GetName(), "") {
+			return &musterv1.GetServiceResponse{Service: proto.CloneOf(s)}, nil
+		}
+	}
+	return nil, notFound("service " + r.GetName())
+}
+
+func (f *fake) ListServices(_ context.Context, r *musterv1.ListServicesRequest) (*musterv1.ListServicesResponse, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	resp := &musterv1.ListServicesResponse{Revision: f.revision}
+	for _, s := range f.services {
+		if q := r.GetFilter(); chosen(s.GetMeta(), q.GetNamespace(), q.GetName(), q.GetLabelSelector()) {
+			resp.Services = append(resp.Services, s)
+		}
+	}
+	return resp, nil
 }
 
 func (f *fake) GetNode(_ context.Context, r *musterv1.GetNodeRequest) (*musterv1.GetNodeResponse, error) {

@@ -32,7 +32,8 @@ func forwardCommand(o *options) *cobra.Command {
 		Short: "Forward local ports to a pod",
 		Long: "Listen on local ports, and connect whoever comes to a port of a pod: through the coordinator and the agent of the\n" +
 			"pod's node, inside the pod's network. REMOTE is a number or the name of a container's port; LOCAL is REMOTE unless\n" +
-			"it is given, and a free port where it is empty or 0. deployment/NAME means one of its pods that is ready.\n\n" +
+			"it is given, and a free port where it is empty or 0. deployment/NAME and service/NAME mean one of their pods that is\n" +
+			"ready; REMOTE is then a Service's own port.\n\n" +
 			fmt.Sprintf("At most %d connections at a time. A connection that is refused is told of, and the others go on. Ctrl-C ends it.", maxForwarded),
 		Example: "  muster port-forward web 8080:80\n  muster port-forward deployment/site :http      # any free local port\n" +
 			"  muster port-forward pod/web 8080 9090 --address 0.0.0.0",
@@ -61,7 +62,7 @@ func forwardCommand(o *options) *cobra.Command {
 	return cmd
 }
 
-// forwardTarget understands POD, pod/NAME and deployment/NAME.
+// forwardTarget understands POD, pod/NAME, deployment/NAME and service/NAME.
 func forwardTarget(word string) (objectName, error) {
 	if !strings.Contains(word, "/") {
 		return objectName{podKind, word}, nil
@@ -70,8 +71,8 @@ func forwardTarget(word string) (objectName, error) {
 	if err != nil {
 		return objectName{}, err
 	}
-	if k := objects[0].kind; k != podKind && k != deploymentKind {
-		return objectName{}, usagef("%s: want a pod or a deployment", word)
+	if k := objects[0].kind; k != podKind && k != deploymentKind && k != serviceKind {
+		return objectName{}, usagef("%s: want a pod, a deployment or a service", word)
 	}
 	return objects[0], nil
 }
@@ -136,36 +137,83 @@ func parseAddresses(words []string) (hosts []string, err error) {
 	return slices.Compact(hosts), nil
 }
 
-// forwarded finds the pod that is meant, which must run.
-func (o *options) forwarded(ctx context.Context, c *client, t objectName) (*musterv1.Pod, error) {
-	if t.kind == podKind {
-		r, err := c.pods.GetPod(ctx, &musterv1.GetPodRequest{Namespace: o.namespace, Name: t.name})
+// forwarded finds the pod that is meant, which must run, and the ports of it that are: those of a Service are its own.
+func (o *options) forwarded(ctx context.Context, c *client, t objectName, ports []portPair) (*musterv1.Pod, []portPair, error) {
+	switch t.kind {
+	case deploymentKind:
+		r, err := c.deployments.GetDeployment(ctx, &musterv1.GetDeploymentRequest{Namespace: o.namespace, Name: t.name})
 		if err != nil {
-			return nil, doomed{podKind, o.namespace, t.name}.named(err)
+			return nil, nil, doomed{deploymentKind, o.namespace, t.name}.named(err)
 		}
-		return running(r.GetPod())
+		uid := r.GetDeployment().GetMeta().GetUid()
+		pod, err := o.anyOf(ctx, c, t, selectorOf(r.GetDeployment()), func(p *musterv1.Pod) bool { return p.GetMeta().GetOwner().GetUid() == uid })
+		return pod, ports, err
+	case serviceKind:
+		r, err := c.services.GetService(ctx, &musterv1.GetServiceRequest{Namespace: o.namespace, Name: t.name})
+		if err != nil {
+			return nil, nil, doomed{serviceKind, o.namespace, t.name}.named(err)
+		}
+		selector := r.GetService().GetSpec().GetSelector()
+		if len(selector) == 0 {
+			return nil, nil, fmt.Errorf("service/%s selects no pods: name a pod", t.name)
+		}
+		if ports, err = targetPorts(r.GetService(), ports); err != nil {
+			return nil, nil, err
+		}
+		pod, err := o.anyOf(ctx, c, t, strings.Join(labelTerms(selector), ","), func(*musterv1.Pod) bool { return true })
+		return pod, ports, err
 	}
-	r, err := c.deployments.GetDeployment(ctx, &musterv1.GetDeploymentRequest{Namespace: o.namespace, Name: t.name})
+	r, err := c.pods.GetPod(ctx, &musterv1.GetPodRequest{Namespace: o.namespace, Name: t.name})
 	if err != nil {
-		return nil, doomed{deploymentKind, o.namespace, t.name}.named(err)
+		return nil, nil, doomed{podKind, o.namespace, t.name}.named(err)
 	}
-	pods, _, err := listPods(ctx, c, &musterv1.PodFilter{Namespace: o.namespace, LabelSelector: selectorOf(r.GetDeployment())})
+	return r.GetPod(), ports, running(r.GetPod())
+}
+
+// anyOf is one of the pods of a Deployment or Service that run, a ready one if there is one.
+func (o *options) anyOf(ctx context.Context, c *client, t objectName, selector string, meant func(*musterv1.Pod) bool) (best *musterv1.Pod, err error) {
+	pods, _, err := listPods(ctx, c, &musterv1.PodFilter{Namespace: o.namespace, LabelSelector: selector})
 	if err != nil {
 		return nil, err
 	}
-	var best *musterv1.Pod
 	for _, p := range pods {
-		if p.GetMeta().GetOwner().GetUid() != r.GetDeployment().GetMeta().GetUid() || p.GetMeta().GetDeleteTime() != nil {
-			continue
-		}
-		if _, err := running(p); err == nil && (best == nil || isReady(p) && !isReady(best)) {
+		if meant(p) && p.GetMeta().GetDeleteTime() == nil && running(p) == nil && (best == nil || isReady(p) && !isReady(best)) {
 			best = p
 		}
 	}
 	if best == nil {
-		return nil, fmt.Errorf(`deployment/%s has no pod that runs: "muster get pods" shows where they stand`, t.name)
+		return nil, fmt.Errorf(`%s/%s has no pod that runs: "muster get pods" shows where they stand`, t.kind.singular, t.name)
 	}
 	return best, nil
+}
+
+// targetPorts are the pods' ports in place of a Service's.
+func targetPorts(s *musterv1.Service, ports []portPair) ([]portPair, error) {
+	var out []portPair
+	for _, p := range ports {
+		var have []string
+		found := false
+		for _, port := range s.GetSpec().GetPorts() {
+			number := strconv.Itoa(int(port.GetPort()))
+			if have = append(have, number); number != p.remote && (port.GetName() == "" || port.GetName() != p.remote) {
+				continue
+			}
+			if port.GetProtocol() == "UDP" {
+				return nil, fmt.Errorf("port %s of service/%s is UDP: only TCP is forwarded", p.remote, s.GetMeta().GetName())
+			}
+			found = true
+			if p.same {
+				p.local, p.same = int(port.GetPort()), false
+			}
+			p.remote = fmt.Sprint(portValue(port.GetTargetPort()))
+			break
+		}
+		if !found {
+			return nil, fmt.Errorf("service/%s has no port %s: it has %s", s.GetMeta().GetName(), p.remote, orNone(strings.Join(have, ", ")))
+		}
+		out = append(out, p)
+	}
+	return out, nil
 }
 
 func isReady(p *musterv1.Pod) bool {
@@ -173,12 +221,12 @@ func isReady(p *musterv1.Pod) bool {
 }
 
 // running refuses a pod that cannot be connected to.
-func running(p *musterv1.Pod) (*musterv1.Pod, error) {
+func running(p *musterv1.Pod) error {
 	if phase := p.GetStatus().GetPhase(); phase != musterv1.PodPhase_POD_PHASE_RUNNING {
 		name := p.GetMeta().GetName()
-		return nil, fmt.Errorf(`pod/%s is %s, not Running: "muster describe pod %s" says why`, name, podPhase(phase), name)
+		return fmt.Errorf(`pod/%s is %s, not Running: "muster describe pod %s" says why`, name, podPhase(phase), name)
 	}
-	return p, nil
+	return nil
 }
 
 // remotePort is a port's number.
@@ -204,7 +252,7 @@ func remotePort(p *musterv1.Pod, remote string) (int, error) {
 
 // forward listens until the context ends, which is no failure, or the pod is no more.
 func (o *options) forward(ctx context.Context, c *client, target objectName, ports []portPair, hosts []string) error {
-	pod, err := o.forwarded(ctx, c, target)
+	pod, ports, err := o.forwarded(ctx, c, target, ports)
 	if err != nil {
 		return err
 	}

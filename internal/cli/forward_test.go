@@ -197,6 +197,33 @@ func TestAForwardEndsWithItsPod(t *testing.T) {
 	}
 }
 
+func TestAServicesPortLeadsToOneOfItsReadyPods(t *testing.T) {
+	f := aCluster()
+	p := webPod("web", "n1", true)
+	p.Spec.Containers[0].Ports = []*musterv1.ContainerPort{{Name: "http", Number: 80}}
+	f.setPod(p)
+	f.services = []*musterv1.Service{{
+		Meta: &musterv1.ObjectMeta{Namespace: "default", Name: "site"},
+		Spec: &musterv1.ServiceSpec{Selector: map[string]string{"app": "web"}, Ports: []*musterv1.ServicePort{
+			{Name: "web", Port: 8000, Protocol: "TCP", TargetPort: &musterv1.PortReference{Port: &musterv1.PortReference_Name{Name: "http"}}}, {Port: 53, Protocol: "UDP"},
+		}},
+	}}
+	s := newShell(t, f)
+	for _, port := range []string{":8000", ":web"} {
+		stdout, _, stop := s.background("port-forward", "svc/site", port, "--address=127.0.0.1")
+		open := eventually(t, stdout, `Forwarding from (127.0.0.1:\d+) -> 80\n`)[1]
+		if answer, err := ask(open, "hello"); err != nil || answer != "hello" {
+			t.Errorf("%s: %q, %v", port, answer, err)
+		}
+		stop()
+	}
+	for port, want := range map[string]string{"80": "service/site has no port 80: it has 8000, 53", "53": "port 53 of service/site is UDP"} {
+		if a := s.run("port-forward", "service/site", port); a.status != 1 || !strings.Contains(a.stderr, want) {
+			t.Errorf("%s: %+v", port, a)
+		}
+	}
+}
+
 func TestWhatCannotBeForwardedIsToldBeforeAnythingListens(t *testing.T) {
 	f := aCluster()
 	pending := webPod("late", "", false)
@@ -215,7 +242,7 @@ func TestWhatCannotBeForwardedIsToldBeforeAnythingListens(t *testing.T) {
 		"port-forward web 70000":                {2, `port "70000": want [LOCAL:]REMOTE`},
 		"port-forward web 1:":                   {2, `port "1:": want [LOCAL:]REMOTE`},
 		"port-forward web 80 --address nowhere": {2, `--address "nowhere": want localhost or an IP address`},
-		"port-forward node/n1 80":               {2, "want a pod or a deployment"},
+		"port-forward node/n1 80":               {2, "want a pod, a deployment or a service"},
 		"port-forward nope 80":                  {1, `pod "nope" not found`},
 		"port-forward late 80":                  {1, `pod/late is Pending, not Running: "muster describe pod late" says why`},
 		"port-forward dns :dns":                 {1, `port "dns" of pod/dns is UDP: only TCP is forwarded`},

@@ -22,7 +22,7 @@ func getCommand(o *options) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "get TYPE [NAME…] | TYPE/NAME… | all",
 		Short: "Show objects",
-		Long: "Show pods, nodes, deployments, events, members, probes or failovers; \"all\" is what users run: pods and deployments.\n\n" +
+		Long: "Show objects of any type; \"all\" is what users run: pods, services and deployments.\n\n" +
 			"The name of a probe or failover is its pod's. --field-selector knows metadata.name and metadata.namespace, and of\n" +
 			"pods spec.nodeName and status.phase.",
 		Example: "  muster get pods -A -o wide\n  muster get probes --failing\n  muster get pod/web -o yaml\n" +

@@ -121,7 +121,7 @@ var kinds = []*kind{
 }
 
 // allKinds are what "all" stands for: what users run.
-var allKinds = []*kind{podKind, deploymentKind}
+var allKinds = []*kind{podKind, serviceKind, deploymentKind}
 
 // unbuiltKinds are refused by name.
 var unbuiltKinds = map[string]string{
@@ -319,7 +319,16 @@ var podKind = &kind{
 		r, err := c.pods.GetPod(ctx, &musterv1.GetPodRequest{Namespace: namespace, Name: name})
 		return podItem(r.GetPod()), err
 	},
-	edits: editPod,
+	edits: editing(
+		func(ctx context.Context, c *client, namespace, name string) (*musterv1.Pod, error) {
+			r, err := c.pods.GetPod(ctx, &musterv1.GetPodRequest{Namespace: namespace, Name: name})
+			return r.GetPod(), err
+		},
+		func(ctx context.Context, c *client, object *musterv1.Pod) (*musterv1.Pod, error) {
+			r, err := c.pods.UpdatePod(ctx, &musterv1.UpdatePodRequest{Pod: object})
+			return r.GetPod(), err
+		},
+	),
 }
 
 func podFilter(q query) *musterv1.PodFilter {
@@ -380,7 +389,16 @@ var deploymentKind = &kind{
 		r, err := c.deployments.GetDeployment(ctx, &musterv1.GetDeploymentRequest{Namespace: namespace, Name: name})
 		return deploymentItem(r.GetDeployment()), err
 	},
-	edits: editDeployment,
+	edits: editing(
+		func(ctx context.Context, c *client, namespace, name string) (*musterv1.Deployment, error) {
+			r, err := c.deployments.GetDeployment(ctx, &musterv1.GetDeploymentRequest{Namespace: namespace, Name: name})
+			return r.GetDeployment(), err
+		},
+		func(ctx context.Context, c *client, object *musterv1.Deployment) (*musterv1.Deployment, error) {
+			r, err := c.deployments.UpdateDeployment(ctx, &musterv1.UpdateDeploymentRequest{Deployment: object})
+			return r.GetDeployment(), err
+		},
+	),
 }
 
 func deploymentFilter(q query) *musterv1.DeploymentFilter {
@@ -431,7 +449,16 @@ var nodeKind = &kind{
 		r, err := c.nodes.GetNode(ctx, &musterv1.GetNodeRequest{Name: name})
 		return nodeItem(r.GetNode()), err
 	},
-	edits: editNode,
+	edits: editing(
+		func(ctx context.Context, c *client, _, name string) (*musterv1.Node, error) {
+			r, err := c.nodes.GetNode(ctx, &musterv1.GetNodeRequest{Name: name})
+			return r.GetNode(), err
+		},
+		func(ctx context.Context, c *client, object *musterv1.Node) (*musterv1.Node, error) {
+			r, err := c.nodes.UpdateNode(ctx, &musterv1.UpdateNodeRequest{Node: object})
+			return r.GetNode(), err
+		},
+	),
 }
 
 func nodeItem(n *musterv1.Node) item {

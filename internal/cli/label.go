@@ -330,38 +330,19 @@ func edit(ctx context.Context, c *client, t doomed, change, stored func(*musterv
 	}
 }
 
-func editPod(ctx context.Context, c *client, namespace, name string, change func(*musterv1.ObjectMeta) error) (*musterv1.ObjectMeta, error) {
-	r, err := c.pods.GetPod(ctx, &musterv1.GetPodRequest{Namespace: namespace, Name: name})
-	if err != nil {
-		return nil, err
+// editing makes the edits of a kind out of how one is read and how it is stored under the revision that it has.
+func editing[O interface {
+	GetMeta() *musterv1.ObjectMeta
+}](read func(ctx context.Context, c *client, namespace, name string) (O, error), store func(context.Context, *client, O) (O, error)) func(context.Context, *client, string, string, func(*musterv1.ObjectMeta) error) (*musterv1.ObjectMeta, error) {
+	return func(ctx context.Context, c *client, namespace, name string, change func(*musterv1.ObjectMeta) error) (*musterv1.ObjectMeta, error) {
+		object, err := read(ctx, c, namespace, name)
+		if err != nil {
+			return nil, err
+		}
+		if err := change(object.GetMeta()); err != nil {
+			return nil, err
+		}
+		object, err = store(ctx, c, object)
+		return object.GetMeta(), err
 	}
-	if err := change(r.GetPod().GetMeta()); err != nil {
-		return nil, err
-	}
-	w, err := c.pods.UpdatePod(ctx, &musterv1.UpdatePodRequest{Pod: r.GetPod()})
-	return w.GetPod().GetMeta(), err
-}
-
-func editDeployment(ctx context.Context, c *client, namespace, name string, change func(*musterv1.ObjectMeta) error) (*musterv1.ObjectMeta, error) {
-	r, err := c.deployments.GetDeployment(ctx, &musterv1.GetDeploymentRequest{Namespace: namespace, Name: name})
-	if err != nil {
-		return nil, err
-	}
-	if err := change(r.GetDeployment().GetMeta()); err != nil {
-		return nil, err
-	}
-	w, err := c.deployments.UpdateDeployment(ctx, &musterv1.UpdateDeploymentRequest{Deployment: r.GetDeployment()})
-	return w.GetDeployment().GetMeta(), err
-}
-
-func editNode(ctx context.Context, c *client, _, name string, change func(*musterv1.ObjectMeta) error) (*musterv1.ObjectMeta, error) {
-	r, err := c.nodes.GetNode(ctx, &musterv1.GetNodeRequest{Name: name})
-	if err != nil {
-		return nil, err
-	}
-	if err := change(r.GetNode().GetMeta()); err != nil {
-		return nil, err
-	}
-	w, err := c.nodes.UpdateNode(ctx, &musterv1.UpdateNodeRequest{Node: r.GetNode()})
-	return w.GetNode().GetMeta(), err
 }

@@ -303,3 +303,66 @@ func tellsMore(text string) bool {
 	}
 	return true
 }
+
+// everyKind has one object of each kind that manifests make.
+const everyKind = stored + `---
+apiVersion: v1
+kind: Service
+metadata: {name: site}
+spec: {clusterIP: None, selector: {app: site}, ports: [{port: 80}]}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: conf}
+data: {a: one}
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: key}
+stringData: {a: hidden, b: same}
+---
+apiVersion: policy/v1
+kind: PodDisruptionBudget
+metadata: {name: most}
+spec: {minAvailable: 1, selector: {matchLabels: {app: site}}}
+`
+
+func TestEveryKindIsLabelledComparedAndAppliedAsItIsPrinted(t *testing.T) {
+	conf := clientconfig.Config{Contexts: []clientconfig.Context{startReal(t)}}
+	s := &shell{t, map[string]string{"HOME": "/nowhere", "MUSTER_CONFIG": filepath.Join(t.TempDir(), "client.yaml")}}
+	if err := conf.Save(s.env["MUSTER_CONFIG"]); err != nil {
+		t.Fatal(err)
+	}
+	if a := s.runWith(everyKind, "apply", "-f", "-"); a.status != 0 || strings.Count(a.stdout, "created") != 6 {
+		t.Fatalf("%+v", a)
+	}
+	for _, object := range []string{"pod/web", "deployment/site", "service/site", "configmap/conf", "secret/key", "poddisruptionbudget/most"} {
+		if out := s.ok("label", object, "team=blue"); out != object+" labeled\n" {
+			t.Errorf("label: %q", out)
+		}
+		if out := s.ok("annotate", object, "note=x"); out != object+" annotated\n" {
+			t.Errorf("annotate: %q", out)
+		}
+		if out := s.ok("label", object, "--list"); !strings.Contains(out, "team=blue\n") {
+			t.Errorf("label --list %s: %q", object, out)
+		}
+		text := s.ok("get", object, "-o", "yaml")
+		if a := s.runWith(text, "apply", "-f", "-"); a.stdout != object+" unchanged\n" || a.stderr != "" {
+			t.Errorf("apply of what get prints: %+v", a)
+		}
+		if a := s.runWith(text, "diff", "-f", "-"); a != (answer{}) {
+			t.Errorf("diff of what get prints: %+v", a)
+		}
+		if a := s.runWith(text, "apply", "-f", "-", "--dry-run=client"); a.stdout != object+" unchanged (dry run)\n" {
+			t.Errorf("client dry run of what get prints: %+v", a)
+		}
+		if a := s.runWith(strings.ReplaceAll(text, "blue", "red"), "diff", "-f", "-"); a.status != 1 || !strings.Contains(a.stdout, "-    team: blue\n+    team: red\n") {
+			t.Errorf("diff of another label: %+v", a)
+		}
+		s.ok("wait", "--for=create", object)
+	}
+	a := s.runWith(strings.Replace(everyKind, "hidden", "changed", 1), "diff", "-f", "-")
+	if a.status != 1 || !strings.Contains(a.stdout, "-  a: '*** (before)'\n+  a: '*** (after)'\n   b: '***'\n") {
+		t.Errorf("diff of a Secret: %+v", a)
+	}
+}
