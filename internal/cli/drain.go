@@ -117,7 +117,7 @@ func (d *drain) cordon(ctx context.Context) error {
 
 // left is what a look finds on the node: a word on each pod that is still there, by namespace and name.
 type left struct {
-	// leaving are on their way, refused may be allowed to go later, stuck need something else first.
+	// Each word names its pod. leaving are on their way, refused may be allowed to go later, stuck need something else first.
 	leaving, refused, stuck map[string]string
 }
 
@@ -177,7 +177,7 @@ func (d *drain) report(l left, why string) error {
 	all := l.all()
 	fmt.Fprintf(d.o.world.Stderr, "node/%s is cordoned, but not drained: %d pods are left %s\n", d.node, len(all), why)
 	for _, name := range slices.Sorted(maps.Keys(all)) {
-		fmt.Fprintf(d.o.world.Stderr, "pod %s: %s\n", name, oneLine(all[name]))
+		fmt.Fprintln(d.o.world.Stderr, oneLine(all[name]))
 	}
 	return errReported
 }
@@ -260,7 +260,7 @@ func (d *drain) evict(ctx context.Context, p *musterv1.Pod, l left) error {
 	case isCode(err, codes.NotFound):
 		return nil
 	case why == "REVISION_CONFLICT": // it has changed at the same moment: another look
-		l.leaving[name] = "it is changing"
+		l.leaving[name] = "pod " + name + " is changing"
 		return nil
 	case why == reason.DisruptionBudget:
 		l.refused[name] = err.Error()
@@ -275,7 +275,7 @@ func (d *drain) evict(ctx context.Context, p *musterv1.Pod, l left) error {
 	}
 	if d.said[m.GetUid()] != text {
 		d.said[m.GetUid()] = text
-		fmt.Fprintf(d.o.world.Stderr, "pod %s: %s%s\n", name, oneLine(text), again)
+		fmt.Fprintln(d.o.world.Stderr, oneLine(text)+again)
 	}
 	return nil
 }
@@ -299,5 +299,5 @@ func (d *drain) leaves(p *musterv1.Pod, how musterv1.Eviction, l left) {
 		}
 		d.evicted[m.GetUid()] = evicted{m.GetName(), how}
 	}
-	l.leaving[name] = "it is stopping"
+	l.leaving[name] = "pod " + name + " is stopping"
 }

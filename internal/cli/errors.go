@@ -27,6 +27,7 @@ var hints = map[string]string{
 	"NOT_FROZEN":           `there is nothing to resume: "muster status" shows how the cluster is doing`,
 	"NODE_UNREACHABLE":     `"muster get nodes" shows where it stands; try again once it is Ready`,
 	"SECOND_INSTANCE_RISK": "pass --accept-risk if you know that the old instance is dead",
+	reason.NoOtherNode:     "uncordon or add a node, or delete the pod",
 	"NOT_RUNNING":          `"muster describe pod NAME" says why it does not run`,
 	"CANNOT_CONNECT":       `"muster get pod NAME -o wide" shows whether it is ready`,
 	"TOO_MANY_REQUESTS":    "end some of what is under way on that node, or try again later",

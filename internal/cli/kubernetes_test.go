@@ -50,6 +50,77 @@ spec:
     startupProbe: {tcpSocket: {port: 80}, initialDelaySeconds: 1, timeoutSeconds: 5, failureThreshold: 6}
 `
 
+// rolling sets each field of a Deployment that says how it rolls.
+const rolling = `
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web, namespace: default}
+spec:
+  replicas: 3
+  minReadySeconds: 5
+  revisionHistoryLimit: 0
+  progressDeadlineSeconds: 60
+  paused: true
+  strategy: {type: RollingUpdate, rollingUpdate: {maxSurge: 0, maxUnavailable: 30%}}
+  selector: {matchLabels: {app: web}, matchExpressions: [{key: app, operator: In, values: [web]}]}
+  template: {metadata: {labels: {app: web}}, spec: {containers: [{name: c, command: [x]}]}}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web, namespace: default}
+spec:
+  strategy: {type: Recreate}
+  selector: {matchLabels: {app: web}}
+  template: {metadata: {labels: {app: web}}, spec: {containers: [{name: c, command: [x]}]}}
+---
+apiVersion: policy/v1
+kind: PodDisruptionBudget
+metadata: {name: web, namespace: default}
+spec: {minAvailable: 0, selector: {}, unhealthyPodEvictionPolicy: AlwaysAllow}
+---
+apiVersion: policy/v1
+kind: PodDisruptionBudget
+metadata: {name: web, namespace: default}
+spec: {maxUnavailable: 20%}
+`
+
+func TestPrintedDeploymentsAndBudgetsAreThoseThatWereApplied(t *testing.T) {
+	decode := func(text []byte) []manifest.Object {
+		t.Helper()
+		objects, err := manifest.Decode(text, "test", manifest.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, o := range objects {
+			if o.Failed() {
+				t.Fatalf("%+v", o)
+			}
+			if o.Budget != nil {
+				spec.DefaultPodDisruptionBudget(o.Budget)
+			} else {
+				spec.DefaultDeployment(o.Deployment)
+			}
+		}
+		return objects
+	}
+	for i, o := range decode([]byte(rolling)) {
+		var printed fields
+		if o.Budget != nil {
+			printed = budgetValue(wire.PodDisruptionBudgetToProto(o.Budget, nil)).(fields)
+		} else {
+			printed = deploymentValue(wire.DeploymentToProto(o.Deployment)).(fields)
+		}
+		text, err := json.Marshal(printed)
+		if err != nil {
+			t.Fatal(err)
+		}
+		again := decode(text)[0]
+		if diff := cmp.Diff([]any{o.Budget, o.Deployment}, []any{again.Budget, again.Deployment}); diff != "" {
+			t.Errorf("document %d printed and applied again (-first +again):\n%s\n%s", i+1, diff, text)
+		}
+	}
+}
+
 // What "get -o yaml" prints can be applied again, and means the same.
 func TestPrintedManifestIsTheOneThatWasApplied(t *testing.T) {
 	decode := func(text []byte) *spec.Pod {

@@ -14,8 +14,11 @@ import (
 	musterv1 "github.com/musterhq/muster/gen/muster/v1"
 )
 
-// annotationRestartedAt of a template is what a restart changes; kubectl's.
-const annotationRestartedAt = "kubectl.kubernetes.io/restartedAt"
+// kubectl's annotations: what a restart changes in a template, and what a Deployment says of its last change.
+const (
+	annotationRestartedAt = "kubectl.kubernetes.io/restartedAt"
+	annotationChangeCause = "kubernetes.io/change-cause"
+)
 
 func rolloutCommand(o *options) *cobra.Command {
 	verb := func(use, short string, run func(cmd *cobra.Command, name string) error) *cobra.Command {
@@ -77,7 +80,7 @@ func rolloutCommand(o *options) *cobra.Command {
 				return fmt.Errorf(`can't restart paused deployment/%s: "muster rollout resume" first`, d.GetMeta().GetName())
 			}
 			t := d.GetSpec().GetTemplate()
-			if t.Annotations == nil {
+			if t.GetAnnotations() == nil {
 				t.Annotations = map[string]string{}
 			}
 			t.Annotations[annotationRestartedAt] = now().Format(time.RFC3339)
@@ -212,6 +215,18 @@ func rolloutHistory(ctx context.Context, o *options, c *client, name string, num
 	return table(o.world.Stdout, []string{"REVISION", "CHANGE-CAUSE"}, rows)
 }
 
+// setAnnotation sets an annotation, or takes it away where it is empty.
+func setAnnotation(m *musterv1.ObjectMeta, key, value string) {
+	if value == "" {
+		delete(m.GetAnnotations(), key)
+		return
+	}
+	if m.GetAnnotations() == nil {
+		m.Annotations = map[string]string{}
+	}
+	m.Annotations[key] = value
+}
+
 func rolloutUndo(ctx context.Context, o *options, c *client, name string, number int64) error {
 	all, err := revisionsOf(ctx, o, c, name)
 	if err != nil {
@@ -233,7 +248,11 @@ func rolloutUndo(ctx context.Context, o *options, c *client, name string, number
 			return fmt.Errorf(`cannot rollback paused deployment/%s: "muster rollout resume" first, then try again`, name)
 		}
 		same = proto.Equal(d.GetSpec().GetTemplate(), to.GetTemplate())
+		if same {
+			return nil
+		}
 		d.Spec.Template = to.GetTemplate()
+		setAnnotation(d.GetMeta(), annotationChangeCause, to.GetChangeCause())
 		return nil
 	})
 	switch {

@@ -130,6 +130,9 @@ func TestRolloutHistoryAndUndoGoByRevisions(t *testing.T) {
 	if got := s.ok("rollout", "undo", "deployment/site", "--to-revision", "2"); got != "deployment/site rolled back\n" || runs() != "two" {
 		t.Errorf("undo to 2: %q, runs %s", got, runs())
 	}
+	if got := f.deployments["default/site"].GetMeta().GetAnnotations()[annotationChangeCause]; got != "a\nreason" {
+		t.Errorf("the cause after undo to 2 is %q, want that of 2", got)
+	}
 	if got := s.ok("rollout", "undo", "deployment/site", "--to-revision=2"); got != "deployment/site skipped rollback (current template already matches revision 2)\n" {
 		t.Errorf("again: %q", got)
 	}
@@ -204,7 +207,7 @@ func TestADrainRetriesWhatABudgetRefusesAndTellsWhatIsLeft(t *testing.T) {
 	f.setPod(webPod("web", "n1", true))
 	refusals = 1 << 30
 	a = s.run("drain", "n1", "--timeout", "200ms")
-	if a.status != 1 || !strings.Contains(a.stderr, "node/n1 is cordoned, but not drained: 1 pods are left after --timeout 200ms\npod default/web: cannot evict") ||
+	if a.status != 1 || !strings.Contains(a.stderr, "node/n1 is cordoned, but not drained: 1 pods are left after --timeout 200ms\ncannot evict pod default/web") ||
 		!strings.Contains(a.stderr, "1 of 2 expected pods are healthy, 1 must be") {
 		t.Errorf("at the timeout: %d\n%s", a.status, a.stderr)
 	}
@@ -213,7 +216,7 @@ func TestADrainRetriesWhatABudgetRefusesAndTellsWhatIsLeft(t *testing.T) {
 		return withReason(codes.FailedPrecondition, "pod default/web fits on no other node: 0/2 nodes fit: 2 cordoned", "NO_OTHER_NODE")
 	}
 	a = s.run("drain", "n1")
-	if a.status != 1 || !strings.Contains(a.stderr, "1 pods are left and nothing will take them off it\npod default/web: pod default/web fits on no other node") {
+	if a.status != 1 || !strings.Contains(a.stderr, "1 pods are left and nothing will take them off it\npod default/web fits on no other node") {
 		t.Errorf("without a place: %d\n%s", a.status, a.stderr)
 	}
 }

@@ -61,8 +61,8 @@ type PodServiceClient interface {
 	// that came from it, when the call ends before it.
 	ExecPod(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ExecPodRequest, ExecPodResponse], error)
 	// Takes a pod off its node, if the disruption budgets that it falls under allow that: a pod of a workload is deleted, a
-	// bare pod moves. FailedPrecondition DISRUPTION_BUDGET naming the budget, NO_OTHER_NODE for a bare pod that fits nowhere
-	// else, NOT_BOUND.
+	// bare pod moves. FailedPrecondition DISRUPTION_BUDGET naming the budget; of bare pods NO_OTHER_NODE for one that fits
+	// nowhere else, FINISHED, NOT_BOUND, and SECOND_INSTANCE_RISK for one of the class stay on a lost node.
 	EvictPod(ctx context.Context, in *EvictPodRequest, opts ...grpc.CallOption) (*EvictPodResponse, error)
 	// One TCP connection to a port of a pod, made by the agent of its node, inside the pod's network. Whoever may write may do
 	// that. FailedPrecondition CANNOT_CONNECT where the port refuses. The call ends once both sides send nothing more.
@@ -240,8 +240,8 @@ type PodServiceServer interface {
 	// that came from it, when the call ends before it.
 	ExecPod(grpc.BidiStreamingServer[ExecPodRequest, ExecPodResponse]) error
 	// Takes a pod off its node, if the disruption budgets that it falls under allow that: a pod of a workload is deleted, a
-	// bare pod moves. FailedPrecondition DISRUPTION_BUDGET naming the budget, NO_OTHER_NODE for a bare pod that fits nowhere
-	// else, NOT_BOUND.
+	// bare pod moves. FailedPrecondition DISRUPTION_BUDGET naming the budget; of bare pods NO_OTHER_NODE for one that fits
+	// nowhere else, FINISHED, NOT_BOUND, and SECOND_INSTANCE_RISK for one of the class stay on a lost node.
 	EvictPod(context.Context, *EvictPodRequest) (*EvictPodResponse, error)
 	// One TCP connection to a port of a pod, made by the agent of its node, inside the pod's network. Whoever may write may do
 	// that. FailedPrecondition CANNOT_CONNECT where the port refuses. The call ends once both sides send nothing more.
