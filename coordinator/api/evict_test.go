@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/durationpb"
+	"pgregory.net/rapid"
 
 	"github.com/musterhq/muster/coordinator/fleet"
 	"github.com/musterhq/muster/coordinator/store"
@@ -190,6 +191,61 @@ func TestConcurrentDrainsTogetherKeepToTheBudget(t *testing.T) {
 			t.Errorf("bare %v: %d evicted, %d left; want %d, %d", bare, len(evicted), left, pods-must, must)
 		}
 	}
+}
+
+// TestNoEvictionTakesTheHealthyPodsBelowTheBudget evicts at random while pods become ready and cease to be, nodes are lost and
+// come back, and the number of replicas changes.
+func TestNoEvictionTakesTheHealthyPodsBelowTheBudget(t *testing.T) {
+	w := serve(t)
+	rapid.Check(t, func(rt *rapid.T) {
+		const pods = 5
+		w.running(pods, rapid.Bool().Draw(rt, "bare"))
+		b := &spec.PodDisruptionBudget{Meta: spec.Meta{Namespace: "default", Name: "b", UID: "b"}, Spec: spec.PodDisruptionBudgetSpec{
+			Selector:           &spec.Selector{Labels: map[string]string{"app": "web"}},
+			UnhealthyPodPolicy: rapid.SampledFrom([]spec.UnhealthyPodPolicy{spec.IfHealthyBudget, spec.AlwaysAllow}).Draw(rt, "policy"),
+		}}
+		bound := &spec.IntOrPercent{Value: rapid.Int32Range(0, 6).Draw(rt, "bound")}
+		if rapid.Bool().Draw(rt, "share") {
+			bound = &spec.IntOrPercent{Value: rapid.Int32Range(0, 100).Draw(rt, "percent"), Percent: true}
+		}
+		if rapid.Bool().Draw(rt, "least") {
+			b.Spec.MinAvailable = bound
+		} else {
+			b.Spec.MaxUnavailable = bound
+		}
+		w.put(budgetKey(b.Key()), b)
+		for range rapid.IntRange(1, 15).Draw(rt, "steps") {
+			i := rapid.IntRange(0, pods-1).Draw(rt, "pod")
+			name := fmt.Sprint("web-", i)
+			switch rapid.IntRange(0, 5).Draw(rt, "step") {
+			case 0:
+				w.ready(name, rapid.Bool().Draw(rt, "ready"))
+			case 1:
+				lost := rapid.Bool().Draw(rt, "lost")
+				w.put(store.Key{Family: store.NodeStatus, Name: fmt.Sprint("n", i%2)}, &spec.NodeStatus{Verdict: spec.VerdictUnreachable, PodsNotReady: lost})
+			default:
+				before := stands(w.cache.View(), b)
+				p, _ := fleet.LookupPod(w.cache.View(), spec.ObjectName{Namespace: "default", Name: name})
+				seen := budgeted(w.cache.View(), &p)
+				done, err := w.evict(name)
+				after := stands(w.cache.View(), b)
+				switch {
+				case err != nil && after != before:
+					rt.Fatalf("%v, and yet %+v became %+v", err, before, after)
+				case err == nil && seen.Ready && !seen.Leaving && after.CurrentHealthy < before.DesiredHealthy:
+					rt.Fatalf("%v of a ready pod: %+v became %+v", done, before, after)
+				case err == nil && !seen.Ready && after.CurrentHealthy != before.CurrentHealthy:
+					rt.Fatalf("%v of one that was not ready: %+v became %+v", done, before, after)
+				}
+			}
+		}
+		for i := range 2 {
+			w.put(store.Key{Family: store.NodeStatus, Name: fmt.Sprint("n", i)}, nil)
+		}
+		for i := range pods {
+			w.put(store.StopKey(spec.ObjectName{Namespace: "default", Name: fmt.Sprint("web-", i)}), nil)
+		}
+	})
 }
 
 func TestABudgetIsCreatedReadWatchedChangedAndDeleted(t *testing.T) {

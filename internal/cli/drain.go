@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -166,7 +167,7 @@ func (d *drain) run(ctx context.Context) error {
 
 // timedOut reports what is left where --timeout is over, and passes on any other error.
 func (d *drain) timedOut(ctx context.Context, l left, err error) error {
-	if d.o.timeout > 0 && ctx.Err() != nil && context.Cause(ctx) == context.DeadlineExceeded {
+	if d.o.timeout > 0 && ctx.Err() != nil && errors.Is(context.Cause(ctx), context.DeadlineExceeded) {
 		return d.report(l, fmt.Sprintf("after --timeout %v", d.o.timeout))
 	}
 	return err

@@ -12,12 +12,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	musterv1 "github.com/musterhq/muster/gen/muster/v1"
-)
-
-// kubectl's annotations: what a restart changes in a template, and what a Deployment says of its last change.
-const (
-	annotationRestartedAt = "kubectl.kubernetes.io/restartedAt"
-	annotationChangeCause = "kubernetes.io/change-cause"
+	"github.com/musterhq/muster/internal/spec"
 )
 
 func rolloutCommand(o *options) *cobra.Command {
@@ -83,7 +78,7 @@ func rolloutCommand(o *options) *cobra.Command {
 			if t.GetAnnotations() == nil {
 				t.Annotations = map[string]string{}
 			}
-			t.Annotations[annotationRestartedAt] = now().Format(time.RFC3339)
+			t.Annotations[spec.AnnotationRestartedAt] = now().Format(time.RFC3339)
 			return nil
 		}),
 		simple("pause", "Let a new template wait", "paused", setPaused(true)),
@@ -252,7 +247,7 @@ func rolloutUndo(ctx context.Context, o *options, c *client, name string, number
 			return nil
 		}
 		d.Spec.Template = to.GetTemplate()
-		setAnnotation(d.GetMeta(), annotationChangeCause, to.GetChangeCause())
+		setAnnotation(d.GetMeta(), spec.AnnotationChangeCause, to.GetChangeCause())
 		return nil
 	})
 	switch {

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	musterv1 "github.com/musterhq/muster/gen/muster/v1"
+	"github.com/musterhq/muster/internal/spec"
 )
 
 // site changes the Deployment of aCluster.
@@ -92,7 +93,7 @@ func TestARolloutIsPausedResumedRestartedAndScaledUnderAPrecondition(t *testing.
 	refuse("can't restart paused", "rollout", "restart", "deployment/site")
 	do("deployment/site resumed", "rollout", "resume", "deployment/site")
 	do("deployment/site restarted", "rollout", "restart", "deployment/site")
-	at := f.deployments["default/site"].GetSpec().GetTemplate().GetAnnotations()[annotationRestartedAt]
+	at := f.deployments["default/site"].GetSpec().GetTemplate().GetAnnotations()[spec.AnnotationRestartedAt]
 	if when, err := time.Parse(time.RFC3339, at); err != nil || time.Since(when) > time.Minute {
 		t.Errorf("restarted at %q: %v", at, err)
 	}
@@ -130,7 +131,7 @@ func TestRolloutHistoryAndUndoGoByRevisions(t *testing.T) {
 	if got := s.ok("rollout", "undo", "deployment/site", "--to-revision", "2"); got != "deployment/site rolled back\n" || runs() != "two" {
 		t.Errorf("undo to 2: %q, runs %s", got, runs())
 	}
-	if got := f.deployments["default/site"].GetMeta().GetAnnotations()[annotationChangeCause]; got != "a\nreason" {
+	if got := f.deployments["default/site"].GetMeta().GetAnnotations()[spec.AnnotationChangeCause]; got != "a\nreason" {
 		t.Errorf("the cause after undo to 2 is %q, want that of 2", got)
 	}
 	if got := s.ok("rollout", "undo", "deployment/site", "--to-revision=2"); got != "deployment/site skipped rollback (current template already matches revision 2)\n" {
@@ -242,10 +243,10 @@ func TestADrainLeavesPodsWithLocalStorageUnlessToldTo(t *testing.T) {
 func TestBudgetsAreAppliedShownDescribedAndDeleted(t *testing.T) {
 	f := aCluster()
 	s := newShell(t, f)
-	apply := func(spec string) string {
+	apply := func(text string) string {
 		t.Helper()
 		file := filepath.Join(t.TempDir(), "b.json")
-		text := fmt.Sprintf(`{"apiVersion":"policy/v1","kind":"PodDisruptionBudget","metadata":{"name":"b"},"spec":%s}`, spec)
+		text = fmt.Sprintf(`{"apiVersion":"policy/v1","kind":"PodDisruptionBudget","metadata":{"name":"b"},"spec":%s}`, text)
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
