@@ -288,17 +288,17 @@ func (d *drain) leaves(p *musterv1.Pod, how musterv1.Eviction, l left) {
 	if d.flags.dryRun != "none" {
 		dry = " (server dry run)"
 	}
-	switch how {
-	case musterv1.Eviction_EVICTION_DELETE:
-		fmt.Fprintf(d.o.world.Stdout, "evicting pod %s%s\n", name, dry)
-	case musterv1.Eviction_EVICTION_MOVE:
-		fmt.Fprintf(d.o.world.Stdout, "moving pod %s%s\n", name, dry)
-	}
-	if _, known := d.evicted[m.GetUid()]; !known {
-		if how == musterv1.Eviction_EVICTION_UNDER_WAY && m.GetOwner() == nil && m.GetDeleteTime() == nil {
-			how = musterv1.Eviction_EVICTION_MOVE
-		}
-		d.evicted[m.GetUid()] = evicted{m.GetName(), how}
-	}
 	l.leaving[name] = "pod " + name + " is stopping"
+	if _, known := d.evicted[m.GetUid()]; known {
+		return
+	}
+	switch {
+	case how == musterv1.Eviction_EVICTION_DELETE:
+		fmt.Fprintf(d.o.world.Stdout, "evicting pod %s%s\n", name, dry)
+	case how == musterv1.Eviction_EVICTION_MOVE:
+		fmt.Fprintf(d.o.world.Stdout, "moving pod %s%s\n", name, dry)
+	case m.GetOwner() == nil && m.GetDeleteTime() == nil: // somebody else moves it
+		how = musterv1.Eviction_EVICTION_MOVE
+	}
+	d.evicted[m.GetUid()] = evicted{m.GetName(), how}
 }
