@@ -165,9 +165,10 @@ func (d *drain) run(ctx context.Context) error {
 	}
 }
 
-// timedOut reports what is left where --timeout is over, and passes on any other error.
+// timedOut reports what is left where --timeout is over, and passes on any other error. The API may find the deadline over a
+// moment before this process does.
 func (d *drain) timedOut(ctx context.Context, l left, err error) error {
-	if d.o.timeout > 0 && ctx.Err() != nil && errors.Is(context.Cause(ctx), context.DeadlineExceeded) {
+	if d.o.timeout > 0 && (isCode(err, codes.DeadlineExceeded) || errors.Is(context.Cause(ctx), context.DeadlineExceeded)) {
 		return d.report(l, fmt.Sprintf("after --timeout %v", d.o.timeout))
 	}
 	return err

@@ -193,11 +193,6 @@ func everyForm(t *testing.T, c *Cluster) {
 	if age := time.Since(node.Metadata.CreationTimestamp); node.Metadata.UID == "" || age < 0 || age > 10*time.Minute {
 		t.Errorf("node-1 has %+v", node.Metadata)
 	}
-	for _, kind := range []string{"services", "endpoints", "configmaps", "secrets"} {
-		if code, out, problems := c.said("", "get", kind); code != 1 || out != "" || problems != "get "+kind+": not built yet\n" {
-			t.Errorf("get %s: %d %q %q", kind, code, out, problems)
-		}
-	}
 }
 
 func reflected(t *testing.T, c *Cluster) {

@@ -1,7 +1,5 @@
 package spec
 
-import ()
-
 // PodDisruptionBudget bounds how many of a group of pods evictions may take at a time.
 type PodDisruptionBudget struct {
 	Meta
