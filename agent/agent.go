@@ -33,7 +33,6 @@ import (
 	"github.com/musterhq/muster/agent/container/process"
 	"github.com/musterhq/muster/agent/dns"
 	"github.com/musterhq/muster/agent/guard"
-	"github.com/musterhq/muster/agent/history"
 	"github.com/musterhq/muster/agent/lease"
 	"github.com/musterhq/muster/agent/network"
 	"github.com/musterhq/muster/agent/network/hostgw"
@@ -254,11 +253,6 @@ func (a *Agent) Run(ctx context.Context) error {
 		return err
 	}
 	defer func() { _ = measured.Shutdown(context.WithoutCancel(ctx)) }()
-	metrics, err := newMetrics(measured)
-	if err != nil {
-		return err
-	}
-	memory := history.New()
 	attempter := probe.New(runtime)
 	names := dns.NewNames()
 	resolver := dns.New(dns.Config{Allow: mayAsk(flat, ip)}, names, log)
@@ -268,16 +262,18 @@ func (a *Agent) Run(ctx context.Context) error {
 		resolver.Listen(dns.Address{IP: flat.Gateway()})
 	}
 	parts := &parts{}
-	parts.prober = prober.New(prober.Config{
+	probing, err := NewProbing(ProbingConfig{
 		Attempt: attempter.Attempt,
 		Report:  func(r prober.Report) { parts.runner.Report(runner.ProbeReport(r)) },
-		Result: func(id spec.ProbeID, at spec.Attempt) {
-			memory.Add(id, at)
-			parts.session.Observe(id, at)
-		},
-		Believe:   func(s spec.ProbeState) { parts.session.Believe(s) },
-		Forgotten: func(id spec.ProbeID) { memory.Forget(id); metrics.Forget(id) }, Metrics: metrics, Log: log,
+		Observe: func(id spec.ProbeID, at spec.Attempt) { parts.session.Observe(id, at) },
+		Believe: func(s spec.ProbeState) { parts.session.Believe(s) },
+		Metrics: measured, Log: log,
 	})
+	if err != nil {
+		return err
+	}
+	memory := probing.History
+	parts.prober = probing.Prober
 	parts.runner, err = runner.New(runner.Config{
 		StateDir: filepath.Join(dir.Path(), "state", "pods"), Node: cfg.Node, HostIP: address, Path: os.Getenv("PATH"),
 		RunAsUID: uid, RunAsGID: gid, AllowPrivileged: cfg.AllowPrivilegedPods, HostPathAllow: cfg.HostPathAllow,

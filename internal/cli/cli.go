@@ -117,7 +117,7 @@ func newRoot(w World) *cobra.Command {
 		}},
 		{"cluster", "The cluster:", []*cobra.Command{
 			statusCommand(o), resumeCommand(o), cordonCommand(o, true), cordonCommand(o, false), drainCommand(o), taintCommand(o), tokenCommand(o),
-			configCommand(o), versionCommand(o),
+			configCommand(o), loadtestCommand(o), versionCommand(o),
 		}},
 		{"unbuilt", "Not built yet:", unbuiltCommands()},
 	}
@@ -232,7 +232,6 @@ func unbuiltCommands() []*cobra.Command {
 		unbuilt("simulate", "Tell what would happen if nodes were lost"),
 		unbuilt("drill", "Lose a node on purpose"),
 		under("snapshot", "Save and restore the store", "save", "verify", "restore"),
-		under("loadtest", "Measure", "probes", "ingest", "fleet", "failover", "target"),
 	}
 }
 

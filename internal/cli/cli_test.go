@@ -79,7 +79,8 @@ func TestWhatIsNotBuiltIsRefusedByItsName(t *testing.T) {
 	for line, name := range map[string]string{
 		"probe lint -f x": "probe lint",
 		"why web":         "why", "ui": "ui", "simulate --lose n1": "simulate",
-		"drill node n1": "drill", "snapshot save x": "snapshot save", "loadtest probes --report x": "loadtest probes",
+		"drill node n1": "drill", "snapshot save x": "snapshot save", "loadtest ingest --report x": "loadtest ingest",
+		"loadtest fleet": "loadtest fleet", "loadtest failover": "loadtest failover",
 		"get daemonsets": "get daemonsets", "get sts web": "get statefulsets", "get namespaces": "get namespaces",
 		"delete ds x": "delete daemonsets", "resume pod/web": "resume TYPE/NAME",
 	} {

@@ -1,0 +1,50 @@
+package agent
+
+import (
+	"context"
+	"log/slog"
+
+	"github.com/musterhq/muster/agent/history"
+	"github.com/musterhq/muster/agent/probe"
+	"github.com/musterhq/muster/agent/prober"
+	"github.com/musterhq/muster/internal/spec"
+	"github.com/musterhq/muster/internal/telemetry"
+)
+
+// Probing is what probes the pods of a node, and all of an agent's work on a result but the session's: the prober, what it
+// remembers and what it counts. An agent and the load test of probes are built of it.
+type Probing struct {
+	Prober  *prober.Prober
+	History *history.History
+}
+
+// ProbingConfig is prober.Config, but for what Probing has itself. The functions may be called at once after NewProbing.
+type ProbingConfig struct {
+	// Attempt makes one attempt, as (*probe.Attempter).Attempt does.
+	Attempt func(ctx context.Context, q *probe.Question) probe.Answer
+	// Report and Believe are prober.Config's.
+	Report  func(prober.Report)
+	Believe func(spec.ProbeState)
+	// Observe is told of every attempt once history has it.
+	Observe func(spec.ProbeID, spec.Attempt)
+	// Metrics has the meters of the probes' metrics.
+	Metrics *telemetry.Metrics
+	Log     *slog.Logger
+}
+
+// NewProbing builds it; nothing is asked before Prober.Run.
+func NewProbing(cfg ProbingConfig) (*Probing, error) {
+	metrics, err := newMetrics(cfg.Metrics)
+	if err != nil {
+		return nil, err
+	}
+	memory := history.New()
+	return &Probing{History: memory, Prober: prober.New(prober.Config{
+		Attempt: cfg.Attempt, Report: cfg.Report, Believe: cfg.Believe,
+		Result: func(id spec.ProbeID, at spec.Attempt) {
+			memory.Add(id, at)
+			cfg.Observe(id, at)
+		},
+		Forgotten: func(id spec.ProbeID) { memory.Forget(id); metrics.Forget(id) }, Metrics: metrics, Log: cfg.Log,
+	})}, nil
+}

@@ -1,0 +1,250 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/musterhq/muster/loadtest"
+)
+
+func loadtestCommand(o *options) *cobra.Command {
+	c := parent("loadtest", "Measure what this machine does as a node: how many probes, at which cost",
+		loadtestProbesCommand(o), loadtestTargetCommand(o), loadtestEngineCommand(o.world))
+	for _, name := range []string{"ingest", "fleet", "failover"} {
+		c.AddCommand(unbuilt(name, "loadtest "+name))
+	}
+	return c
+}
+
+func loadtestProbesCommand(o *options) *cobra.Command {
+	cfg := loadtest.Config{Kind: loadtest.KindHTTP, Period: 10 * time.Second, Duration: 20 * time.Second, Warmup: -1, Runs: 1, SlowBy: 250 * time.Millisecond, Seed: 1}
+	address, report := "", ""
+	cmd := &cobra.Command{
+		Use: "probes", Short: "Measure the probing of one agent", Args: cobra.NoArgs,
+		Long: "Measure what an agent's probing costs and how punctual it is: the agent's own engine with all its work on a result but\n" +
+			"sending it, in a process of its own. What it probes is started as another process, each probe with an address of its own\n" +
+			"in 127.0.0.0/8, or given with --address.\n\n" +
+			"With a period, each probe is due once a period, whether or not the engine keeps up: lag is from then to the attempt's start,\n" +
+			"an attempt that has not begun a period later is missed. With --period 0 the loop is closed: every probe has the shortest\n" +
+			"period that the API allows (100 ms) and there are so many that the engine always has all the attempts under way that it\n" +
+			"allows itself; nothing is due, so lag and missed are null, and latencies are corrected for coordinated omission.\n\n" +
+			"cpu_us_per_probe is user and system time of the engine's process over the attempts of the window; rss_bytes and anon_bytes\n" +
+			"are all that it has (anon_empty_bytes before it had a probe). Of several runs each figure's median is shown, but missed\n" +
+			"and failed are sums; runs and spread tell the rest. Ctrl-C ends early with the figures so far, and the exit status is 1.",
+		Example: "  muster loadtest probes --kind http --period 0 --cores 1\n" +
+			"  muster loadtest probes --kind http --targets 10000 --period 10s --cores 1 --runs 5 --report report.html",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return runLoadtestProbes(cmd.Context(), o, cfg, address, report)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&cfg.Kind, "kind", cfg.Kind, "what probes ask: "+strings.Join(loadtest.Kinds, ", ")+" (exec runs \"true\" in real pods, as root)")
+	f.IntVar(&cfg.Targets, "targets", 0, fmt.Sprintf("how many probes, 1 to %d; 0: 1000 (exec 100), and in a closed loop 5000 (exec 1000) for each processor", loadtest.MaxTargets))
+	f.DurationVar(&cfg.Period, "period", cfg.Period, "each probe's period, 100ms to 1h; 0: a closed loop")
+	f.DurationVar(&cfg.Duration, "duration", cfg.Duration, "how long to measure, 100ms to 24h")
+	f.DurationVar(&cfg.Warmup, "warmup", -1, "how long to probe before that, 0 to 24h; negative: a period and 2s")
+	f.IntVar(&cfg.Cores, "cores", 0, "pin the engine to so many processors, and the targets to the others; 0: neither")
+	f.StringVar(&address, "address", "", "probe this HOST:PORT, an IP address; one of 127.0.0.0/8 is the first probe's, and the others' follow it")
+	f.IntVar(&cfg.Runs, "runs", cfg.Runs, fmt.Sprintf("how often to measure, 1 to %d", loadtest.MaxRuns))
+	f.IntVar(&cfg.Slow, "slow", 0, "percentage of HTTP probes whose target answers late, 0 to 100")
+	f.IntVar(&cfg.Failing, "failing", 0, "percentage of HTTP probes whose target answers with status 500, 0 to 100")
+	f.DurationVar(&cfg.SlowBy, "slow-by", cfg.SlowBy, "how late those targets answer")
+	f.Uint64Var(&cfg.Seed, "seed", cfg.Seed, "another number lays the probes at other moments of their period")
+	f.StringVar(&report, "report", "", "write an HTML page with plots to this file")
+	f.StringVar(&cfg.Profile, "profile", "", "write a CPU profile of the last run's engine to this file, for go tool pprof")
+	o.outputFlag(cmd, "table", "json")
+	return cmd
+}
+
+// targetAddress parses --address.
+func targetAddress(text string) (netip.AddrPort, error) {
+	if text == "" {
+		return netip.AddrPort{}, nil
+	}
+	at, err := netip.ParseAddrPort(strings.Replace(text, "localhost:", "127.0.0.1:", 1))
+	if err != nil {
+		return at, usagef("--address %q: want an IP address with a port, such as 127.0.0.1:8080", text)
+	}
+	return netip.AddrPortFrom(at.Addr().Unmap(), at.Port()), nil
+}
+
+func runLoadtestProbes(ctx context.Context, o *options, cfg loadtest.Config, address, report string) (err error) {
+	if cfg.Address, err = targetAddress(address); err != nil {
+		return err
+	}
+	program, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	cfg.EngineArgv, cfg.TargetArgv = []string{program, "loadtest", "engine"}, []string{program, "loadtest", "target"}
+	cfg.Supervisor = []string{program, supervisorCommand().Use}
+	test, err := loadtest.New(cfg)
+	switch {
+	case errors.Is(err, loadtest.ErrUnsupported):
+		return fmt.Errorf("loadtest probes --kind %s: %w: run it as root", cfg.Kind, err)
+	case err != nil:
+		return &usageError{err}
+	}
+	var page *os.File
+	if report != "" { // that it can't be written is best known before
+		if page, err = os.Create(report); err != nil {
+			return fmt.Errorf("write the report: %w", err)
+		}
+		defer page.Close()
+	}
+	line := newLiveLine(o.world.Stderr)
+	result, err := test.Run(ctx, func(p loadtest.Progress) { line.show(liveText(p)) })
+	line.clear()
+	if err != nil {
+		if errors.Is(err, loadtest.ErrNothing) {
+			return fmt.Errorf("loadtest probes: %w", err)
+		}
+		return err
+	}
+	if page != nil {
+		if err := loadtest.Report(page, result); err == nil {
+			err = page.Close()
+		}
+		if err != nil {
+			return fmt.Errorf("write the report: %w", err)
+		}
+	}
+	if err := showResult(o, result); err != nil {
+		return err
+	}
+	return ctx.Err()
+}
+
+// liveText is how a test goes, in one line.
+func liveText(p loadtest.Progress) string {
+	s := p.Sample
+	phase := "measuring"
+	if s.WarmUp {
+		phase = "warming up"
+	}
+	return fmt.Sprintf("run %d/%d  %s %.0fs  %.0f probes/s  cpu %.0f%%  lag p99 %.1fms  latency p99 %.1fms  missed %d  failed %d  %d MiB",
+		p.Run, p.Runs, phase, s.At, float64(s.Attempts)/s.Seconds, 100*s.CPU/s.Seconds, s.LagP99, s.LatencyP99, s.Missed, s.Failed, s.RSS>>20)
+}
+
+// liveLine is one line on a terminal that is drawn anew; on anything else it shows nothing.
+type liveLine struct {
+	out io.Writer
+	fd  int
+}
+
+func newLiveLine(w io.Writer) *liveLine {
+	f, ok := w.(*os.File)
+	if !ok || !term.IsTerminal(int(f.Fd())) {
+		return &liveLine{}
+	}
+	return &liveLine{f, int(f.Fd())}
+}
+
+func (l *liveLine) show(text string) {
+	if l.out == nil {
+		return
+	}
+	if columns, _, err := term.GetSize(l.fd); err == nil && columns > 0 {
+		text = text[:min(len(text), columns-1)]
+	}
+	fmt.Fprint(l.out, "\r\x1b[K"+text)
+}
+
+func (l *liveLine) clear() {
+	if l.out != nil {
+		fmt.Fprint(l.out, "\r\x1b[K")
+	}
+}
+
+// showResult prints a test's result.
+func showResult(o *options, r *loadtest.Result) error {
+	if o.output == "json" {
+		enc := json.NewEncoder(o.world.Stdout)
+		enc.SetIndent("", "  ")
+		return enc.Encode(r)
+	}
+	rows := r.Table()
+	widths := widthsOf(rows)
+	_, err := io.WriteString(o.world.Stdout, align(rows, widths))
+	return err
+}
+
+func loadtestTargetCommand(o *options) *cobra.Command {
+	kinds, port, delay, untilEOF := loadtest.TargetKinds, 0, 250*time.Millisecond, false
+	cmd := &cobra.Command{
+		Use: "target", Short: "Be something to probe, at every address of 127.0.0.0/8", Args: cobra.NoArgs,
+		Long: "Be something to probe, at every address of 127.0.0.0/8 and at no other, until it is stopped. It says where: a line for each\n" +
+			"kind. slow answers HTTP after --delay, failing answers it with status 500.",
+		Example: "  muster loadtest target --kind http --port 8080\n  muster loadtest probes --address 127.0.0.1:8080",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			ctx, cancel := context.WithCancel(cmd.Context())
+			defer cancel()
+			var targets []loadtest.Target
+			for i, k := range kinds {
+				if !slices.Contains(loadtest.TargetKinds, k) || slices.Contains(kinds[:i], k) {
+					return usagef("--kind %s: want each of %s once at most", k, strings.Join(loadtest.TargetKinds, ", "))
+				}
+				targets = append(targets, loadtest.Target{Kind: k, Port: port, Delay: delay})
+			}
+			switch {
+			case len(targets) == 0:
+				return usagef("--kind: want one of %s at least", strings.Join(loadtest.TargetKinds, ", "))
+			case port < 0 || port > 65535:
+				return usagef("--port %d: must be 0 to 65535", port)
+			case port != 0 && len(targets) > 1:
+				return usagef("--port is for one kind: pass --kind too")
+			case delay < 0 || delay > time.Minute:
+				return usagef("--delay %v: must be 0 to 1m", delay)
+			}
+			if untilEOF {
+				go func() { // ends with the process: a read of stdin can't be ended
+					_, _ = io.Copy(io.Discard, o.world.Stdin)
+					cancel()
+				}()
+			}
+			return loadtest.Serve(ctx, targets, func(ports map[string]int) error { return showPorts(o, kinds, ports) })
+		},
+	}
+	f := cmd.Flags()
+	f.StringSliceVar(&kinds, "kind", kinds, "what to be")
+	f.IntVar(&port, "port", 0, "the port, for one kind; 0: a free one")
+	f.DurationVar(&delay, "delay", delay, "after how long slow targets answer, 0 to 1m")
+	f.BoolVar(&untilEOF, "until-eof", false, "end with stdin")
+	o.outputFlag(cmd, "table", "json")
+	return cmd
+}
+
+// showPorts says where targets are.
+func showPorts(o *options, kinds []string, ports map[string]int) error {
+	if o.output == "json" {
+		return json.NewEncoder(o.world.Stdout).Encode(ports)
+	}
+	rows := [][]string{{"KIND", "ADDRESS"}}
+	for _, k := range kinds {
+		rows = append(rows, []string{k, fmt.Sprintf("127.0.0.1:%d", ports[k])})
+	}
+	_, err := io.WriteString(o.world.Stdout, align(rows, widthsOf(rows)))
+	return err
+}
+
+// loadtestEngineCommand is the process that "loadtest probes" measures. People never call it.
+func loadtestEngineCommand(w World) *cobra.Command {
+	return &cobra.Command{
+		Use: "engine", Hidden: true, Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			calm(w) // as an agent's threads are
+			return loadtest.Engine(cmd.Context(), w.Stdin, w.Stdout)
+		},
+	}
+}

@@ -1,0 +1,116 @@
+package loadtest
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"runtime"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// stopLimit is how long a part may take to end once it was asked to.
+const stopLimit = 2 * removeLimit
+
+// part is a process of the test. It ends when its stdin does, so none outlives this process, however that ends.
+type part struct {
+	cmd    *exec.Cmd
+	stdin  io.WriteCloser
+	lines  *bufio.Reader
+	stderr *tail
+}
+
+// startPart starts one, on these processors; none: wherever it may run.
+func startPart(argv []string, cpus []int) (*part, error) {
+	cmd := exec.Command(argv[0], argv[1:]...) //nolint:gosec // it is this program itself
+	// Ctrl-C is for this process alone: it asks the parts to end, and what they have measured by then is shown.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Env = os.Environ()
+	if len(cpus) > 0 {
+		cmd.Env = append(cmd.Env, fmt.Sprintf("GOMAXPROCS=%d", len(cpus)))
+	}
+	p := &part{cmd: cmd, stderr: &tail{}}
+	cmd.Stderr = p.stderr
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		return nil, err
+	}
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	p.stdin, p.lines = stdin, bufio.NewReaderSize(stdout, 1<<16)
+	if err := startOn(cpus, cmd); err != nil {
+		return nil, fmt.Errorf("start %v: %w", argv, err)
+	}
+	return p, nil
+}
+
+// startOn starts a command that inherits these processors from the thread that starts it.
+func startOn(cpus []int, cmd *exec.Cmd) error {
+	if len(cpus) == 0 {
+		return cmd.Start()
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	var was, want unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &was); err != nil {
+		return fmt.Errorf("find the processors: %w", err)
+	}
+	for _, c := range cpus {
+		want.Set(c)
+	}
+	if err := unix.SchedSetaffinity(0, &want); err != nil {
+		return fmt.Errorf("pin to processors %v: %w", cpus, err)
+	}
+	err := cmd.Start()
+	return errors.Join(err, unix.SchedSetaffinity(0, &was))
+}
+
+// processors are those that this process may use.
+func processors() ([]int, error) {
+	var set unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &set); err != nil {
+		return nil, fmt.Errorf("find the processors: %w", err)
+	}
+	var cpus []int
+	for i := range len(set) * 64 {
+		if set.IsSet(i) {
+			cpus = append(cpus, i)
+		}
+	}
+	return cpus, nil
+}
+
+// ask ends the part's stdin, which ends it.
+func (p *part) ask() { p.stdin.Close() }
+
+// stop ends the part and waits for it; nil for none.
+func (p *part) stop() error {
+	if p == nil {
+		return nil
+	}
+	p.ask()
+	kill := time.AfterFunc(stopLimit, func() { _ = p.cmd.Process.Kill() })
+	defer kill.Stop()
+	_, _ = io.Copy(io.Discard, p.lines)
+	if err := p.cmd.Wait(); err != nil {
+		return fmt.Errorf("%w: %s", err, bytes.TrimSpace(p.stderr.last))
+	}
+	return nil
+}
+
+// tail keeps the end of what is written to it.
+type tail struct{ last []byte }
+
+func (t *tail) Write(b []byte) (int, error) {
+	t.last = append(t.last, b...)
+	t.last = t.last[max(0, len(t.last)-4096):]
+	return len(b), nil
+}
