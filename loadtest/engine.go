@@ -83,11 +83,12 @@ type run struct {
 	Ended                    bool
 	Attempts, Failed, Missed int64
 	CPU, Commands            time.Duration
-	Supervisors              time.Duration
-	RSS, Anon, AnonEmpty     int64
-	Spread                   float64
-	Lag, Latency             quantiles
-	Curve                    []Point
+	// Pods is what supervisors and containers used, the commands among it; negative where that is unknown.
+	Pods                 time.Duration
+	RSS, Anon, AnonEmpty int64
+	Spread               float64
+	Lag, Latency         quantiles
+	Curve                []Point
 }
 
 type quantiles struct{ P50, P99, Max float64 }
@@ -227,10 +228,7 @@ func (e *engine) run(ctx context.Context) error {
 	if err := w.sample(true); err != nil {
 		return err
 	}
-	supervisors, err := e.overhead(ctx)
-	if err != nil {
-		return err
-	}
+	pods := e.spent(ctx)
 	if j.Profile != "" {
 		f, err := os.Create(j.Profile)
 		if err != nil {
@@ -253,8 +251,9 @@ func (e *engine) run(ctx context.Context) error {
 	if err := w.sample(false); err != nil && whole {
 		return err
 	}
-	if after, err := e.overhead(context.WithoutCancel(ctx)); err == nil {
-		r.Supervisors = after - supervisors
+	r.Pods = -1
+	if after := e.spent(context.WithoutCancel(ctx)); pods >= 0 && after >= 0 {
+		r.Pods = after - pods
 	}
 	if j.Period > 0 && whole { // attempts that began in time are still to tell so
 		sleep(ctx, timeout)
@@ -264,12 +263,12 @@ func (e *engine) run(ctx context.Context) error {
 	return e.tell(said{Run: r})
 }
 
-// overhead is the processor time of supervisors so far; 0 without pods.
-func (e *engine) overhead(ctx context.Context) (time.Duration, error) {
+// spent is the processor time of the pods so far; negative where it is unknown, or there are none.
+func (e *engine) spent(ctx context.Context) time.Duration {
 	if e.pods == nil {
-		return 0, nil
+		return -1
 	}
-	return e.pods.runtime.Overhead(ctx)
+	return e.pods.spent(ctx)
 }
 
 // fill puts what was counted into the run.

@@ -89,6 +89,23 @@ func startPods(ctx context.Context, j *job) (*pods, error) {
 // instance is the container that probe i's command runs in.
 func (p *pods) instance(i int) container.ContainerID { return p.instances[i%len(p.instances)] }
 
+// spent is the processor time of all supervisors and containers so far, of what was run in them too; negative where it is
+// unknown.
+func (p *pods) spent(ctx context.Context) time.Duration {
+	sum, err := p.runtime.Overhead(ctx)
+	if err != nil {
+		return -1
+	}
+	for _, id := range p.instances {
+		u, err := p.runtime.Usage(ctx, id)
+		if err != nil || u.CPU < 0 {
+			return -1
+		}
+		sum += u.CPU
+	}
+	return sum
+}
+
 func (p *pods) close() {
 	p.runtime.Close()
 	_ = removePods(p.dir, p.argv) // whoever made the directory tries again, and tells

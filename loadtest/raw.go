@@ -41,12 +41,12 @@ type waiting struct {
 	at time.Time
 }
 
-func listenRaw(t Target) (r *raw, err error) {
+func listenRaw(t Target) (_ *raw, err error) {
 	status := "200 OK"
 	if t.Kind == KindFailing {
 		status = "500 Internal Server Error"
 	}
-	r = &raw{kind: t.Kind, heads: map[int][]byte{}, listen: -1, epoll: -1}
+	r := &raw{kind: t.Kind, heads: map[int][]byte{}, listen: -1, epoll: -1}
 	r.answer = fmt.Appendf(nil, "HTTP/1.1 %s\r\nContent-Type: text/plain\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s", status, len(body), body)
 	if t.Kind == KindSlow {
 		r.delay = t.Delay

@@ -19,11 +19,11 @@ type Result struct {
 
 	// ProbesPerSecond counts the attempts that ended in the window.
 	ProbesPerSecond float64 `json:"probes_per_second"`
-	// CPU is user and system time of the engine's process alone, in µs for each of those attempts. For exec probes the
-	// supervisors' and the commands' own come beside it; null for others.
-	CPU            float64  `json:"cpu_us_per_probe"`
-	CPUSupervisors *float64 `json:"supervisors_cpu_us_per_probe"`
-	CPUCommands    *float64 `json:"commands_cpu_us_per_probe"`
+	// CPU is user and system time of the engine's process alone, in µs for each of those attempts. Of exec probes all that
+	// supervisors and containers use comes beside it, and how much of that the commands themselves are; null for others.
+	CPU         float64  `json:"cpu_us_per_probe"`
+	CPUPods     *float64 `json:"pods_cpu_us_per_probe"`
+	CPUCommands *float64 `json:"commands_cpu_us_per_probe"`
 	// RSS and Anon are all that the engine's process has, the most of a look each second of the window; AnonEmpty is Anon
 	// before it had a probe.
 	RSS       int64 `json:"rss_bytes"`
@@ -126,9 +126,12 @@ func (r *Result) fill(t *Test, runs []run, series [][]Sample, interrupted bool) 
 	r.Saturated = r.ProbesPerSecond < 0.95*float64(r.Targets)/r.EnginePeriod
 	r.Cores, r.EngineCPUs, r.Slow, r.Failing, r.Seed, r.Interrupted = cfg.Cores, append([]int{}, t.engineCPUs...), cfg.Slow, cfg.Failing, cfg.Seed, interrupted
 	if cfg.Kind == KindExec {
-		supervisors := median(runs, func(r *run) float64 { return r.perProbe(int64(r.Supervisors)) })
 		commands := median(runs, func(r *run) float64 { return r.perProbe(int64(r.Commands)) })
-		r.CPUSupervisors, r.CPUCommands = &supervisors, &commands
+		r.CPUCommands = &commands
+		if !slices.ContainsFunc(runs, func(r run) bool { return r.Pods < 0 }) {
+			pods := median(runs, func(r *run) float64 { return r.perProbe(int64(r.Pods)) })
+			r.CPUPods = &pods
+		}
 	}
 	if !closed {
 		missed, spread := int64(0), median(runs, func(r *run) float64 { return r.Spread })

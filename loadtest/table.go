@@ -31,9 +31,8 @@ func (r *Result) Table() [][]string {
 	add("measured", fmt.Sprintf("%.1fs after a warm-up of %gs, %s", r.Duration, r.WarmUp, on), strconv.Itoa(len(r.Runs)))
 	add("probes a second", whole(r.ProbesPerSecond), spread("probes_per_second", whole))
 	add("cpu a probe", tenth(r.CPU)+"µs", spread("cpu_us_per_probe", tenth))
-	if r.CPUSupervisors != nil {
-		add("supervisors' cpu a probe", tenth(*r.CPUSupervisors)+"µs", "")
-		add("commands' cpu a probe", tenth(*r.CPUCommands)+"µs", "")
+	if r.CPUPods != nil {
+		add("cpu of pods a probe", fmt.Sprintf("%.1fµs, %.1fµs of it the commands", *r.CPUPods, *r.CPUCommands), "")
 	}
 	add("memory, anonymous", fmt.Sprintf("%s, %s of it without probes", mib(float64(r.Anon)), mib(float64(r.AnonEmpty))), spread("anon_bytes", mib))
 	add("memory, resident", mib(float64(r.RSS)), "")

@@ -40,7 +40,7 @@ const (
 // TargetKinds are those that a target can have.
 var TargetKinds = []string{KindHTTP, KindHTTPS, KindTCP, KindGRPC, KindSlow, KindFailing}
 
-// Target is something to probe, at every address of 127.0.0.0/8 and at no other.
+// Target is something to probe, at every address of 127.0.0.0/8. Other machines do not reach it.
 type Target struct {
 	// Kind is one of TargetKinds.
 	Kind string
@@ -79,7 +79,8 @@ func (t Target) Listen() (port int, serve func(ctx context.Context) error, err e
 	return port, func(ctx context.Context) error { return serveHTTPS(ctx, l, cert) }, nil
 }
 
-// loopbackOnly binds a socket to the loopback device, so that one at 0.0.0.0 has all of 127.0.0.0/8 and nothing else.
+// loopbackOnly binds a socket to the loopback device: one at 0.0.0.0 then has all of 127.0.0.0/8, and nothing comes from other
+// machines.
 func loopbackOnly(_, _ string, c syscall.RawConn) error {
 	var err error
 	if control := c.Control(func(fd uintptr) { err = unix.BindToDevice(int(fd), "lo") }); control != nil {

@@ -162,6 +162,22 @@ func TestAWrongCommandLineIsUsageAndSaysWhereToLook(t *testing.T) {
 		"agent --data-dir d --node n --join h:1 --probe-cpu-warning 101": "must be 0 to 100",
 		"agent --data-dir d --node n --join h:1 --runtime docker":        "want process",
 		"dev --nodes 0":                                                  "--nodes 0: want 1 to",
+		"loadtest":                                                       "a command is missing",
+		"loadtest probe":                                                 `did you mean "probes"?`,
+		"loadtest probes --kind udp":                                     `kind "udp": want http, https, tcp, grpc, exec`,
+		"loadtest probes --targets -1":                                   "targets -1: must be 1 to 200000",
+		"loadtest probes --period 99ms":                                  "period 99ms: must be 100ms to 1h0m0s, or 0 for a closed loop",
+		"loadtest probes --duration 1s --warmup 25h":                     "warm-up 25h0m0s: must be 0s to 24h0m0s",
+		"loadtest probes --cores 4096":                                   "cores 4096: must be 0 to",
+		"loadtest probes --runs 101":                                     "runs 101: must be 1 to 100",
+		"loadtest probes --address host:80":                              "want an IP address with a port",
+		"loadtest probes --kind tcp --failing 5":                         "are HTTP ones",
+		"loadtest probes -o yaml":                                        "-o yaml: unknown format",
+		"loadtest target --kind exec":                                    "--kind exec: want",
+		"loadtest target --kind tcp,tcp":                                 "once at most",
+		"loadtest target --port 80":                                      "--port is for one kind",
+		"loadtest target --kind tcp --port 65536":                        "--port 65536: must be 0 to 65535",
+		"loadtest target --kind slow --delay 2m":                         "--delay 2m0s: must be 0 to 1m",
 		"dev --images never":                                             "want ignore or refuse",
 		"dev --ports 7":                                                  "want default or free",
 		"dev cleanup":                                                    "--data-dir is required",
@@ -176,7 +192,7 @@ func TestAWrongCommandLineIsUsageAndSaysWhereToLook(t *testing.T) {
 
 func TestEveryCommandHasHelpAndEveryFlagAWord(t *testing.T) {
 	s := newShell(t, nil)
-	for _, line := range []string{"--help", "get -h", "exec --help", "probe history --help", "dev kill --help", "completion bash", "coordinator --help", "agent --help"} {
+	for _, line := range []string{"--help", "get -h", "exec --help", "probe history --help", "dev kill --help", "completion bash", "coordinator --help", "agent --help", "loadtest probes --help"} {
 		if out := s.ok(strings.Fields(line)...); len(out) < 40 {
 			t.Errorf("%s says only %q", line, out)
 		}

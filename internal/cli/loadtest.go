@@ -97,8 +97,8 @@ func runLoadtestProbes(ctx context.Context, o *options, cfg loadtest.Config, add
 		return &usageError{err}
 	}
 	var page *os.File
-	if report != "" { // that it can't be written is best known before
-		if page, err = os.Create(report); err != nil {
+	if report != "" { // that it can't be written is best known before; an older one stays until there is a new one
+		if page, err = os.OpenFile(report, os.O_WRONLY|os.O_CREATE, 0o644); err != nil {
 			return fmt.Errorf("write the report: %w", err)
 		}
 		defer page.Close()
@@ -107,16 +107,18 @@ func runLoadtestProbes(ctx context.Context, o *options, cfg loadtest.Config, add
 	result, err := test.Run(ctx, func(p loadtest.Progress) { line.show(liveText(p)) })
 	line.clear()
 	if err != nil {
+		if page != nil {
+			if fi, stat := page.Stat(); stat == nil && fi.Size() == 0 {
+				os.Remove(report)
+			}
+		}
 		if errors.Is(err, loadtest.ErrNothing) {
 			return fmt.Errorf("loadtest probes: %w", err)
 		}
 		return err
 	}
 	if page != nil {
-		if err := loadtest.Report(page, result); err == nil {
-			err = page.Close()
-		}
-		if err != nil {
+		if err := writeReport(page, result); err != nil {
 			return fmt.Errorf("write the report: %w", err)
 		}
 	}
@@ -124,6 +126,16 @@ func runLoadtestProbes(ctx context.Context, o *options, cfg loadtest.Config, add
 		return err
 	}
 	return ctx.Err()
+}
+
+func writeReport(page *os.File, r *loadtest.Result) error {
+	if err := page.Truncate(0); err != nil {
+		return err
+	}
+	if err := loadtest.Report(page, r); err != nil {
+		return err
+	}
+	return page.Close()
 }
 
 // liveText is how a test goes, in one line.
@@ -184,8 +196,8 @@ func loadtestTargetCommand(o *options) *cobra.Command {
 	kinds, port, delay, untilEOF := loadtest.TargetKinds, 0, 250*time.Millisecond, false
 	cmd := &cobra.Command{
 		Use: "target", Short: "Be something to probe, at every address of 127.0.0.0/8", Args: cobra.NoArgs,
-		Long: "Be something to probe, at every address of 127.0.0.0/8 and at no other, until it is stopped. It says where: a line for each\n" +
-			"kind. slow answers HTTP after --delay, failing answers it with status 500.",
+		Long: "Be something to probe, at every address of 127.0.0.0/8, until it is stopped; other machines do not reach it. It says where:\n" +
+			"a line for each kind. slow answers HTTP after --delay, failing answers it with status 500.",
 		Example: "  muster loadtest target --kind http --port 8080\n  muster loadtest probes --address 127.0.0.1:8080",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, cancel := context.WithCancel(cmd.Context())
