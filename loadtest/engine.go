@@ -10,7 +10,9 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
+	"os/signal"
 	"runtime/pprof"
+	"syscall"
 	"time"
 
 	"github.com/musterhq/muster/agent"
@@ -103,6 +105,7 @@ type Point struct {
 // Engine is the process that probes: it reads its job from in, writes what it measures to out, and returns when it is done or
 // in has ended. It is not for people to call.
 func Engine(ctx context.Context, in io.Reader, out io.Writer) error {
+	signal.Ignore(syscall.SIGPIPE) // who listens may be gone: there are pods to take away nevertheless
 	lines := bufio.NewReaderSize(in, 1<<16)
 	line, err := lines.ReadBytes('\n')
 	if err != nil {
@@ -122,7 +125,11 @@ func Engine(ctx context.Context, in io.Reader, out io.Writer) error {
 	var pods *pods
 	if j.Kind == KindExec {
 		if pods, err = startPods(ctx, &j); err != nil {
-			return errors.Join(err, removePods(j.DataDir, j.Supervisor))
+			ended := ctx.Err() != nil
+			if err = errors.Join(err, removePods(j.DataDir, j.Supervisor)); ended {
+				return os.RemoveAll(j.DataDir)
+			}
+			return err
 		}
 		defer pods.close()
 		exec = pods.runtime

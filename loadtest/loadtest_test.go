@@ -52,8 +52,8 @@ func TestMain(m *testing.M) {
 		}
 		err = Serve(ctx, targets, func(ports map[string]int) error { return json.NewEncoder(os.Stdout).Encode(ports) })
 	case "tester":
-		cfg := config(KindHTTP)
-		cfg.Duration = time.Hour
+		cfg := config(os.Args[2])
+		cfg.Duration, cfg.TempDir, cfg.Supervisor = time.Hour, os.Args[3], os.Args[4:]
 		_, err = start(ctx, cfg, func(Progress) { fmt.Println("runs") })
 	default:
 		code := m.Run()
@@ -224,36 +224,46 @@ func TestATestThatIsEndedInItsWarmUpHasMeasuredNothing(t *testing.T) {
 	}
 }
 
-func TestNoProcessOutlivesATesterThatIsKilled(t *testing.T) {
+func TestNothingOutlivesATesterThatIsKilled(t *testing.T) {
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(self, "tester")
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
+	dir := t.TempDir()
+	args := map[string][]string{KindHTTP: {"tester", KindHTTP, dir}}
+	if os.Geteuid() == 0 && !testing.Short() {
+		args[KindExec] = []string{"tester", KindExec, dir, containertest.BuildSupervisor(t)}
 	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := out.Read(make([]byte, 1)); err != nil {
-		t.Fatal(err)
-	}
-	parts := slices.Concat(children(t, cmd.Process.Pid, "engine"), children(t, cmd.Process.Pid, "target"))
-	if len(parts) != 2 {
-		t.Fatalf("its processes are %v, want an engine and a target", parts)
-	}
-	if err := cmd.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
-	_ = cmd.Wait()
-	end := time.Now().Add(10 * time.Second)
-	for slices.ContainsFunc(parts, alive) {
-		if time.Now().After(end) {
-			t.Fatalf("of %v some live on", parts)
+	for kind, args := range args {
+		cmd := exec.Command(self, args...)
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
 		}
-		time.Sleep(10 * time.Millisecond)
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := out.Read(make([]byte, 1)); err != nil {
+			t.Fatal(err)
+		}
+		parts := slices.Concat(children(t, cmd.Process.Pid, "engine"), children(t, cmd.Process.Pid, "target"), mentioning(t, dir+"/muster-loadtest-"))
+		if len(parts) < 2 {
+			t.Fatalf("%s: its processes are %v, want an engine and targets", kind, parts)
+		}
+		if err := cmd.Process.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		_ = cmd.Wait()
+		end := time.Now().Add(20 * time.Second)
+		for slices.ContainsFunc(parts, alive) {
+			if time.Now().After(end) {
+				t.Fatalf("%s: of %v some live on", kind, parts)
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		if left, err := os.ReadDir(dir); err != nil || len(left) != 0 {
+			t.Errorf("%s: left behind: %v, %v", kind, left, err)
+		}
 	}
 }
 

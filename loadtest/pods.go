@@ -55,6 +55,9 @@ func openRuntime(ctx context.Context, dir string, own []string) (*process.Runtim
 
 // startPods starts them.
 func startPods(ctx context.Context, j *job) (*pods, error) {
+	if err := os.MkdirAll(j.DataDir, 0o711); err != nil { // an earlier run took it away
+		return nil, err
+	}
 	r, _, err := openRuntime(ctx, j.DataDir, j.Supervisor)
 	if err != nil {
 		return nil, fmt.Errorf("open the process runtime: %w", err)
@@ -108,7 +111,9 @@ func (p *pods) spent(ctx context.Context) time.Duration {
 
 func (p *pods) close() {
 	p.runtime.Close()
-	_ = removePods(p.dir, p.argv) // whoever made the directory tries again, and tells
+	if removePods(p.dir, p.argv) == nil { // else whoever made the directory tries again, and tells
+		os.RemoveAll(p.dir)
+	}
 }
 
 // removePods takes away every pod of a directory, with its control groups.
