@@ -828,7 +828,8 @@ func (p *pod) remove() {
 	p.endHolder()
 }
 
-// attach hands the connection to the instance's init, which serves execs on it.
+// attach hands the connection to the instance's init, which serves execs on it. An instance that is starting is waited for: its
+// record says from the start on that it runs, and who follows the records may ask before the init has told of it.
 func (p *pod) attach(b []byte, c *net.UnixConn) error {
 	name, inst, _, err := decodeTarget(b)
 	if err != nil {
@@ -840,10 +841,12 @@ func (p *pod) attach(b []byte, c *net.UnixConn) error {
 	}
 	select {
 	case <-in.done:
+	case <-in.started: // within startLimit
+	}
+	select {
+	case <-in.done:
 		return refusal(CodeNotRunning, "container "+name+" has ended")
-	case <-in.started:
 	default:
-		return refusal(CodeNotRunning, "container "+name+" is starting")
 	}
 	rc, err := c.SyscallConn()
 	if err != nil {

@@ -86,6 +86,7 @@ func Run(t *testing.T, newRuntime func(t *testing.T) (container.Runtime, Program
 		{"ExecTimeoutIsTold", execTimeout},
 		{"ExecThatCannotStartIsNoExitCode", execCannotStart},
 		{"ExecNeedsARunningContainer", execNotRunning},
+		{"ExecOfAContainerListedAsRunningIsNotTooEarly", execAtOnce},
 		{"LogsAreInOrderAndTailed", logs},
 		{"FollowedLogsEndWithTheInstance", logsFollowed},
 		{"ChangesHintAtAnEnd", changes},
@@ -472,6 +473,30 @@ func execNotRunning(t *testing.T, s *suite) {
 	}
 	if _, err := s.Exec(s.ctx, "process://nobody/main/0-00000000", container.ExecConfig{Argv: s.ExecOut}); !errors.Is(err, container.ErrNotFound) {
 		t.Errorf("unknown pod: got %v, want ErrNotFound", err)
+	}
+}
+
+func execAtOnce(t *testing.T, s *suite) {
+	s.pod(t)
+	for i, name := range []string{"a", "b", "c", "d", "e", "f", "g", "h"} {
+		started := make(chan error, 1)
+		go func() {
+			_, err := s.StartContainer(s.ctx, ref, config(name, 0, s.Forever))
+			started <- err
+		}()
+		for {
+			if cs := s.list(t).Containers; len(cs) > i {
+				for _, c := range cs {
+					if r, err := s.Exec(s.ctx, c.ID, container.ExecConfig{Argv: s.ExecOut}); err != nil || r.ExitCode != 7 {
+						t.Errorf("%s: %+v, %v", c.ID, r, err)
+					}
+				}
+				break
+			}
+		}
+		if err := <-started; err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
