@@ -84,7 +84,10 @@ type run struct {
 	Seconds                  float64
 	Ended                    bool
 	Attempts, Failed, Missed int64
-	CPU, Commands            time.Duration
+	// All are the attempts from the start to the end of the engine, Connections what its targets have seen of them; negative where
+	// that is unknown.
+	All, Connections int64
+	CPU, Commands    time.Duration
 	// Pods is what supervisors and containers used, the commands among it; negative where that is unknown.
 	Pods                 time.Duration
 	RSS, Anon, AnonEmpty int64
@@ -219,8 +222,11 @@ func (e *engine) run(ctx context.Context) error {
 	}
 	_, empty := memory()
 	probes, stop := context.WithCancel(context.WithoutCancel(ctx))
-	ended := make(chan error, 1)
-	go func() { ended <- probing.Prober.Run(probes) }()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = probing.Prober.Run(probes) // nil: only its context ends it
+	}()
 	defer func() { stop(); <-ended }()
 
 	w := &watch{rec: rec, start: time.Now(), tell: e.tell}
@@ -267,6 +273,9 @@ func (e *engine) run(ctx context.Context) error {
 	}
 	e.fill(r, rec.result(set.Add(j.Period)), rec)
 	r.RSS, r.Anon = w.rss, w.anon
+	stop()
+	<-ended
+	r.All = rec.total()
 	return e.tell(said{Run: r})
 }
 

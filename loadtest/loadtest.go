@@ -177,6 +177,7 @@ func (t *Test) Run(ctx context.Context, progress func(Progress)) (*Result, error
 		Base: base, Slow: cfg.Targets * cfg.Slow / 100, Failing: cfg.Targets * cfg.Failing / 100, Supervisor: cfg.Supervisor,
 	}
 	result := &Result{machine: thisMachine()}
+	var target *part
 	switch {
 	case cfg.Address.IsValid():
 		j.Base, j.Port = cfg.Address.Addr(), int(cfg.Address.Port())
@@ -191,12 +192,13 @@ func (t *Test) Run(ctx context.Context, progress func(Progress)) (*Result, error
 		j.DataDir = dir
 		defer os.RemoveAll(dir)
 	default:
-		target, ports, err := t.target()
-		if err != nil {
+		var ports map[string]int64
+		var err error
+		if target, ports, err = t.target(); err != nil {
 			return nil, err
 		}
 		defer func() { _ = target.stop() }()
-		j.Port, j.SlowPort, j.FailingPort = ports[cfg.Kind], ports[KindSlow], ports[KindFailing]
+		j.Port, j.SlowPort, j.FailingPort = int(ports[cfg.Kind]), int(ports[KindSlow]), int(ports[KindFailing])
 	}
 	var runs []run
 	var series [][]Sample
@@ -204,9 +206,20 @@ func (t *Test) Run(ctx context.Context, progress func(Progress)) (*Result, error
 		if i == cfg.Runs-1 {
 			j.Profile = cfg.Profile
 		}
+		before, err := connections(target)
+		if err != nil {
+			return nil, err
+		}
 		r, samples, err := t.once(ctx, &j, func(s Sample) { progress(Progress{i + 1, cfg.Runs, s}) })
 		if err != nil {
 			return nil, err
+		}
+		after, err := connections(target)
+		if err != nil {
+			return nil, err
+		}
+		if r.Connections = after - before; target == nil {
+			r.Connections = -1
 		}
 		// A run that was ended early counts only where there is no whole one.
 		if r.Ended || len(runs) == 0 && r.Attempts > 0 {
@@ -225,25 +238,39 @@ func (t *Test) Run(ctx context.Context, progress func(Progress)) (*Result, error
 }
 
 // target starts the process that answers.
-func (t *Test) target() (*part, map[string]int, error) {
+func (t *Test) target() (*part, map[string]int64, error) {
 	kinds := []string{t.cfg.Kind}
 	if t.cfg.Kind == KindHTTP {
 		kinds = append(kinds, KindSlow, KindFailing)
 	}
-	argv := append(slices.Clone(t.cfg.TargetArgv), "--kind", strings.Join(kinds, ","), "--delay", t.cfg.SlowBy.String(), "--until-eof", "-o", "json")
+	argv := append(slices.Clone(t.cfg.TargetArgv), "--kind", strings.Join(kinds, ","), "--delay", t.cfg.SlowBy.String(), "--driven")
 	p, err := startPart(argv, t.otherCPUs)
 	if err != nil {
 		return nil, nil, err
 	}
-	line, err := p.lines.ReadBytes('\n')
-	ports := map[string]int{}
-	if err == nil {
-		err = json.Unmarshal(line, &ports)
-	}
+	ports, err := p.hear()
 	if err != nil {
 		return nil, nil, fmt.Errorf("start the targets: %w", errors.Join(p.stop(), err))
 	}
 	return p, ports, nil
+}
+
+// connections is how many the targets have seen; 0 where they are not ours.
+func connections(target *part) (n int64, err error) {
+	if target == nil {
+		return 0, nil
+	}
+	if _, err := target.stdin.Write([]byte("\n")); err != nil {
+		return 0, fmt.Errorf("ask the targets: %w", err)
+	}
+	told, err := target.hear()
+	if err != nil {
+		return 0, fmt.Errorf("ask the targets: %w", err)
+	}
+	for _, of := range told {
+		n += of
+	}
+	return n, nil
 }
 
 // once makes one run, with an engine of its own.

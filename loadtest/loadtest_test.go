@@ -37,20 +37,15 @@ func TestMain(m *testing.M) {
 	case "engine":
 		err = Engine(ctx, os.Stdin, os.Stdout)
 	case "target":
-		go func() {
-			_, _ = io.Copy(io.Discard, os.Stdin)
-			cancel()
-		}()
 		f := flag.NewFlagSet("target", flag.ExitOnError)
 		kinds, delay := f.String("kind", "", ""), f.Duration("delay", 0, "")
-		f.Bool("until-eof", false, "")
-		f.String("o", "", "")
+		f.Bool("driven", false, "")
 		_ = f.Parse(os.Args[2:])
 		var targets []Target
 		for k := range strings.SplitSeq(*kinds, ",") {
 			targets = append(targets, Target{Kind: k, Delay: *delay})
 		}
-		err = Serve(ctx, targets, func(ports map[string]int) error { return json.NewEncoder(os.Stdout).Encode(ports) })
+		err = Driven(ctx, targets, os.Stdin, os.Stdout)
 	case "tester":
 		cfg := config(os.Args[2])
 		cfg.Duration, cfg.TempDir, cfg.Supervisor = time.Hour, os.Args[3], os.Args[4:]
@@ -107,6 +102,9 @@ func TestEveryKindIsProbedAtItsRate(t *testing.T) {
 			if r.CPU < 1 || r.CPU > 50_000 || r.Anon < 1<<20 || r.Anon > 1<<30 || r.RSS < r.Anon || *r.Latency.P50 <= 0 || *r.Latency.Max > 5000 {
 				t.Errorf("implausible: cpu %v µs, anon %d, rss %d, latency %s", r.CPU, r.Anon, r.RSS, r.Latency.text())
 			}
+			if seen := *r.ConnectionsPerAttempt; seen < 0.9 || seen > 1.2 {
+				t.Errorf("the targets have seen %v connections an attempt", seen)
+			}
 			if *r.Lag.Max < *r.Lag.P50 || *r.SlotMaxOverMean < 1 || r.EnginePeriod != 0.1 {
 				t.Errorf("implausible: lag %s, spread %v, period %v", r.Lag.text(), *r.SlotMaxOverMean, r.EnginePeriod)
 			}
@@ -146,18 +144,21 @@ func TestSlowAndFailingTargetsAreSeen(t *testing.T) {
 
 func TestGivenTargetsAreProbedAtTheirAddresses(t *testing.T) {
 	t.Parallel()
-	port, serve, err := Target{Kind: KindTCP}.Listen()
+	target, err := Target{Kind: KindTCP}.Listen()
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
-	go func() { done <- serve(ctx) }()
+	go func() { done <- target.run(ctx) }()
 	cfg := config(KindTCP)
 	cfg.TargetArgv = []string{"/nonexistent"}
-	cfg.Address = netip.AddrPortFrom(netip.MustParseAddr("127.90.0.1"), uint16(port))
-	if r := probes(t, cfg); r.Failed != 0 || r.ProbesPerSecond < 50 {
-		t.Errorf("%v probes a second, %d failed", r.ProbesPerSecond, r.Failed)
+	cfg.Address = netip.AddrPortFrom(netip.MustParseAddr("127.90.0.1"), uint16(target.Port))
+	if r := probes(t, cfg); r.Failed != 0 || r.ProbesPerSecond < 50 || r.ConnectionsPerAttempt != nil {
+		t.Errorf("%v probes a second, %d failed, connections %v", r.ProbesPerSecond, r.Failed, r.ConnectionsPerAttempt)
+	}
+	if n := target.Connections(); n < 50 {
+		t.Errorf("%d connections", n)
 	}
 	cancel()
 	if err := <-done; err != nil {
@@ -429,16 +430,16 @@ func TestTheReportNeedsNothingFromElsewhere(t *testing.T) {
 
 func TestATargetAnswersAtEveryLoopbackAddress(t *testing.T) {
 	for _, kind := range []string{KindHTTP, KindFailing, KindSlow} {
-		port, serve, err := Target{Kind: kind, Delay: 20 * time.Millisecond}.Listen()
+		target, err := Target{Kind: kind, Delay: 20 * time.Millisecond}.Listen()
 		if err != nil {
 			t.Fatalf("%s: %v", kind, err)
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
-		go func() { done <- serve(ctx) }()
+		go func() { done <- target.run(ctx) }()
 		for _, host := range []string{"127.0.0.1", "127.200.3.4", "127.255.255.254"} {
 			begun := time.Now()
-			conn, err := net.Dial("tcp", net.JoinHostPort(host, strconv.Itoa(port)))
+			conn, err := net.Dial("tcp", net.JoinHostPort(host, strconv.Itoa(target.Port)))
 			if err != nil {
 				t.Fatalf("%s: %v", kind, err)
 			}
@@ -464,7 +465,7 @@ func TestATargetAnswersAtEveryLoopbackAddress(t *testing.T) {
 }
 
 func TestATargetThatCanNotBeIsRefused(t *testing.T) {
-	if _, _, err := (Target{Kind: "udp"}).Listen(); err == nil {
+	if _, err := (Target{Kind: "udp"}).Listen(); err == nil {
 		t.Error("a kind that there is not is served")
 	}
 	taken, err := net.Listen("tcp4", "0.0.0.0:0")
@@ -473,7 +474,7 @@ func TestATargetThatCanNotBeIsRefused(t *testing.T) {
 	}
 	defer taken.Close()
 	for _, kind := range []string{KindHTTP, KindHTTPS} {
-		if _, _, err := (Target{Kind: kind, Port: taken.Addr().(*net.TCPAddr).Port}).Listen(); !errors.Is(err, syscall.EADDRINUSE) {
+		if _, err := (Target{Kind: kind, Port: taken.Addr().(*net.TCPAddr).Port}).Listen(); !errors.Is(err, syscall.EADDRINUSE) {
 			t.Errorf("%s at a port that is taken: %v", kind, err)
 		}
 	}

@@ -3,6 +3,7 @@ package loadtest
 import (
 	"bufio"
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -86,6 +87,15 @@ func processors() ([]int, error) {
 		}
 	}
 	return cpus, nil
+}
+
+// hear reads a line of numbers by name.
+func (p *part) hear() (told map[string]int64, err error) {
+	line, err := p.lines.ReadBytes('\n')
+	if err == nil {
+		err = json.Unmarshal(line, &told)
+	}
+	return told, err
 }
 
 // ask ends the part's stdin, which ends it.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -23,12 +24,13 @@ const (
 // raw is a target made of system calls, on one thread: it has to cost far less than what probes it. It answers a request as
 // soon as its head is there, and closes; a TCP target closes what it has accepted.
 type raw struct {
-	kind   string
-	port   int
-	answer []byte
-	delay  time.Duration
-	listen int
-	epoll  int
+	kind        string
+	port        int
+	connections *atomic.Int64
+	answer      []byte
+	delay       time.Duration
+	listen      int
+	epoll       int
 	// heads has the beginnings of requests that came in parts.
 	heads map[int][]byte
 	// waiting are the connections that are answered later, soonest first.
@@ -41,12 +43,12 @@ type waiting struct {
 	at time.Time
 }
 
-func listenRaw(t Target) (_ *raw, err error) {
+func listenRaw(t Target, connections *atomic.Int64) (_ *raw, err error) {
 	status := "200 OK"
 	if t.Kind == KindFailing {
 		status = "500 Internal Server Error"
 	}
-	r := &raw{kind: t.Kind, heads: map[int][]byte{}, listen: -1, epoll: -1}
+	r := &raw{kind: t.Kind, connections: connections, heads: map[int][]byte{}, listen: -1, epoll: -1}
 	r.answer = fmt.Appendf(nil, "HTTP/1.1 %s\r\nContent-Type: text/plain\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s", status, len(body), body)
 	if t.Kind == KindSlow {
 		r.delay = t.Delay
@@ -132,6 +134,7 @@ func (r *raw) accept() {
 		if err != nil {
 			return // none left, or one that has gone already; out of files, the others wait
 		}
+		r.connections.Add(1)
 		if r.kind == KindTCP || r.watch(fd) != nil {
 			unix.Close(fd)
 		}

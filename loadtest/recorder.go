@@ -44,6 +44,8 @@ type recorder struct {
 	window   totals
 	// lately is since the last sample.
 	lately totals
+	// all counts attempts from the start to the end.
+	all int64
 }
 
 func newRecorder(probes int, period time.Duration) *recorder {
@@ -79,6 +81,7 @@ func (r *recorder) observe(id spec.ProbeID, a *spec.Attempt) {
 	i := number(id.PodUID)
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.all++
 	if r.period > 0 && i >= 0 && i < len(r.schedules) && (r.to == 0 || start < r.to) {
 		r.schedules[i].began(start, int64(a.Lag), r.period, r.lateLocked)
 	}
@@ -142,6 +145,13 @@ func (r *recorder) result(latest time.Time) totals {
 		}
 	}
 	return r.window
+}
+
+// total is how many attempts have ended.
+func (r *recorder) total() int64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.all
 }
 
 // sample puts what came since the last one into s.

@@ -38,6 +38,9 @@ type Result struct {
 	Missed *int64 `json:"missed"`
 	// Failed attempts were no success, those of failing targets included.
 	Failed int64 `json:"failed"`
+	// ConnectionsPerAttempt is what the targets have seen over what the engine has told, from its start to its end: about 1, for the
+	// attempts that the end cuts short are not told; null where the targets are not ours.
+	ConnectionsPerAttempt *float64 `json:"connections_per_attempt"`
 	// SlotMaxOverMean is how uneven probes lie in their period: most in a slot over the average; null in a closed loop.
 	SlotMaxOverMean *float64 `json:"slot_max_over_mean"`
 	Targets         int      `json:"targets"`
@@ -132,6 +135,10 @@ func (r *Result) fill(t *Test, runs []run, series [][]Sample, interrupted bool) 
 			pods := median(runs, func(r *run) float64 { return r.perProbe(int64(r.Pods)) })
 			r.CPUPods = &pods
 		}
+	}
+	if runs[0].Connections >= 0 {
+		seen := median(runs, func(r *run) float64 { return float64(r.Connections) / float64(max(r.All, 1)) })
+		r.ConnectionsPerAttempt = &seen
 	}
 	if !closed {
 		missed, spread := int64(0), median(runs, func(r *run) float64 { return r.Spread })

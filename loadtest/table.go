@@ -43,6 +43,9 @@ func (r *Result) Table() [][]string {
 	}
 	add("latency", r.Latency.text(), "")
 	add("failed", strconv.FormatInt(r.Failed, 10), "")
+	if r.ConnectionsPerAttempt != nil {
+		add("connections an attempt", fmt.Sprintf("%.3f, as the targets say", *r.ConnectionsPerAttempt), "")
+	}
 	switch {
 	case r.Saturated && !r.ClosedLoop:
 		add("note", "the engine could not ask as often as it was to", "")

@@ -1,12 +1,14 @@
 package loadtest
 
 import (
+	"bufio"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -15,6 +17,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -50,33 +53,62 @@ type Target struct {
 	Delay time.Duration
 }
 
-// Listen opens the target's port and returns it, and what answers there until ctx ends.
-func (t Target) Listen() (port int, serve func(ctx context.Context) error, err error) {
+// Listening is a target whose port is open.
+type Listening struct {
+	Kind string
+	Port int
+	// connections counts those that were accepted: it is not the engine's word.
+	connections *atomic.Int64
+	run         func(ctx context.Context) error
+}
+
+// Connections is how many have been accepted so far.
+func (l *Listening) Connections() int64 { return l.connections.Load() }
+
+// Listen opens the target's port. What comes there is answered once Serve has told of it.
+func (t Target) Listen() (*Listening, error) {
+	l := &Listening{Kind: t.Kind, connections: &atomic.Int64{}}
 	switch t.Kind {
 	case KindHTTP, KindTCP, KindSlow, KindFailing:
-		s, err := listenRaw(t)
+		s, err := listenRaw(t, l.connections)
 		if err != nil {
-			return 0, nil, fmt.Errorf("listen for %s: %w", t.Kind, err)
+			return nil, fmt.Errorf("listen for %s: %w", t.Kind, err)
 		}
-		return s.port, s.run, nil
+		l.Port, l.run = s.port, s.run
+		return l, nil
 	case KindHTTPS, KindGRPC:
 	default:
-		return 0, nil, fmt.Errorf("no such kind of target: %q", t.Kind)
-	}
-	l, err := (&net.ListenConfig{Control: loopbackOnly}).Listen(context.Background(), "tcp4", fmt.Sprintf("0.0.0.0:%d", t.Port))
-	if err != nil {
-		return 0, nil, fmt.Errorf("listen for %s: %w", t.Kind, err)
-	}
-	port = l.Addr().(*net.TCPAddr).Port
-	if t.Kind == KindGRPC {
-		return port, func(ctx context.Context) error { return serveGRPC(ctx, l) }, nil
+		return nil, fmt.Errorf("no such kind of target: %q", t.Kind)
 	}
 	cert, err := certificate()
 	if err != nil {
-		l.Close()
-		return 0, nil, err
+		return nil, err
 	}
-	return port, func(ctx context.Context) error { return serveHTTPS(ctx, l, cert) }, nil
+	plain, err := (&net.ListenConfig{Control: loopbackOnly}).Listen(context.Background(), "tcp4", fmt.Sprintf("0.0.0.0:%d", t.Port))
+	if err != nil {
+		return nil, fmt.Errorf("listen for %s: %w", t.Kind, err)
+	}
+	l.Port = plain.Addr().(*net.TCPAddr).Port
+	counted := &counted{plain, l.connections}
+	l.run = func(ctx context.Context) error { return serveHTTPS(ctx, counted, cert) }
+	if t.Kind == KindGRPC {
+		l.run = func(ctx context.Context) error { return serveGRPC(ctx, counted) }
+	}
+	return l, nil
+}
+
+// counted counts what it accepts.
+type counted struct {
+	net.Listener
+	n *atomic.Int64
+}
+
+func (c *counted) Accept() (net.Conn, error) {
+	conn, err := c.Listener.Accept()
+	if err == nil {
+		c.n.Add(1)
+	}
+	return conn, err
 }
 
 // loopbackOnly binds a socket to the loopback device: one at 0.0.0.0 then has all of 127.0.0.0/8, and nothing comes from other
@@ -120,24 +152,48 @@ func certificate() (tls.Certificate, error) {
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, err
 }
 
-// Serve opens all targets, tells their ports by kind, and answers until ctx ends.
-func Serve(ctx context.Context, targets []Target, told func(ports map[string]int) error) error {
+// Serve opens all targets, tells of them, and answers until ctx ends.
+func Serve(ctx context.Context, targets []Target, told func([]*Listening) error) error {
 	g, ctx := errgroup.WithContext(ctx)
-	ports := map[string]int{}
-	var serve []func(context.Context) error
+	var all []*Listening
 	for _, t := range targets {
-		port, run, err := t.Listen()
+		l, err := t.Listen()
 		if err != nil {
 			return err
 		}
-		ports[t.Kind] = port
-		serve = append(serve, run)
+		all = append(all, l)
 	}
-	if err := told(ports); err != nil {
+	if err := told(all); err != nil {
 		return err
 	}
-	for _, run := range serve {
-		g.Go(func() error { return run(ctx) })
+	for _, l := range all {
+		g.Go(func() error { return l.run(ctx) })
 	}
 	return g.Wait()
+}
+
+// Driven serves targets for a test: it writes their ports by kind, a line of JSON, answers each line of in by how many connections
+// there have been by kind, and ends with in.
+func Driven(ctx context.Context, targets []Target, in io.Reader, out io.Writer) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	return Serve(ctx, targets, func(all []*Listening) error {
+		enc := json.NewEncoder(out)
+		say := func(of func(*Listening) int64) error {
+			told := map[string]int64{}
+			for _, l := range all {
+				told[l.Kind] = of(l)
+			}
+			return enc.Encode(told)
+		}
+		go func() { // ends with the process: a read of stdin can't be ended
+			defer cancel()
+			for lines := bufio.NewScanner(in); lines.Scan(); {
+				if say((*Listening).Connections) != nil {
+					return
+				}
+			}
+		}()
+		return say(func(l *Listening) int64 { return int64(l.Port) })
+	})
 }

@@ -193,15 +193,13 @@ func showResult(o *options, r *loadtest.Result) error {
 }
 
 func loadtestTargetCommand(o *options) *cobra.Command {
-	kinds, port, delay, untilEOF := loadtest.TargetKinds, 0, 250*time.Millisecond, false
+	kinds, port, delay, driven := loadtest.TargetKinds, 0, 250*time.Millisecond, false
 	cmd := &cobra.Command{
 		Use: "target", Short: "Be something to probe, at every address of 127.0.0.0/8", Args: cobra.NoArgs,
 		Long: "Be something to probe, at every address of 127.0.0.0/8, until it is stopped; other machines do not reach it. It says where:\n" +
 			"a line for each kind. slow answers HTTP after --delay, failing answers it with status 500.",
 		Example: "  muster loadtest target --kind http --port 8080\n  muster loadtest probes --address 127.0.0.1:8080",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			ctx, cancel := context.WithCancel(cmd.Context())
-			defer cancel()
 			var targets []loadtest.Target
 			for i, k := range kinds {
 				if !slices.Contains(loadtest.TargetKinds, k) || slices.Contains(kinds[:i], k) {
@@ -219,32 +217,30 @@ func loadtestTargetCommand(o *options) *cobra.Command {
 			case delay < 0 || delay > time.Minute:
 				return usagef("--delay %v: must be 0 to 1m", delay)
 			}
-			if untilEOF {
-				go func() { // ends with the process: a read of stdin can't be ended
-					_, _ = io.Copy(io.Discard, o.world.Stdin)
-					cancel()
-				}()
+			if driven {
+				return loadtest.Driven(cmd.Context(), targets, o.world.Stdin, o.world.Stdout)
 			}
-			return loadtest.Serve(ctx, targets, func(ports map[string]int) error { return showPorts(o, kinds, ports) })
+			return loadtest.Serve(cmd.Context(), targets, func(all []*loadtest.Listening) error { return showPorts(o, all) })
 		},
 	}
 	f := cmd.Flags()
 	f.StringSliceVar(&kinds, "kind", kinds, "what to be")
 	f.IntVar(&port, "port", 0, "the port, for one kind; 0: a free one")
 	f.DurationVar(&delay, "delay", delay, "after how long slow targets answer, 0 to 1m")
-	f.BoolVar(&untilEOF, "until-eof", false, "end with stdin")
+	f.BoolVar(&driven, "driven", false, "end with stdin, and answer each line of it with the connections so far")
 	o.outputFlag(cmd, "table", "json")
 	return cmd
 }
 
 // showPorts says where targets are.
-func showPorts(o *options, kinds []string, ports map[string]int) error {
+func showPorts(o *options, all []*loadtest.Listening) error {
+	ports, rows := map[string]int{}, [][]string{{"KIND", "ADDRESS"}}
+	for _, l := range all {
+		ports[l.Kind] = l.Port
+		rows = append(rows, []string{l.Kind, fmt.Sprintf("127.0.0.1:%d", l.Port)})
+	}
 	if o.output == "json" {
 		return json.NewEncoder(o.world.Stdout).Encode(ports)
-	}
-	rows := [][]string{{"KIND", "ADDRESS"}}
-	for _, k := range kinds {
-		rows = append(rows, []string{k, fmt.Sprintf("127.0.0.1:%d", ports[k])})
 	}
 	_, err := io.WriteString(o.world.Stdout, align(rows, widthsOf(rows)))
 	return err
