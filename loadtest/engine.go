@@ -1,7 +1,6 @@
 package loadtest
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -109,21 +108,12 @@ type Point struct {
 // in has ended. It is not for people to call.
 func Engine(ctx context.Context, in io.Reader, out io.Writer) error {
 	signal.Ignore(syscall.SIGPIPE) // who listens may be gone: there are pods to take away nevertheless
-	lines := bufio.NewReaderSize(in, 1<<16)
-	line, err := lines.ReadBytes('\n')
-	if err != nil {
-		return fmt.Errorf("read the job: %w", err)
-	}
 	var j job
-	if err := json.Unmarshal(line, &j); err != nil {
-		return fmt.Errorf("read the job: %w", err)
+	ctx, cancel, err := told(ctx, in, &j)
+	if err != nil {
+		return err
 	}
-	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	go func() { // ends with the process: a read of stdin can't be ended
-		_, _ = io.Copy(io.Discard, lines)
-		cancel()
-	}()
 	var exec probe.Execer
 	var pods *pods
 	if j.Kind == KindExec {

@@ -288,11 +288,7 @@ func (t *Test) once(ctx context.Context, j *job, sampled func(Sample)) (r *run, 
 			err = errors.Join(err, removePods(j.DataDir, j.Supervisor))
 		}
 	}()
-	line, err := json.Marshal(j)
-	if err != nil {
-		return nil, nil, err
-	}
-	if _, err := p.stdin.Write(append(line, '\n')); err != nil {
+	if err := p.say(j); err != nil {
 		return nil, nil, fmt.Errorf("tell the engine its job: %w", errors.Join(err, p.stop()))
 	}
 	for {

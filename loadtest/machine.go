@@ -2,6 +2,7 @@ package loadtest
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"runtime"
 	"strconv"
@@ -20,11 +21,44 @@ func processorTime() time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// memory is what this process has in memory, in bytes, and how much of that is anonymous.
-func memory() (rss, anon int64) {
-	b, err := os.ReadFile("/proc/self/status")
+// processorTimeOf is what another process has used so far, to 10 ms.
+func processorTimeOf(pid int) (time.Duration, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
-		return 0, 0
+		return 0, err
+	}
+	_, rest, _ := strings.Cut(string(b), ") ")
+	fields := strings.Fields(rest) // from the third on: utime and stime are the 14th and the 15th
+	if len(fields) < 13 {
+		return 0, fmt.Errorf("/proc/%d/stat has %d fields", pid, len(fields)+2)
+	}
+	var ticks int64
+	for _, f := range fields[11:13] {
+		n, err := strconv.ParseInt(f, 10, 64)
+		if err != nil {
+			return 0, fmt.Errorf("/proc/%d/stat: %w", pid, err)
+		}
+		ticks += n
+	}
+	return time.Duration(ticks) * time.Second / ticksPerSecond, nil
+}
+
+// ticksPerSecond is the kernel's USER_HZ, which is 100 on every architecture that muster runs on.
+const ticksPerSecond = 100
+
+// procMemory is what a process has in memory, in bytes, and how much of that is anonymous.
+type procMemory struct{ rss, anon int64 }
+
+// memory is what this process has.
+func memory() (rss, anon int64) {
+	m, _ := memoryOf(os.Getpid()) // one's own can be read
+	return m.rss, m.anon
+}
+
+func memoryOf(pid int) (procMemory, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return procMemory{}, err
 	}
 	kib := func(key string) int64 {
 		_, rest, _ := bytes.Cut(b, []byte("\n"+key+":"))
@@ -38,7 +72,7 @@ func memory() (rss, anon int64) {
 		}
 		return n << 10
 	}
-	return kib("VmRSS"), kib("RssAnon")
+	return procMemory{kib("VmRSS"), kib("RssAnon")}, nil
 }
 
 // Machine is where a test has run.

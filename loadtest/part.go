@@ -98,6 +98,15 @@ func (p *part) hear() (told map[string]int64, err error) {
 	return told, err
 }
 
+// say tells the part something, a line of JSON.
+func (p *part) say(v any) error {
+	line, err := json.Marshal(v)
+	if err == nil {
+		_, err = p.stdin.Write(append(line, '\n'))
+	}
+	return err
+}
+
 // ask ends the part's stdin, which ends it.
 func (p *part) ask() { p.stdin.Close() }
 

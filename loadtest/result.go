@@ -96,7 +96,7 @@ type Spread struct {
 }
 
 // median is that of what of gives; the mean of the two in the middle where there are two.
-func median[T int64 | float64](runs []run, of func(*run) T) T {
+func median[R any, T int64 | float64](runs []R, of func(*R) T) T {
 	all := make([]T, len(runs))
 	for i := range runs {
 		all[i] = of(&runs[i])
@@ -172,7 +172,7 @@ func medians(runs []run, of func(*run) quantiles) latencies {
 	return latencies{&p50, &p99, &most}
 }
 
-func spreadOf(runs []run, of func(*run) float64) Spread {
+func spreadOf[R any](runs []R, of func(*R) float64) Spread {
 	s := Spread{of(&runs[0]), of(&runs[0])}
 	for i := range runs {
 		s.Least, s.Most = min(s.Least, of(&runs[i])), max(s.Most, of(&runs[i]))

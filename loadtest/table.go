@@ -55,8 +55,15 @@ func (r *Result) Table() [][]string {
 	if r.Interrupted {
 		add("note", "ended early", "")
 	}
-	return append(rows, []string{"machine", fmt.Sprintf("%s, %d processors, Linux %s, %s, load %.1f to %.1f", r.Machine.CPU, r.Machine.CPUs, r.Machine.Kernel, r.Machine.Go, r.Machine.LoadBefore, r.Machine.LoadAfter), ""},
-		[]string{"muster", r.Version, ""})
+	return append(rows, about(r.Machine, r.Version)...)
+}
+
+// about are the rows of where it was measured.
+func about(m *Machine, version string) [][]string {
+	return [][]string{
+		{"machine", fmt.Sprintf("%s, %d processors, Linux %s, %s, load %.1f to %.1f", m.CPU, m.CPUs, m.Kernel, m.Go, m.LoadBefore, m.LoadAfter), ""},
+		{"muster", version, ""},
+	}
 }
 
 func (l latencies) text() string {

@@ -79,7 +79,7 @@ func TestWhatIsNotBuiltIsRefusedByItsName(t *testing.T) {
 	for line, name := range map[string]string{
 		"probe lint -f x": "probe lint",
 		"why web":         "why", "ui": "ui", "simulate --lose n1": "simulate",
-		"drill node n1": "drill", "snapshot save x": "snapshot save", "loadtest ingest --report x": "loadtest ingest",
+		"drill node n1": "drill", "snapshot save x": "snapshot save",
 		"loadtest fleet": "loadtest fleet", "loadtest failover": "loadtest failover",
 		"get daemonsets": "get daemonsets", "get sts web": "get statefulsets", "get namespaces": "get namespaces",
 		"delete ds x": "delete daemonsets", "resume pod/web": "resume TYPE/NAME",
@@ -173,6 +173,9 @@ func TestAWrongCommandLineIsUsageAndSaysWhereToLook(t *testing.T) {
 		"loadtest probes --address host:80":                              "want an IP address with a port",
 		"loadtest probes --kind tcp --failing 5":                         "are HTTP ones",
 		"loadtest probes -o yaml":                                        "-o yaml: unknown format",
+		"loadtest ingest --agents 0":                                     "agents 0: must be 1 to 1000",
+		"loadtest ingest --agents 1000 --pods 1000":                      "must be 100000 probes at most",
+		"loadtest ingest --duration 1ms":                                 "duration 1ms: must be 1s to 24h0m0s",
 		"loadtest target --kind exec":                                    "--kind exec: want",
 		"loadtest target --kind tcp,tcp":                                 "once at most",
 		"loadtest target --port 80":                                      "--port is for one kind",

@@ -20,8 +20,13 @@ import (
 
 func loadtestCommand(o *options) *cobra.Command {
 	c := parent("loadtest", "Measure what this machine does as a node: how many probes, at which cost",
-		loadtestProbesCommand(o), loadtestTargetCommand(o), loadtestEngineCommand(o.world))
-	for _, name := range []string{"ingest", "fleet", "failover"} {
+		loadtestProbesCommand(o), loadtestIngestCommand(o), loadtestTargetCommand(o),
+		loadtestPart(o.world, "engine", func(ctx context.Context, in io.Reader, out io.Writer) error {
+			calm(o.world) // as an agent's threads are
+			return loadtest.Engine(ctx, in, out)
+		}),
+		loadtestPart(o.world, "coordinator", loadtest.CoordinatorPart), loadtestPart(o.world, "agents", loadtest.Fleet))
+	for _, name := range []string{"fleet", "failover"} {
 		c.AddCommand(unbuilt(name, "loadtest "+name))
 	}
 	return c
@@ -180,7 +185,7 @@ func (l *liveLine) clear() {
 }
 
 // showResult prints a test's result.
-func showResult(o *options, r *loadtest.Result) error {
+func showResult(o *options, r interface{ Table() [][]string }) error {
 	if o.output == "json" {
 		enc := json.NewEncoder(o.world.Stdout)
 		enc.SetIndent("", "  ")
@@ -246,13 +251,70 @@ func showPorts(o *options, all []*loadtest.Listening) error {
 	return err
 }
 
-// loadtestEngineCommand is the process that "loadtest probes" measures. People never call it.
-func loadtestEngineCommand(w World) *cobra.Command {
+// loadtestPart is a process of a load test. People never call it.
+func loadtestPart(w World, name string, run func(ctx context.Context, in io.Reader, out io.Writer) error) *cobra.Command {
 	return &cobra.Command{
-		Use: "engine", Hidden: true, Args: cobra.NoArgs,
+		Use: name, Hidden: true, Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return run(cmd.Context(), w.Stdin, w.Stdout) },
+	}
+}
+
+func loadtestIngestCommand(o *options) *cobra.Command {
+	cfg := loadtest.IngestConfig{Agents: 100, Pods: 30, Probes: 3, Period: 10 * time.Second, Duration: 20 * time.Second, Warmup: 5 * time.Second, Runs: 1, Seed: 1}
+	cmd := &cobra.Command{
+		Use: "ingest", Short: "Measure how many results of probes a coordinator takes in", Args: cobra.NoArgs,
+		Long: "Measure what a coordinator spends on the results of its agents' probes. A coordinator is started, in a process and a\n" +
+			"temporary directory of its own, and in another process simulated agents: each with a certificate, a session and renewals as\n" +
+			"an agent has them, over TLS, but with pods that it only says to run and results that it makes up.\n\n" +
+			"results_per_second is what the coordinator has taken in, by its own table of probes; cpu_us_per_result is all that its process\n" +
+			"used over that, store and renewals included. Of several runs, on the same fleet, medians are shown. Ctrl-C ends early with the\n" +
+			"runs so far, and the exit status is 1.",
+		Example: "  muster loadtest ingest --agents 100 --cores 1\n  muster loadtest ingest --agents 50 --pods 100 --period 100ms --cores 1",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			calm(w) // as an agent's threads are
-			return loadtest.Engine(cmd.Context(), w.Stdin, w.Stdout)
+			program, err := os.Executable()
+			if err != nil {
+				return err
+			}
+			cfg.CoordinatorArgv, cfg.FleetArgv = []string{program, "loadtest", "coordinator"}, []string{program, "loadtest", "agents"}
+			test, err := loadtest.NewIngest(cfg)
+			if err != nil {
+				return &usageError{err}
+			}
+			line := newLiveLine(o.world.Stderr)
+			result, err := test.Run(cmd.Context(), func(p loadtest.IngestProgress) { line.show(ingestText(p)) })
+			line.clear()
+			if err != nil {
+				return fmt.Errorf("loadtest ingest: %w", err)
+			}
+			if err := showResult(o, result); err != nil {
+				return err
+			}
+			return cmd.Context().Err()
 		},
 	}
+	f := cmd.Flags()
+	f.IntVar(&cfg.Agents, "agents", cfg.Agents, fmt.Sprintf("how many agents, 1 to %d", loadtest.MaxAgents))
+	f.IntVar(&cfg.Pods, "pods", cfg.Pods, fmt.Sprintf("how many pods each of them has, 1 to %d", loadtest.MaxAgentPods))
+	f.IntVar(&cfg.Probes, "probes", cfg.Probes, fmt.Sprintf("how many probes each pod has, 1 to 3; %d in all at most", loadtest.MaxAllProbes))
+	f.DurationVar(&cfg.Period, "period", cfg.Period, "each probe's period, 100ms to 1h")
+	f.DurationVar(&cfg.Duration, "duration", cfg.Duration, "how long to measure, 1s to 24h")
+	f.DurationVar(&cfg.Warmup, "warmup", cfg.Warmup, "how long results come before that, 0 to 24h")
+	f.IntVar(&cfg.Cores, "cores", 0, "pin the coordinator to so many processors, and the agents to the others; 0: neither")
+	f.IntVar(&cfg.Runs, "runs", cfg.Runs, fmt.Sprintf("how often to measure, 1 to %d", loadtest.MaxRuns))
+	f.Uint64Var(&cfg.Seed, "seed", cfg.Seed, "another number lays the probes at other moments of their period")
+	o.outputFlag(cmd, "table", "json")
+	return cmd
+}
+
+// ingestText is how a test of ingest goes, in one line.
+func ingestText(p loadtest.IngestProgress) string {
+	s := p.Sample
+	if s == nil {
+		return p.Doing
+	}
+	phase := "measuring"
+	if s.WarmUp {
+		phase = "warming up"
+	}
+	return fmt.Sprintf("run %d/%d  %s  %.0f results/s offered  coordinator cpu %.0f%%  %d MiB", p.Run, p.Runs, phase, s.Offered/s.Seconds, 100*s.CPU/s.Seconds, s.RSS>>20)
 }

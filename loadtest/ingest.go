@@ -1,0 +1,254 @@
+package loadtest
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/musterhq/muster/internal/version"
+)
+
+// The bounds of a test of ingest.
+const (
+	MaxAgents     = 1000
+	MaxAgentPods  = 1000
+	MaxAllProbes  = 100_000
+	maxPodsProbes = 3
+)
+
+// IngestConfig is a test of how many results a coordinator takes in.
+type IngestConfig struct {
+	// Agents, 1 to MaxAgents, have Pods pods each, 1 to MaxAgentPods, and those Probes probes, 1 to 3; MaxAllProbes in all.
+	Agents, Pods, Probes int
+	// Period is each probe's, 100 ms to MaxPeriod.
+	Period time.Duration
+	// Duration is how long is measured, 1 s to MaxDuration, after Warmup, 0 to MaxDuration.
+	Duration, Warmup time.Duration
+	// Cores pins the coordinator to so many processors, and the agents to the others; 0: neither is pinned.
+	Cores int
+	// Runs is how often it is measured, on the same fleet, 1 to MaxRuns.
+	Runs int
+	Seed uint64
+	// CoordinatorArgv and FleetArgv start the processes; see CoordinatorPart and Fleet.
+	CoordinatorArgv, FleetArgv []string
+	// TempDir is where the coordinator's data is kept; empty: the system's.
+	TempDir string
+}
+
+// IngestProgress is how a test goes: what is done before it measures, or a sample.
+type IngestProgress struct {
+	Doing     string
+	Run, Runs int
+	Sample    *IngestSample
+}
+
+// IngestResult is what a test has measured: one JSON object, with the same keys always. Figures are medians of the runs.
+type IngestResult struct {
+	// Test is "ingest".
+	Test    string  `json:"test"`
+	Version string  `json:"version"`
+	Machine Machine `json:"machine"`
+	// ResultsPerSecond is what the coordinator has taken in, by its own table of probes; Offered is what the agents had.
+	ResultsPerSecond float64 `json:"results_per_second"`
+	Offered          float64 `json:"offered_per_second"`
+	// CPU is user and system time of all of the coordinator's process, its store and renewals among it, in µs for each of those
+	// results; Cores is how many processors that kept busy.
+	CPU   float64 `json:"cpu_us_per_result"`
+	Busy  float64 `json:"busy_cores"`
+	RSS   int64   `json:"rss_bytes"`
+	Anon  int64   `json:"anon_bytes"`
+	Cores int     `json:"cores"`
+	// CoordinatorCPUs are those that it was pinned to.
+	CoordinatorCPUs []int   `json:"coordinator_cpus"`
+	Agents          int     `json:"agents"`
+	Pods            int     `json:"pods_per_agent"`
+	Probes          int     `json:"probes_per_pod"`
+	Period          float64 `json:"period_seconds"`
+	Duration        float64 `json:"duration_seconds"`
+	WarmUp          float64 `json:"warmup_seconds"`
+	// Saturated is whether less than 95 % of what was offered was taken in.
+	Saturated   bool              `json:"saturated"`
+	Seed        uint64            `json:"seed"`
+	Interrupted bool              `json:"interrupted"`
+	Runs        []IngestRun       `json:"runs"`
+	Spread      map[string]Spread `json:"spread"`
+}
+
+// IngestRun are the figures of one run.
+type IngestRun struct {
+	ResultsPerSecond float64 `json:"results_per_second"`
+	Offered          float64 `json:"offered_per_second"`
+	CPU              float64 `json:"cpu_us_per_result"`
+	RSS              int64   `json:"rss_bytes"`
+	Duration         float64 `json:"duration_seconds"`
+}
+
+// IngestTest is a test of ingest. Make one with NewIngest, and run it once.
+type IngestTest struct {
+	cfg                        IngestConfig
+	coordinatorCPUs, otherCPUs []int
+}
+
+// NewIngest checks the configuration.
+func NewIngest(cfg IngestConfig) (*IngestTest, error) {
+	cpus, err := processors()
+	if err != nil {
+		return nil, err
+	}
+	within := func(name string, v, most int) error {
+		if v < 1 || v > most {
+			return fmt.Errorf("%s %d: must be 1 to %d", name, v, most)
+		}
+		return nil
+	}
+	between := func(name string, v, least, most time.Duration) error {
+		if v < least || v > most {
+			return fmt.Errorf("%s %v: must be %v to %v", name, v, least, most)
+		}
+		return nil
+	}
+	switch err := errors.Join(within("agents", cfg.Agents, MaxAgents), within("pods", cfg.Pods, MaxAgentPods), within("probes", cfg.Probes, maxPodsProbes),
+		within("runs", cfg.Runs, MaxRuns), between("period", cfg.Period, leastPeriod, MaxPeriod), between("duration", cfg.Duration, time.Second, MaxDuration),
+		between("warm-up", cfg.Warmup, 0, MaxDuration)); {
+	case err != nil:
+		return nil, err
+	case cfg.Agents*cfg.Pods*cfg.Probes > MaxAllProbes:
+		return nil, fmt.Errorf("%d agents with %d pods with %d probes: must be %d probes at most", cfg.Agents, cfg.Pods, cfg.Probes, MaxAllProbes)
+	case cfg.Cores < 0 || cfg.Cores > len(cpus):
+		return nil, fmt.Errorf("cores %d: must be 0 to %d, as many processors as this process may use", cfg.Cores, len(cpus))
+	}
+	t := &IngestTest{cfg: cfg, coordinatorCPUs: []int{}}
+	if cfg.Cores > 0 {
+		t.coordinatorCPUs, t.otherCPUs = cpus[len(cpus)-cfg.Cores:], cpus[:len(cpus)-cfg.Cores]
+	}
+	return t, nil
+}
+
+// Run measures, and tells progress. The end of ctx ends it early: the result then has the runs so far, or the error is
+// ErrNothing. When it returns, nothing that it has started is left.
+func (t *IngestTest) Run(ctx context.Context, progress func(IngestProgress)) (result *IngestResult, err error) {
+	cfg := &t.cfg
+	machine := thisMachine()
+	temp, err := os.MkdirTemp(cfg.TempDir, "muster-loadtest-")
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, removeDir(temp)) }()
+	dir := filepath.Join(temp, "coordinator")
+	c, err := startPart(cfg.CoordinatorArgv, t.coordinatorCPUs)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = c.stop() }()
+	if err := c.say(dir); err != nil {
+		return nil, fmt.Errorf("start the coordinator: %w", err)
+	}
+	if _, err := c.hear(); err != nil {
+		return nil, fmt.Errorf("start the coordinator: %w", errors.Join(c.stop(), err))
+	}
+	agents, err := startPart(cfg.FleetArgv, t.otherCPUs)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if stopped := agents.stop(); stopped != nil && err == nil {
+			err = fmt.Errorf("the agents: %w", stopped)
+		}
+	}()
+	defer context.AfterFunc(ctx, agents.ask)()
+	if err := agents.say(fleetJob{
+		Config: filepath.Join(dir, "client.yaml"), Coordinator: c.cmd.Process.Pid, Agents: cfg.Agents, Pods: cfg.Pods, Probes: cfg.Probes,
+		Period: cfg.Period, Warmup: cfg.Warmup, Duration: cfg.Duration, Runs: cfg.Runs, Seed: cfg.Seed,
+	}); err != nil {
+		return nil, fmt.Errorf("start the agents: %w", err)
+	}
+	var runs []ingestRun
+	for len(runs) < cfg.Runs {
+		line, err := agents.lines.ReadBytes('\n')
+		if errors.Is(err, io.EOF) {
+			if ctx.Err() != nil {
+				break
+			}
+			return nil, fmt.Errorf("the agents ended early: %w", errors.Join(agents.stop(), errors.New(string(bytes.TrimSpace(agents.stderr.last)))))
+		}
+		var s fleetSaid
+		if err == nil {
+			err = json.Unmarshal(line, &s)
+		}
+		switch {
+		case err != nil:
+			return nil, fmt.Errorf("hear from the agents: %w", err)
+		case s.Run != nil:
+			runs = append(runs, *s.Run)
+		default:
+			progress(IngestProgress{Doing: s.Doing, Run: len(runs) + 1, Runs: cfg.Runs, Sample: s.Sample})
+		}
+	}
+	if len(runs) == 0 {
+		return nil, ErrNothing
+	}
+	machine.LoadAfter = load()
+	return t.result(machine, runs, ctx.Err() != nil), nil
+}
+
+func (r *ingestRun) rate() float64    { return float64(r.Taken) / r.Seconds }
+func (r *ingestRun) offered() float64 { return float64(r.Offered) / r.Seconds }
+func (r *ingestRun) busy() float64    { return r.CPU.Seconds() / r.CPUSeconds }
+func (r *ingestRun) cpu() float64     { return r.busy() * 1e6 / max(r.rate(), 1e-9) }
+
+func (t *IngestTest) result(m Machine, runs []ingestRun, interrupted bool) *IngestResult {
+	cfg := &t.cfg
+	r := &IngestResult{
+		Test: "ingest", Version: version.Version, Machine: m, ResultsPerSecond: median(runs, (*ingestRun).rate), Offered: median(runs, (*ingestRun).offered),
+		CPU: median(runs, (*ingestRun).cpu), Busy: median(runs, (*ingestRun).busy), RSS: median(runs, func(r *ingestRun) int64 { return r.RSS }),
+		Anon: median(runs, func(r *ingestRun) int64 { return r.Anon }), Cores: cfg.Cores, CoordinatorCPUs: t.coordinatorCPUs,
+		Agents: cfg.Agents, Pods: cfg.Pods, Probes: cfg.Probes, Period: cfg.Period.Seconds(),
+		Duration: median(runs, func(r *ingestRun) float64 { return r.Seconds }), WarmUp: cfg.Warmup.Seconds(), Seed: cfg.Seed, Interrupted: interrupted,
+		Spread: map[string]Spread{
+			"results_per_second": spreadOf(runs, (*ingestRun).rate), "cpu_us_per_result": spreadOf(runs, (*ingestRun).cpu),
+		},
+	}
+	r.Saturated = r.ResultsPerSecond < 0.95*r.Offered
+	for i := range runs {
+		at := &runs[i]
+		r.Runs = append(r.Runs, IngestRun{at.rate(), at.offered(), at.cpu(), at.RSS, at.Seconds})
+	}
+	return r
+}
+
+// Table is the result for people: rows of cells, the header first.
+func (r *IngestResult) Table() [][]string {
+	spread := func(key string) string {
+		if len(r.Runs) < 2 {
+			return ""
+		}
+		return fmt.Sprintf("%.1f to %.1f", r.Spread[key].Least, r.Spread[key].Most)
+	}
+	on := "unpinned"
+	if r.Cores > 0 {
+		on = fmt.Sprintf("pinned to processors %v", r.CoordinatorCPUs)
+	}
+	rows := [][]string{
+		{"FIGURE", "VALUE", "RUNS"},
+		{"test", fmt.Sprintf("%d agents, %d pods each, %d probes each, one each %gs", r.Agents, r.Pods, r.Probes, r.Period), ""},
+		{"measured", fmt.Sprintf("%.1fs after a warm-up of %gs, the coordinator %s", r.Duration, r.WarmUp, on), strconv.Itoa(len(r.Runs))},
+		{"results a second", fmt.Sprintf("%.0f of %.0f offered", r.ResultsPerSecond, r.Offered), spread("results_per_second")},
+		{"cpu a result", fmt.Sprintf("%.2fµs, %.2f processors in all", r.CPU, r.Busy), spread("cpu_us_per_result")},
+		{"memory", fmt.Sprintf("%.1f MiB resident, %.1f MiB anonymous", float64(r.RSS)/(1<<20), float64(r.Anon)/(1<<20)), ""},
+	}
+	if r.Saturated {
+		rows = append(rows, []string{"note", "not all was taken in that was offered", ""})
+	}
+	if r.Interrupted {
+		rows = append(rows, []string{"note", "ended early", ""})
+	}
+	return slices.Concat(rows, about(&r.Machine, r.Version))
+}
