@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -358,12 +357,4 @@ func (f *fleet) taken(ctx context.Context) (n int64, err error) {
 			return n, nil
 		}
 	}
-}
-
-// removeDir takes away what a coordinator that was killed has left.
-func removeDir(dir string) error {
-	if err := os.RemoveAll(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return nil
 }

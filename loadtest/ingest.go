@@ -137,12 +137,11 @@ func NewIngest(cfg IngestConfig) (*IngestTest, error) {
 func (t *IngestTest) Run(ctx context.Context, progress func(IngestProgress)) (result *IngestResult, err error) {
 	cfg := &t.cfg
 	machine := thisMachine()
-	temp, err := os.MkdirTemp(cfg.TempDir, "muster-loadtest-")
+	dir, err := os.MkdirTemp(cfg.TempDir, "muster-loadtest-")
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, removeDir(temp)) }()
-	dir := filepath.Join(temp, "coordinator")
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }() // a coordinator that was killed has left it
 	c, err := startPart(cfg.CoordinatorArgv, t.coordinatorCPUs)
 	if err != nil {
 		return nil, err

@@ -46,6 +46,18 @@ func TestMain(m *testing.M) {
 			targets = append(targets, Target{Kind: k, Delay: *delay})
 		}
 		err = Driven(ctx, targets, os.Stdin, os.Stdout)
+	case "coordinator":
+		err = CoordinatorPart(ctx, os.Stdin, os.Stdout)
+	case "agents":
+		err = Fleet(ctx, os.Stdin, os.Stdout)
+	case "ingester":
+		cfg := ingestConfig()
+		cfg.Duration, cfg.TempDir = time.Hour, os.Args[2]
+		_, err = ingest(ctx, cfg, func(p IngestProgress) {
+			if p.Sample != nil {
+				fmt.Println("runs")
+			}
+		})
 	case "tester":
 		cfg := config(os.Args[2])
 		cfg.Duration, cfg.TempDir, cfg.Supervisor = time.Hour, os.Args[3], os.Args[4:]
@@ -231,7 +243,7 @@ func TestNothingOutlivesATesterThatIsKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	args := map[string][]string{KindHTTP: {"tester", KindHTTP, dir}}
+	args := map[string][]string{KindHTTP: {"tester", KindHTTP, dir}, "ingest": {"ingester", dir}}
 	if os.Geteuid() == 0 && !testing.Short() {
 		args[KindExec] = []string{"tester", KindExec, dir, containertest.BuildSupervisor(t)}
 	}
@@ -247,7 +259,8 @@ func TestNothingOutlivesATesterThatIsKilled(t *testing.T) {
 		if _, err := out.Read(make([]byte, 1)); err != nil {
 			t.Fatal(err)
 		}
-		parts := slices.Concat(children(t, cmd.Process.Pid, "engine"), children(t, cmd.Process.Pid, "target"), mentioning(t, dir+"/muster-loadtest-"))
+		parts := slices.Concat(children(t, cmd.Process.Pid, "engine"), children(t, cmd.Process.Pid, "target"), children(t, cmd.Process.Pid, "coordinator"),
+			children(t, cmd.Process.Pid, "agents"), mentioning(t, dir+"/muster-loadtest-"))
 		if len(parts) < 2 {
 			t.Fatalf("%s: its processes are %v, want an engine and targets", kind, parts)
 		}
