@@ -189,6 +189,10 @@ func (p *simulatedPods) RunCommand(context.Context, string, string, container.In
 	return 0, errSimulated
 }
 
+func (p *simulatedPods) Dial(context.Context, string, int) (container.Conn, error) {
+	return nil, errSimulated
+}
+
 // simulatedProbes have no verdicts to tell: all stay as they were declared.
 type simulatedProbes struct{}
 
