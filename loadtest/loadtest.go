@@ -1,6 +1,7 @@
-// Package loadtest measures muster: how many probes an agent's engine makes, at which cost, and how punctually. The engine is
-// the agent's own (agent.NewProbing), in a process of its own, so that what it costs is its own cost; what it probes is in
-// another process, so that answering costs it nothing. Neither outlives the process that has started them.
+// Package loadtest measures muster: how many probes an agent's engine makes, at which cost, and how punctually; and what their
+// results cost a coordinator. The engine is the agent's own (agent.NewProbing), in a process of its own, so that what it costs is
+// its own cost; what it probes is in another process, so that answering costs it nothing. So are a coordinator and the simulated
+// agents that report to it, whose sessions are real ones. No process outlives the one that has started it.
 package loadtest
 
 import (

@@ -19,7 +19,7 @@ import (
 )
 
 func loadtestCommand(o *options) *cobra.Command {
-	c := parent("loadtest", "Measure what this machine does as a node: how many probes, at which cost",
+	c := parent("loadtest", "Measure how much muster does on this machine, and what it costs",
 		loadtestProbesCommand(o), loadtestIngestCommand(o), loadtestTargetCommand(o),
 		loadtestPart(o.world, "engine", func(ctx context.Context, in io.Reader, out io.Writer) error {
 			calm(o.world) // as an agent's threads are
@@ -267,8 +267,9 @@ func loadtestIngestCommand(o *options) *cobra.Command {
 			"temporary directory of its own, and in another process simulated agents: each with a certificate, a session and renewals as\n" +
 			"an agent has them, over TLS, but with pods that it only says to run and results that it makes up.\n\n" +
 			"results_per_second is what the coordinator has taken in, by its own table of probes; cpu_us_per_result is all that its process\n" +
-			"used over that, store and renewals included. Of several runs, on the same fleet, medians are shown. Ctrl-C ends early with the\n" +
-			"runs so far, and the exit status is 1.",
+			"used over that, store and renewals included. Results come with an agent's next renewal, once a second: a short run's rate is that\n" +
+			"inexact. Of several runs, on the same fleet, medians are shown. Ctrl-C ends early with the runs so far, and the exit status\n" +
+			"is 1.",
 		Example: "  muster loadtest ingest --agents 100 --cores 1\n  muster loadtest ingest --agents 50 --pods 100 --period 100ms --cores 1",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			program, err := os.Executable()
