@@ -1,7 +1,6 @@
 package loadtest
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -151,7 +150,7 @@ func (t *IngestTest) Run(ctx context.Context, progress func(IngestProgress)) (re
 		return nil, fmt.Errorf("start the coordinator: %w", err)
 	}
 	if _, err := c.hear(); err != nil {
-		return nil, fmt.Errorf("start the coordinator: %w", errors.Join(c.stop(), err))
+		return nil, fmt.Errorf("start the coordinator: %w", c.died())
 	}
 	agents, err := startPart(cfg.FleetArgv, t.otherCPUs)
 	if err != nil {
@@ -176,7 +175,7 @@ func (t *IngestTest) Run(ctx context.Context, progress func(IngestProgress)) (re
 			if ctx.Err() != nil {
 				break
 			}
-			return nil, fmt.Errorf("the agents ended early: %w", errors.Join(agents.stop(), errors.New(string(bytes.TrimSpace(agents.stderr.last)))))
+			return nil, fmt.Errorf("the agents ended early: %w", agents.died())
 		}
 		var s fleetSaid
 		if err == nil {

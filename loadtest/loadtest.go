@@ -5,7 +5,6 @@
 package loadtest
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -251,7 +250,7 @@ func (t *Test) target() (*part, map[string]int64, error) {
 	}
 	ports, err := p.hear()
 	if err != nil {
-		return nil, nil, fmt.Errorf("start the targets: %w", errors.Join(p.stop(), err))
+		return nil, nil, fmt.Errorf("start the targets: %w", p.died())
 	}
 	return p, ports, nil
 }
@@ -289,8 +288,8 @@ func (t *Test) once(ctx context.Context, j *job, sampled func(Sample)) (r *run, 
 			err = errors.Join(err, removePods(j.DataDir, j.Supervisor))
 		}
 	}()
-	if err := p.say(j); err != nil {
-		return nil, nil, fmt.Errorf("tell the engine its job: %w", errors.Join(err, p.stop()))
+	if p.say(j) != nil {
+		return nil, nil, fmt.Errorf("the engine ended early: %w", p.died())
 	}
 	for {
 		line, err := p.lines.ReadBytes('\n')
@@ -298,7 +297,7 @@ func (t *Test) once(ctx context.Context, j *job, sampled func(Sample)) (r *run, 
 			if ctx.Err() != nil { // before it had begun
 				return &run{}, samples, nil
 			}
-			return nil, nil, fmt.Errorf("the engine ended early: %w", errors.Join(p.stop(), errors.New(string(bytes.TrimSpace(p.stderr.last)))))
+			return nil, nil, fmt.Errorf("the engine ended early: %w", p.died())
 		}
 		if err != nil {
 			return nil, nil, fmt.Errorf("hear from the engine: %w", err)

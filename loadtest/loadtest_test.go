@@ -358,6 +358,22 @@ func TestWhatMakesNoSenseIsRefused(t *testing.T) {
 	}
 }
 
+func TestAPartThatDiesIsToldWithItsWords(t *testing.T) {
+	dying := []string{"/bin/sh", "-c", "echo no luck >&2; exit 3"}
+	for want, change := range map[string]func(*Config){
+		"the engine ended early: exit status 3: no luck":  func(c *Config) { c.EngineArgv = dying },
+		"the engine ended early: it said nothing":         func(c *Config) { c.EngineArgv = []string{"/bin/sh", "-c", "read job"} },
+		"start the targets: exit status 3: no luck":       func(c *Config) { c.TargetArgv = dying },
+		"start [/no/such/engine]: fork/exec /no/such/eng": func(c *Config) { c.EngineArgv = []string{"/no/such/engine"} },
+	} {
+		cfg := config(KindTCP)
+		change(&cfg)
+		if _, err := start(t.Context(), cfg, func(Progress) {}); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want %q", err, want)
+		}
+	}
+}
+
 // update writes testdata anew.
 var update = flag.Bool("update", false, "write testdata anew")
 

@@ -3,6 +3,7 @@ package loadtest
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -36,6 +37,7 @@ func startPart(argv []string, cpus []int) (*part, error) {
 	if len(cpus) > 0 {
 		cmd.Env = append(cmd.Env, fmt.Sprintf("GOMAXPROCS=%d", len(cpus)))
 	}
+	cmd.WaitDelay = time.Second // what it has left running may hold its stderr
 	p := &part{cmd: cmd, stderr: &tail{}}
 	cmd.Stderr = p.stderr
 	stdin, err := cmd.StdinPipe()
@@ -110,20 +112,21 @@ func (p *part) say(v any) error {
 // ask ends the part's stdin, which ends it.
 func (p *part) ask() { p.stdin.Close() }
 
-// stop ends the part and waits for it; nil for none.
+// stop ends the part and waits for it. An error has the end of what it said on stderr.
 func (p *part) stop() error {
-	if p == nil {
-		return nil
-	}
 	p.ask()
 	kill := time.AfterFunc(stopLimit, func() { _ = p.cmd.Process.Kill() })
 	defer kill.Stop()
 	_, _ = io.Copy(io.Discard, p.lines)
-	if err := p.cmd.Wait(); err != nil {
-		return fmt.Errorf("%w: %s", err, bytes.TrimSpace(p.stderr.last))
+	err := p.cmd.Wait()
+	if said := bytes.TrimSpace(p.stderr.last); err != nil && len(said) > 0 {
+		return fmt.Errorf("%w: %s", err, said)
 	}
-	return nil
+	return err
 }
+
+// died is why a part has ended that was not asked to.
+func (p *part) died() error { return cmp.Or(p.stop(), errors.New("it said nothing")) }
 
 // tail keeps the end of what is written to it.
 type tail struct{ last []byte }
