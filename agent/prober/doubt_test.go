@@ -116,6 +116,8 @@ func TestTheMonitorMeasuresNothingWhereNothingIsLate(t *testing.T) {
 			}
 		}
 		time.Sleep(10 * beat)
+		m.mu.Lock()
+		defer m.mu.Unlock()
 		if m.beating {
 			t.Error("it goes on without an attempt")
 		}
