@@ -230,13 +230,8 @@ func (d *drain) look(ctx context.Context) (left, error) {
 		there[p.GetMeta().GetUid()] = true
 	}
 	for _, uid := range slices.Sorted(maps.Keys(d.evicted)) {
-		if e := d.evicted[uid]; !there[uid] {
-			delete(d.evicted, uid)
-			done := "evicted"
-			if e.how == musterv1.Eviction_EVICTION_MOVE {
-				done = "moved"
-			}
-			fmt.Fprintf(d.o.world.Stdout, "pod/%s %s\n", e.name, done)
+		if !there[uid] {
+			d.gone(uid)
 		}
 	}
 	for _, p := range pods {
@@ -245,6 +240,20 @@ func (d *drain) look(ctx context.Context) (left, error) {
 		}
 	}
 	return l, nil
+}
+
+// gone tells of a pod that has left, if it was known to leave.
+func (d *drain) gone(uid string) {
+	e, known := d.evicted[uid]
+	if !known {
+		return
+	}
+	delete(d.evicted, uid)
+	done := "evicted"
+	if e.how == musterv1.Eviction_EVICTION_MOVE {
+		done = "moved"
+	}
+	fmt.Fprintf(d.o.world.Stdout, "pod/%s %s\n", e.name, done)
 }
 
 func (d *drain) evict(ctx context.Context, p *musterv1.Pod, l left) error {
@@ -259,7 +268,8 @@ func (d *drain) evict(ctx context.Context, p *musterv1.Pod, l left) error {
 	case err == nil:
 		d.leaves(p, r.GetEviction(), l)
 		return nil
-	case isCode(err, codes.NotFound):
+	case isCode(err, codes.NotFound): // since it was listed
+		d.gone(m.GetUid())
 		return nil
 	case why == "REVISION_CONFLICT": // it has changed at the same moment: another look
 		l.leaving[name] = "pod " + name + " is changing"

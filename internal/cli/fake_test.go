@@ -60,7 +60,9 @@ type fake struct {
 	revisions   []*musterv1.DeploymentRevision
 	budgets     map[string]*musterv1.PodDisruptionBudget
 	// evict answers an eviction, and what it does happens deleteAfter later; nil deletes or moves.
-	evict       func(*musterv1.Pod) error
+	evict func(*musterv1.Pod) error
+	// leaving are the pods of evictions under way.
+	leaving     map[*musterv1.Pod]bool
 	podUsages   []*musterv1.PodUsage
 	nodeUsages  []*musterv1.NodeUsage
 	probeUsages []*musterv1.ProbeUsage
@@ -616,6 +618,9 @@ func (s podServer) EvictPod(_ context.Context, r *musterv1.EvictPodRequest) (*mu
 	if p == nil {
 		return nil, notFound("pod " + r.GetName())
 	}
+	if r.GetNode() != "" && r.GetNode() != p.GetNode() {
+		return nil, withReason(codes.Aborted, "it has moved", "REVISION_CONFLICT")
+	}
 	if s.evict != nil {
 		if err := s.evict(p); err != nil {
 			return nil, err
@@ -623,7 +628,7 @@ func (s podServer) EvictPod(_ context.Context, r *musterv1.EvictPodRequest) (*mu
 	}
 	how := musterv1.Eviction_EVICTION_MOVE
 	switch {
-	case p.GetMeta().GetDeleteTime() != nil:
+	case p.GetMeta().GetDeleteTime() != nil, s.leaving[p]:
 		return &musterv1.EvictPodResponse{Pod: p, Eviction: musterv1.Eviction_EVICTION_UNDER_WAY}, nil
 	case p.GetMeta().GetOwner() != nil:
 		how = musterv1.Eviction_EVICTION_DELETE
@@ -631,7 +636,12 @@ func (s podServer) EvictPod(_ context.Context, r *musterv1.EvictPodRequest) (*mu
 	if r.GetValidateOnly() {
 		return &musterv1.EvictPodResponse{Pod: p, Eviction: how}, nil
 	}
+	if s.leaving == nil {
+		s.leaving = map[*musterv1.Pod]bool{}
+	}
+	s.leaving[p] = true
 	s.later(func() {
+		delete(s.leaving, p)
 		if how == musterv1.Eviction_EVICTION_DELETE {
 			delete(s.pods, key)
 			return
