@@ -9,7 +9,7 @@ import (
 
 // done tells whether a plain init container has completed in the sandbox that is there: a new sandbox is initialized anew.
 func (c *container) done(s *Seen) bool {
-	return c.Instance != nil && !c.Instance.Running && c.Instance.ExitCode == 0 && c.in(s)
+	return c.Instance != nil && !c.Instance.Running && c.Instance.ExitCode == 0 && c.in(s) && !c.reset()
 }
 
 // in tells whether the newest instance is, or was, in the sandbox that is there.
@@ -22,7 +22,7 @@ func (c *container) in(s *Seen) bool {
 func (m *Machine) begun(w *Wanted, s *Seen) bool {
 	return slices.ContainsFunc(w.Pod.Spec.Containers, func(sc spec.Container) bool {
 		c := m.containers[sc.Name]
-		return c != nil && c.in(s)
+		return c != nil && c.in(s) && !c.reset()
 	})
 }
 
@@ -123,10 +123,11 @@ func (m *Machine) due(now time.Time, w *Wanted, s *Seen, plan *Plan) (due []*spe
 	return due
 }
 
-// failed tells whether the newest instance ended in a way that makes the next one wait. The lease's doing is no exit, and
-// an init container that completed runs again only because its sandbox was lost.
+// failed tells whether the newest instance ended in a way that makes the next one wait. The lease's doing is no exit, nor is
+// what another container's exit has brought about, and an init container that completed runs again only because its sandbox
+// was lost.
 func (c *container) failed() bool {
-	return c.Instance != nil && !c.expired() && (c.role != initial || c.Instance.ExitCode != 0)
+	return c.Instance != nil && !c.expired() && (!c.reset() || c.Resetter) && (c.role != initial || c.Instance.ExitCode != 0)
 }
 
 // stopSidecar stops the last sidecar that runs: they end one by one in the reverse of their order, within what is left of

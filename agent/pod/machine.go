@@ -33,6 +33,8 @@ type Machine struct {
 	evicted string
 	// rebuild: the sandbox is to go before anything else starts.
 	rebuild bool
+	// resetting: containers are still to end because all of the pod restart; nothing starts meanwhile.
+	resetting bool
 	// unassigned: a fenced pod that is known from the disk only makes no new sandbox.
 	unassigned bool
 	deadOf     time.Time
@@ -282,6 +284,7 @@ func (m *Machine) Decide(now time.Time, w Wanted, s Seen) Plan {
 	}
 	if s.Known && !m.stopped {
 		m.observe(now, &w, &s)
+		m.markResets(&w)
 		m.markEnding(&w)
 		switch {
 		case w.stopping():
@@ -355,6 +358,9 @@ func (m *Machine) observe(now time.Time, w *Wanted, s *Seen) {
 // see takes in the state of an instance. Older instances than the one that is known are passed over.
 func (m *Machine) see(now time.Time, c *container, in Instance) {
 	in.StartedAt, in.FinishedAt = wall(in.StartedAt), wall(in.FinishedAt)
+	if !in.Running && c.Reset == in.Attempt+1 && !c.Resetter {
+		in.Reason, in.Message = reasonRestartingAll, restartingAllText
+	}
 	old := c.Instance
 	switch {
 	case old == nil:
@@ -409,7 +415,7 @@ func (c *container) again(w *Wanted, sc *spec.Container) bool {
 		return false
 	case c.Instance == nil, c.expired():
 		return true
-	case c.Owed != "" && c.Owed == c.Instance.ID:
+	case c.Owed != "" && c.Owed == c.Instance.ID, c.reset():
 		return true
 	case c.role == initial && c.Instance.ExitCode == 0:
 		return false
@@ -437,6 +443,10 @@ func (m *Machine) planRun(now time.Time, w *Wanted, s *Seen, plan *Plan) {
 		return
 	}
 	m.stopSince = time.Time{}
+	if m.resetting {
+		m.planResets(now, w, plan)
+		return
+	}
 	m.planKills(now, w, plan)
 	m.planHooks(w, plan)
 	due := m.due(now, w, s, plan)

@@ -226,6 +226,10 @@ type ContainerMemory struct {
 	HookFailed bool   `json:",omitempty"`
 	// Owed is the instance that a probe killed and that will be restarted whatever its exit code (rule 8.1).
 	Owed string
+	// Reset is 1 more than the attempt that is done away with because all containers of the pod restart; 0 for none. Resetter is
+	// set when its own exit asked for that.
+	Reset    int32 `json:",omitempty"`
+	Resetter bool  `json:",omitempty"`
 	// Backoff is the restart delay; see backoff.
 	Backoff Backoff
 }

@@ -67,11 +67,14 @@ func (m *Machine) containerStatus(now time.Time, w *Wanted, sc *spec.Container, 
 		waiting = spec.Waiting{}
 	case m.fenced || c.expired():
 		waiting = waitsForAssignment()
-	case !c.due:
+	case !c.due && c.failed():
 		if c.Backoff.wait(now, c.end(now), c.next()) > 0 {
 			waiting = spec.Waiting{Reason: "CrashLoopBackOff",
 				Message: fmt.Sprintf("back-off %s restarting failed container=%s pod=%s", delay, sc.Name, podText(w.Pod))}
 		}
+	}
+	if waiting.Reason == "" && again && c.reset() {
+		waiting = spec.Waiting{Reason: reasonRestartingAll, Message: restartingAllText}
 	}
 	if waiting.Reason == "" {
 		st.State.Terminated = end
@@ -171,6 +174,8 @@ func (m *Machine) conditions(now time.Time, w *Wanted, s *Seen, st *spec.PodStat
 		set(spec.ConditionInitialized, spec.ConditionTrue, "PodCompleted", "")
 	case old != nil && (st.Phase.Final() || w.stopping()): // what is being taken away undoes nothing
 		set(spec.ConditionInitialized, old.Status, old.Reason, old.Message)
+	case old != nil && old.Status == spec.ConditionTrue && m.resets(): // and what starts anew stays initialized
+		set(spec.ConditionInitialized, old.Status, old.Reason, old.Message)
 	case len(incomplete) > 0:
 		set(spec.ConditionInitialized, spec.ConditionFalse, "ContainersNotInitialized",
 			fmt.Sprintf("containers with incomplete status: [%s]", strings.Join(incomplete, " ")))
@@ -191,10 +196,8 @@ func (m *Machine) conditions(now time.Time, w *Wanted, s *Seen, st *spec.PodStat
 		}
 	}
 	switch {
-	case st.Phase == spec.PhaseSucceeded:
-		status, reason = spec.ConditionFalse, "PodCompleted"
-	case st.Phase == spec.PhaseFailed:
-		status, reason = spec.ConditionFalse, "PodFailed"
+	case st.Phase.Final():
+		status, reason = spec.ConditionFalse, podOver[st.Phase]
 	case len(unready) > 0:
 		status, reason = spec.ConditionFalse, "ContainersNotReady"
 		message = fmt.Sprintf("containers with unready status: [%s]", strings.Join(unready, " "))
@@ -206,6 +209,14 @@ func (m *Machine) conditions(now time.Time, w *Wanted, s *Seen, st *spec.PodStat
 		}
 	}
 	set(spec.ConditionReady, status, reason, message)
+
+	if slices.ContainsFunc(w.Pod.Spec.AllContainers(), hasResetRule) {
+		if m.resetting {
+			set("AllContainersRestarting", spec.ConditionTrue, "RestartAllContainersStarted", "container exited with restart policy rule")
+		} else {
+			set("AllContainersRestarting", spec.ConditionFalse, podOver[st.Phase], "")
+		}
+	}
 
 	own := len(st.Conditions)
 	if errored := m.errored(w); errored != "" {
@@ -220,6 +231,9 @@ func (m *Machine) conditions(now time.Time, w *Wanted, s *Seen, st *spec.PodStat
 	}
 	slices.SortFunc(st.Conditions[own:], func(a, b spec.Condition) int { return cmp.Compare(a.Type, b.Type) })
 }
+
+// podOver are the reasons of conditions of a pod that has ended.
+var podOver = map[spec.Phase]string{spec.PhaseSucceeded: "PodCompleted", spec.PhaseFailed: "PodFailed"}
 
 // gates is rule 7.4.
 func (m *Machine) gates(w *Wanted) []string {

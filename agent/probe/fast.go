@@ -226,7 +226,7 @@ func (c *httpClient) handOver(req *http.Request, d *dialed, sent int, read []byt
 	// What has been read is copied: net/http may look at it for a moment longer than the attempt lasts.
 	conn := &halfway{d: d, sent: sent, read: bytes.Clone(read), err: err, asked: make(chan struct{}), closed: make(chan struct{})}
 	ctx := context.WithValue(req.Context(), halfwayKey{}, &handed{conn: conn})
-	return c.do(req.WithContext(ctx))
+	return do(c.client, req.WithContext(ctx))
 }
 
 type halfwayKey struct{}

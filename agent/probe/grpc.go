@@ -2,6 +2,7 @@ package probe
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"net"
 	"time"
@@ -9,6 +10,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/connectivity"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/status"
@@ -26,9 +28,13 @@ const (
 // health asks a server for the health of a service, on a connection of its own (3.5). Everything but SERVING is a failure.
 // A connection that can not be made fails at once, unlike the kubelet's (3.5.1), which tries again until the time is over.
 // timeout is what ctx was given, for the texts.
-func (a *Attempter) health(ctx context.Context, address, service string, timeout time.Duration) Answer {
+func (a *Attempter) health(ctx context.Context, address string, action *spec.GRPCAction, timeout time.Duration) Answer {
+	creds := insecure.NewCredentials()
+	if action.Mode == spec.ModeTLS {
+		creds = credentials.NewTLS(&tls.Config{InsecureSkipVerify: true}) //nolint:gosec // as with HTTPS: whether it answers is the question
+	}
 	conn, err := grpc.NewClient("passthrough:///"+address,
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithTransportCredentials(creds),
 		grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) {
 			return a.dial.DialContext(ctx, "tcp", address)
 		}),
@@ -44,7 +50,7 @@ func (a *Attempter) health(ctx context.Context, address, service string, timeout
 	if !connected(ctx, conn) {
 		return failed(fmt.Sprintf("timeout: failed to connect service %q within %v: %v", address, timeout, context.DeadlineExceeded))
 	}
-	answer, err := healthpb.NewHealthClient(conn).Check(ctx, &healthpb.HealthCheckRequest{Service: service})
+	answer, err := healthpb.NewHealthClient(conn).Check(ctx, &healthpb.HealthCheckRequest{Service: action.Service})
 	switch s := status.Convert(err); {
 	case err == nil && answer.GetStatus() == healthpb.HealthCheckResponse_SERVING:
 		return Answer{Outcome: spec.OutcomeSuccess, Output: "service healthy", CPU: -1}

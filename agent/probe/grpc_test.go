@@ -191,6 +191,23 @@ func TestNoConnectionIsAFailureInTheKubeletsWords(t *testing.T) {
 	}
 }
 
+func TestACallOverTLSVerifiesNoCertificate(t *testing.T) {
+	srv := httptest.NewTLSServer(http.NotFoundHandler())
+	defer srv.Close()
+	port := serveGRPC(t, "127.0.0.1", answering(healthpb.HealthCheckResponse_SERVING),
+		grpc.Creds(credentials.NewTLS(&tls.Config{Certificates: srv.TLS.Certificates})))
+	q := check("127.0.0.1", port, "", 5*time.Second)
+	q.Probe.GRPC.Mode = spec.ModeTLS
+	if got := New(nil).Attempt(t.Context(), q); got.Outcome != spec.OutcomeSuccess || got.Output != "service healthy" {
+		t.Errorf("3.5 TLS: %v %q", got.Outcome, got.Output)
+	}
+	q = check("127.0.0.1", serveGRPC(t, "127.0.0.1", answering(healthpb.HealthCheckResponse_SERVING)), "", time.Second)
+	q.Probe.GRPC.Mode = spec.ModeTLS
+	if got := New(nil).Attempt(t.Context(), q); got.Outcome != spec.OutcomeFailure || !strings.HasPrefix(got.Output, "timeout: failed to connect service") {
+		t.Errorf("3.5 a server without TLS: %v %q", got.Outcome, got.Output)
+	}
+}
+
 func TestACallThatStallsIsAFailureWithinTheTimeout(t *testing.T) {
 	gone := make(chan struct{})
 	port := serveGRPC(t, "127.0.0.1", healthServer{check: func(ctx context.Context, _ *healthpb.HealthCheckRequest) (*healthpb.HealthCheckResponse, error) {

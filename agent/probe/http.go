@@ -25,6 +25,8 @@ const maxHeader = 1 << 20
 // httpClient makes GETs as the kubelet does: a connection each, no proxy, no verification of certificates.
 type httpClient struct {
 	client *http.Client
+	// h2c speaks HTTP/2 without TLS, which no server is asked to agree to first (3.3.4).
+	h2c    *http.Client
 	dialer *net.Dialer
 	// exact makes every attempt through net/http alone, which the quick ones are held to.
 	exact bool
@@ -42,7 +44,19 @@ func newHTTPClient(d *net.Dialer) *httpClient {
 		},
 		CheckRedirect: follow,
 	}
+	h2c := &http.Transport{DisableKeepAlives: true, DisableCompression: true, Proxy: nil, DialContext: d.DialContext,
+		MaxResponseHeaderBytes: maxHeader, Protocols: &http.Protocols{}}
+	h2c.Protocols.SetUnencryptedHTTP2(true)
+	c.h2c = &http.Client{Transport: h2c, CheckRedirect: follow}
 	return c
+}
+
+// speaking is the client of an action's protocol.
+func (c *httpClient) speaking(a *spec.HTTPAction) *http.Client {
+	if a.Protocol == spec.ProtocolHTTP2 {
+		return c.h2c
+	}
+	return c.client
 }
 
 // follow follows a redirect to the same host name (3.3.6); another one is an answer in itself (3.3.7).
@@ -99,18 +113,18 @@ func (c *httpClient) get(ctx context.Context, a *spec.HTTPAction, host string, p
 		return errored(err)
 	}
 	headers(req, a.Headers, UserAgent)
-	if deadline, ok := ctx.Deadline(); ok && !c.exact {
+	if deadline, ok := ctx.Deadline(); ok && !c.exact && a.Protocol == "" {
 		if answer, done := c.quick(ctx, req, host, port, deadline); done {
 			return answer
 		}
 	}
-	return c.do(req)
+	return do(c.speaking(a), req)
 }
 
 // do makes the GET through net/http.
-func (c *httpClient) do(req *http.Request) Answer {
+func do(client *http.Client, req *http.Request) Answer {
 	u := req.URL
-	resp, err := c.client.Do(req)
+	resp, err := client.Do(req)
 	if err != nil {
 		return failed(err.Error())
 	}
@@ -146,7 +160,7 @@ func (a *Attempter) Notify(ctx context.Context, action *spec.HTTPAction, address
 		return err
 	}
 	headers(req, action.Headers, HookUserAgent)
-	resp, err := a.http.client.Do(req)
+	resp, err := a.http.speaking(action).Do(req)
 	if err != nil {
 		return err
 	}

@@ -113,7 +113,7 @@ func (a *Attempter) Attempt(ctx context.Context, q *Question) Answer {
 		}
 		ctx, cancel := context.WithTimeout(ctx, q.Probe.Timeout)
 		defer cancel()
-		return a.health(ctx, net.JoinHostPort(q.Address, strconv.Itoa(port)), q.Probe.GRPC.Service, q.Probe.Timeout)
+		return a.health(ctx, net.JoinHostPort(q.Address, strconv.Itoa(port)), q.Probe.GRPC, q.Probe.Timeout)
 	}
 	return errored(errors.New("missing probe handler"))
 }

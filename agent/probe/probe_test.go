@@ -222,6 +222,38 @@ func TestHTTP2IsSpokenWhereTLSOffersItAndNowhereElse(t *testing.T) {
 	}
 }
 
+func TestHTTP2WithoutTLSIsSpokenWhereItIsAskedFor(t *testing.T) {
+	asked := func(a *spec.HTTPAction) { a.Protocol = spec.ProtocolHTTP2 }
+	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/" {
+			http.Redirect(w, r, "/", http.StatusFound)
+			return
+		}
+		fmt.Fprint(w, r.Proto, " ", r.UserAgent())
+	}))
+	srv.Config.Protocols = &http.Protocols{}
+	srv.Config.Protocols.SetUnencryptedHTTP2(true)
+	srv.Start()
+	defer srv.Close()
+	port := int32(srv.Listener.Addr().(*net.TCPAddr).Port)
+	for _, path := range []string{"/", "/elsewhere"} {
+		got := New(nil).Attempt(t.Context(), get(port, func(a *spec.HTTPAction) { asked(a); a.Path = path }))
+		if want := "HTTP/2.0 " + UserAgent; got.Outcome != spec.OutcomeSuccess || got.Output != want {
+			t.Errorf("3.3.4 %s: %v %q, want %q", path, got.Outcome, got.Output, want)
+		}
+	}
+	if err := New(nil).Notify(t.Context(), get(port, asked).Probe.HTTP, "127.0.0.1", nil); err != nil {
+		t.Errorf("a hook: %v", err)
+	}
+	if got := New(nil).Attempt(t.Context(), get(port, nil)); got.Outcome != spec.OutcomeFailure {
+		t.Errorf("3.3.4 without being asked: %v %q", got.Outcome, got.Output)
+	}
+	old := serve(t, func(c net.Conn, _ string) { fmt.Fprint(c, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n") })
+	if got := New(nil).Attempt(t.Context(), get(old, asked)); got.Outcome != spec.OutcomeFailure {
+		t.Errorf("3.3.4 a server that only knows HTTP/1.1: %v %q", got.Outcome, got.Output)
+	}
+}
+
 func TestAConnectionThatOpensIsEnough(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -248,7 +248,7 @@ func probeFields(p *musterv1.Probe) fields {
 	case *musterv1.Probe_TcpSocket:
 		f.set("tcpSocket", fields{"port": portValue(h.TcpSocket.GetPort())}.put("host", h.TcpSocket.GetHost()))
 	case *musterv1.Probe_Grpc:
-		f.set("grpc", fields{"port": h.Grpc.GetPort()}.put("service", h.Grpc.GetService()))
+		f.set("grpc", fields{"port": h.Grpc.GetPort()}.put("service", h.Grpc.GetService()).put("mode", h.Grpc.GetMode()))
 	}
 	return f
 }
@@ -258,6 +258,7 @@ func httpFields(g *musterv1.HttpGetAction) fields {
 		put("path", g.GetPath()).
 		put("scheme", g.GetScheme()).
 		put("host", g.GetHost()).
+		put("protocol", g.GetProtocol()).
 		put("httpHeaders", each(g.GetHeaders(), func(h *musterv1.HttpHeader) fields {
 			return fields{"name": h.GetName(), "value": h.GetValue()}
 		}))

@@ -58,9 +58,9 @@ const (
 	containerHarmless = "imagePullPolicy terminationMessagePath terminationMessagePolicy"
 
 	probeConverted = "initialDelaySeconds periodSeconds timeoutSeconds successThreshold failureThreshold terminationGracePeriodSeconds " +
-		"exec.command tcpSocket.host tcpSocket.port grpc.port grpc.service " +
-		"httpGet.path httpGet.port httpGet.host httpGet.scheme httpGet.httpHeaders.name httpGet.httpHeaders.value"
-	hookConverted = "exec.command httpGet.path httpGet.port httpGet.host httpGet.scheme httpGet.httpHeaders.name httpGet.httpHeaders.value sleep.seconds"
+		"exec.command tcpSocket.host tcpSocket.port grpc.port grpc.service grpc.mode " +
+		"httpGet.path httpGet.port httpGet.host httpGet.scheme httpGet.protocol httpGet.httpHeaders.name httpGet.httpHeaders.value"
+	hookConverted = "exec.command httpGet.path httpGet.port httpGet.host httpGet.scheme httpGet.protocol httpGet.httpHeaders.name httpGet.httpHeaders.value sleep.seconds"
 
 	deploymentConverted = "replicas selector.matchLabels selector.matchExpressions.key selector.matchExpressions.operator selector.matchExpressions.values"
 )

@@ -17,6 +17,8 @@ func TestAGRPCProbeHasAPortAndMayHaveAService(t *testing.T) {
 		`{"port":9000}`:                        {Port: 9000},
 		`{"port":9000,"service":""}`:           {Port: 9000},
 		`{"port":9000,"service":"muster.Web"}`: {Port: 9000, Service: "muster.Web"},
+		`{"port":9000,"mode":"Plaintext"}`:     {Port: 9000, Mode: spec.ModePlaintext},
+		`{"port":9000,"mode":"TLS"}`:           {Port: 9000, Mode: spec.ModeTLS},
 	} {
 		o := one(t, pod(text), Options{})
 		if o.Failed() || o.Pod == nil {
@@ -30,7 +32,7 @@ func TestAGRPCProbeHasAPortAndMayHaveAService(t *testing.T) {
 	const at = "spec.containers[0].readinessProbe.grpc"
 	for text, want := range map[string]string{
 		`{"port":"web"}`:               at + ".port",
-		`{"port":9000,"mode":"TLS"}`:   at + ".mode: Not built yet",
+		`{"port":9000,"mode":"tls"}`:   at + `.mode: Unsupported value: "tls": supported values: "Plaintext", "TLS"`,
 		`{"port":9000,"host":"other"}`: at + ".host: Invalid value: unknown field",
 	} {
 		o := one(t, pod(text), Options{})

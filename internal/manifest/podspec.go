@@ -294,6 +294,9 @@ func (d *decoder) probe(at string, k *corev1.Probe) *spec.Probe {
 		if a.Service != nil {
 			out.GRPC.Service = *a.Service
 		}
+		if a.Mode != nil {
+			out.GRPC.Mode = string(*a.Mode)
+		}
 	}
 	return out
 }
@@ -303,6 +306,9 @@ func httpAction(k *corev1.HTTPGetAction) *spec.HTTPAction {
 		return nil
 	}
 	out := &spec.HTTPAction{Scheme: string(k.Scheme), Host: k.Host, Port: portRef(k.Port), Path: k.Path}
+	if k.Protocol != nil {
+		out.Protocol = string(*k.Protocol)
+	}
 	for _, h := range k.HTTPHeaders {
 		out.Headers = append(out.Headers, spec.Header{Name: h.Name, Value: h.Value})
 	}

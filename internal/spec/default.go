@@ -94,6 +94,9 @@ func defaultProbe(p *Probe) {
 		p.FailureThreshold = DefaultFailureThreshold
 	}
 	p.HTTP.setDefaults()
+	if p.GRPC != nil && p.GRPC.Mode == ModePlaintext {
+		p.GRPC.Mode = ""
+	}
 }
 
 // applyOverrides gives probes the sub-second times that a manifest's whole seconds cannot say:

@@ -47,4 +47,7 @@ func (a *HTTPAction) setDefaults() {
 	if a.Scheme == "" {
 		a.Scheme = "HTTP"
 	}
+	if a.Protocol == ProtocolHTTP1 {
+		a.Protocol = ""
+	}
 }

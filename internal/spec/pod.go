@@ -136,13 +136,19 @@ func (c *Container) Probe(k ProbeKind) *Probe {
 
 // RestartRule restarts after certain exit codes.
 type RestartRule struct {
-	// Action is Restart. RestartAllContainers is refused by name for now.
+	// Action is ActionRestart or ActionRestartAll.
 	Action string
 	// In is true for the operator In, false for NotIn.
 	In bool
 	// ExitCodes has at most 255 values.
 	ExitCodes []int32
 }
+
+// What a RestartRule does: it restarts the container, or ends and restarts all containers of the pod.
+const (
+	ActionRestart    = "Restart"
+	ActionRestartAll = "RestartAllContainers"
+)
 
 // EnvVar is one environment variable: Value, or what one of FieldPath, Key and Resource names.
 type EnvVar struct {

@@ -97,6 +97,8 @@ type HTTPAction struct {
 	// Path is "/" by default.
 	Path    string
 	Headers []Header
+	// Protocol is HTTP2 for HTTP/2 without TLS from the first byte on; HTTP1, the default, becomes empty.
+	Protocol string
 }
 
 // Header is one header of a request.
@@ -109,13 +111,21 @@ type TCPAction struct {
 	Port PortRef
 }
 
-// GRPCAction calls grpc.health.v1.Health/Check at the pod's address, without TLS.
+// GRPCAction calls grpc.health.v1.Health/Check at the pod's address.
 type GRPCAction struct {
 	// Port is 1 to 65535; it has no name.
 	Port int32
 	// Service is what the server is asked about; empty: the whole server.
 	Service string
+	// Mode is TLS, where certificates are not verified; Plaintext, the default, becomes empty.
+	Mode string
 }
+
+// The values of HTTPAction.Protocol and GRPCAction.Mode.
+const (
+	ProtocolHTTP1, ProtocolHTTP2 = "HTTP1", "HTTP2"
+	ModePlaintext, ModeTLS       = "Plaintext", "TLS"
+)
 
 // PortRef is a port by number, or by a name that the container's ports declare. Name wins where it is set.
 type PortRef struct {

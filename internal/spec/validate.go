@@ -554,12 +554,8 @@ func (c *checker) restart(at string, k *Container) {
 	c.atMost(at+".restartPolicyRules", len(k.RestartRules), maxRestartRules)
 	for i, r := range k.RestartRules {
 		p := fmt.Sprintf("%s.restartPolicyRules[%d]", at, i)
-		switch r.Action {
-		case "Restart":
-		case "RestartAllContainers":
-			c.add(p+".action", NotBuilt, r.Action, "")
-		default:
-			c.add(p+".action", NotSupported, r.Action, `supported values: "Restart"`)
+		if r.Action != ActionRestart && r.Action != ActionRestartAll {
+			c.add(p+".action", NotSupported, r.Action, `supported values: "Restart", "RestartAllContainers"`)
 		}
 		if len(r.ExitCodes) == 0 {
 			c.add(p+".exitCodes", Required, nil, "")
@@ -655,10 +651,19 @@ func (c *checker) httpAction(at string, a *HTTPAction) {
 	if a.Scheme != "HTTP" && a.Scheme != "HTTPS" {
 		c.add(at+".scheme", NotSupported, a.Scheme, `supported values: "HTTP", "HTTPS"`)
 	}
+	switch {
+	case a.Protocol == "":
+	case a.Protocol != ProtocolHTTP2:
+		c.add(at+".protocol", NotSupported, a.Protocol, `supported values: "HTTP1", "HTTP2"`)
+	case a.Scheme != "HTTP":
+		c.add(at+".protocol", Invalid, a.Protocol, "is only supported with HTTP (H2C)")
+	case a.Host != "":
+		c.add(at+".host", Invalid, a.Host, "must be empty when `protocol` is \"HTTP2\"")
+	}
 	c.atMost(at+".httpHeaders", len(a.Headers), maxHeaders)
-	for i, header := range a.Headers {
+	for _, header := range a.Headers {
 		if !headerName(header.Name) {
-			c.add(fmt.Sprintf("%s.httpHeaders[%d].name", at, i), Invalid, header.Name, "a valid HTTP header must consist of alphanumeric characters or '-'")
+			c.add(at+".httpHeaders", Invalid, header.Name, "a valid HTTP header must consist of alphanumeric characters or '-'")
 		}
 	}
 }
@@ -679,6 +684,9 @@ func (c *checker) handler(at string, h *Handler) {
 	if a := h.GRPC; a != nil && next("grpc") {
 		if a.Port < 1 || a.Port > 65535 {
 			c.add(at+".grpc.port", Invalid, a.Port, "must be between 1 and 65535, inclusive")
+		}
+		if a.Mode != "" && a.Mode != ModeTLS {
+			c.add(at+".grpc.mode", NotSupported, a.Mode, `supported values: "Plaintext", "TLS"`)
 		}
 	}
 	if n == 0 {

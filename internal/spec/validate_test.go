@@ -116,11 +116,23 @@ func TestProbesAreRefusedByTheRulesOfSection2(t *testing.T) {
 		{"2.4 hyphen last", tcp(spec.PortRef{Name: "a-"}), []string{c + `livenessProbe.tcpSocket.port: Invalid value: "a-": must not begin or end with a hyphen`}},
 		{"2.4 scheme", http(spec.HTTPAction{Port: port, Scheme: "https"}), []string{c + `livenessProbe.httpGet.scheme: Unsupported value: "https": supported values: "HTTP", "HTTPS"`}},
 		{"2.4 headers", http(spec.HTTPAction{Port: port, Headers: []spec.Header{{Name: "X-A", Value: "any\x00thing"}, {Name: "X-A"}, {Name: "a b"}, {}}}), []string{
-			c + `livenessProbe.httpGet.httpHeaders[2].name: Invalid value: "a b": a valid HTTP header must consist of alphanumeric characters or '-'`,
-			c + `livenessProbe.httpGet.httpHeaders[3].name: Invalid value: "": a valid HTTP header must consist of alphanumeric characters or '-'`,
+			c + `livenessProbe.httpGet.httpHeaders: Invalid value: "a b": a valid HTTP header must consist of alphanumeric characters or '-'`,
+			c + `livenessProbe.httpGet.httpHeaders: Invalid value: "": a valid HTTP header must consist of alphanumeric characters or '-'`,
 		}},
 		{"2.4 grpc without a port", handled(spec.Handler{GRPC: &spec.GRPCAction{}}), []string{c + "livenessProbe.grpc.port: Invalid value: 0" + badPort}},
 		{"2.4 grpc port too large", handled(spec.Handler{GRPC: &spec.GRPCAction{Port: 65536}}), []string{c + "livenessProbe.grpc.port: Invalid value: 65536" + badPort}},
+		{"2.4 grpc in a mode that there is not", handled(spec.Handler{GRPC: &spec.GRPCAction{Port: 1, Mode: "mTLS"}}),
+			[]string{c + `livenessProbe.grpc.mode: Unsupported value: "mTLS": supported values: "Plaintext", "TLS"`}},
+		{"2.4 grpc in plaintext", handled(spec.Handler{GRPC: &spec.GRPCAction{Port: 1, Mode: "Plaintext"}}), nil},
+		{"2.4 grpc over TLS", handled(spec.Handler{GRPC: &spec.GRPCAction{Port: 1, Mode: "TLS"}}), nil},
+		{"2.4 a protocol that there is not", handled(spec.Handler{HTTP: &spec.HTTPAction{Port: spec.PortRef{Number: 1}, Protocol: "HTTP3"}}),
+			[]string{c + `livenessProbe.httpGet.protocol: Unsupported value: "HTTP3": supported values: "HTTP1", "HTTP2"`}},
+		{"2.4 HTTP2 with TLS", handled(spec.Handler{HTTP: &spec.HTTPAction{Port: spec.PortRef{Number: 1}, Scheme: "HTTPS", Protocol: "HTTP2"}}),
+			[]string{c + `livenessProbe.httpGet.protocol: Invalid value: "HTTP2": is only supported with HTTP (H2C)`}},
+		{"2.4 HTTP2 elsewhere", handled(spec.Handler{HTTP: &spec.HTTPAction{Port: spec.PortRef{Number: 1}, Host: "127.0.0.1", Protocol: "HTTP2"}}),
+			[]string{c + "livenessProbe.httpGet.host: Invalid value: \"127.0.0.1\": must be empty when `protocol` is \"HTTP2\""}},
+		{"2.4 HTTP2 without TLS", handled(spec.Handler{HTTP: &spec.HTTPAction{Port: spec.PortRef{Number: 1}, Protocol: "HTTP2"}}), nil},
+		{"2.4 HTTP1 with TLS", handled(spec.Handler{HTTP: &spec.HTTPAction{Port: spec.PortRef{Number: 1}, Scheme: "HTTPS", Protocol: "HTTP1"}}), nil},
 		{"2.4 grpc", handled(spec.Handler{GRPC: &spec.GRPCAction{Port: 65535, Service: "any thing"}}), nil},
 		{"shortest period and timeout", liveness(func(p *spec.Probe) { p.Period, p.Timeout = 100*time.Millisecond, time.Millisecond }), nil},
 		{"too short a period", liveness(func(p *spec.Probe) { p.Period = 99 * time.Millisecond }), []string{c + `livenessProbe.periodSeconds: Invalid value: "99ms": must be at least 100ms`}},
@@ -238,10 +250,11 @@ func TestPodsAreRefusedFieldByField(t *testing.T) {
 		{"2.9 21 rules", container(rules(21)), []string{c + "restartPolicyRules: Too long: 21: at most 20"}},
 		{"2.9 actions and codes", container(func(c *spec.Container) {
 			rules(4)(c)
-			c.RestartRules[0].Action, c.RestartRules[1].Action = "RestartAllContainers", "Stop"
+			c.RestartRules[0].Action, c.RestartRules[1].Action = "restart", "Stop"
 			c.RestartRules[2].ExitCodes, c.RestartRules[3].ExitCodes = nil, make([]int32, 256)
 		}), []string{
-			c + `restartPolicyRules[0].action: Not built yet: "RestartAllContainers"`, c + `restartPolicyRules[1].action: Unsupported value: "Stop": supported values: "Restart"`,
+			c + `restartPolicyRules[0].action: Unsupported value: "restart": supported values: "Restart", "RestartAllContainers"`,
+			c + `restartPolicyRules[1].action: Unsupported value: "Stop": supported values: "Restart", "RestartAllContainers"`,
 			c + "restartPolicyRules[2].exitCodes: Required value", c + "restartPolicyRules[3].exitCodes.values: Too long: 256: at most 255",
 		}},
 		{"host path", hostPath(spec.Volume{Name: "v", HostPath: "/srv/", HostPathType: "DirectoryOrCreate"}, spec.Mount{Volume: "v", Path: "/srv"}), nil},

@@ -8,7 +8,7 @@ import (
 )
 
 func httpToProto(a *spec.HTTPAction) *musterv1.HttpGetAction {
-	pb := &musterv1.HttpGetAction{Scheme: a.Scheme, Host: a.Host, Port: portToProto(a.Port), Path: a.Path}
+	pb := &musterv1.HttpGetAction{Scheme: a.Scheme, Host: a.Host, Port: portToProto(a.Port), Path: a.Path, Protocol: a.Protocol}
 	for _, h := range a.Headers {
 		pb.Headers = append(pb.Headers, &musterv1.HttpHeader{Name: h.Name, Value: h.Value})
 	}
@@ -16,7 +16,7 @@ func httpToProto(a *spec.HTTPAction) *musterv1.HttpGetAction {
 }
 
 func httpFromProto(pb *musterv1.HttpGetAction) *spec.HTTPAction {
-	a := &spec.HTTPAction{Scheme: pb.GetScheme(), Host: pb.GetHost(), Port: portFromProto(pb.GetPort()), Path: pb.GetPath()}
+	a := &spec.HTTPAction{Scheme: pb.GetScheme(), Host: pb.GetHost(), Port: portFromProto(pb.GetPort()), Path: pb.GetPath(), Protocol: pb.GetProtocol()}
 	for _, h := range pb.GetHeaders() {
 		a.Headers = append(a.Headers, spec.Header{Name: h.GetName(), Value: h.GetValue()})
 	}

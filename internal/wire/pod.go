@@ -196,7 +196,7 @@ func probeToProto(p *spec.Probe) *musterv1.Probe {
 	case p.TCP != nil:
 		pb.Handler = &musterv1.Probe_TcpSocket{TcpSocket: &musterv1.TcpSocketAction{Host: p.TCP.Host, Port: portToProto(p.TCP.Port)}}
 	case p.GRPC != nil:
-		pb.Handler = &musterv1.Probe_Grpc{Grpc: &musterv1.GrpcAction{Port: p.GRPC.Port, Service: p.GRPC.Service}}
+		pb.Handler = &musterv1.Probe_Grpc{Grpc: &musterv1.GrpcAction{Port: p.GRPC.Port, Service: p.GRPC.Service, Mode: p.GRPC.Mode}}
 	}
 	return pb
 }
@@ -223,7 +223,7 @@ func (p *parser) probe(field string, pb *musterv1.Probe) *spec.Probe {
 	case *musterv1.Probe_TcpSocket:
 		out.TCP = &spec.TCPAction{Host: h.TcpSocket.GetHost(), Port: portFromProto(h.TcpSocket.GetPort())}
 	case *musterv1.Probe_Grpc:
-		out.GRPC = &spec.GRPCAction{Port: h.Grpc.GetPort(), Service: h.Grpc.GetService()}
+		out.GRPC = &spec.GRPCAction{Port: h.Grpc.GetPort(), Service: h.Grpc.GetService(), Mode: h.Grpc.GetMode()}
 	}
 	return out
 }

@@ -1482,10 +1482,10 @@ func (x *SleepAction) GetDuration() *durationpb.Duration {
 	return nil
 }
 
-// RestartRule restarts a container after certain exit codes.
+// RestartRule restarts a container, or all of its pod, after certain exit codes.
 type RestartRule struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// "Restart".
+	// "Restart" or "RestartAllContainers".
 	Action string `protobuf:"bytes,1,opt,name=action,proto3" json:"action,omitempty"`
 	// True: the exit code is one of exit_codes. False: it is none of them.
 	In bool `protobuf:"varint,2,opt,name=in,proto3" json:"in,omitempty"`

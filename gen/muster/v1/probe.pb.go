@@ -436,7 +436,9 @@ type HttpGetAction struct {
 	// Default "/".
 	Path string `protobuf:"bytes,4,opt,name=path,proto3" json:"path,omitempty"`
 	// Sent as given; at most 64.
-	Headers       []*HttpHeader `protobuf:"bytes,5,rep,name=headers,proto3" json:"headers,omitempty"`
+	Headers []*HttpHeader `protobuf:"bytes,5,rep,name=headers,proto3" json:"headers,omitempty"`
+	// "HTTP1" (default) or "HTTP2": HTTP/2 without TLS from the first byte on, for scheme "HTTP" and without a host.
+	Protocol      string `protobuf:"bytes,6,opt,name=protocol,proto3" json:"protocol,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -504,6 +506,13 @@ func (x *HttpGetAction) GetHeaders() []*HttpHeader {
 		return x.Headers
 	}
 	return nil
+}
+
+func (x *HttpGetAction) GetProtocol() string {
+	if x != nil {
+		return x.Protocol
+	}
+	return ""
 }
 
 // HttpHeader is one header.
@@ -616,13 +625,15 @@ func (x *TcpSocketAction) GetPort() *PortReference {
 	return nil
 }
 
-// GrpcAction calls grpc.health.v1.Health/Check at the pod's address, without TLS.
+// GrpcAction calls grpc.health.v1.Health/Check at the pod's address.
 type GrpcAction struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// 1 to 65535; a name is not possible.
 	Port int32 `protobuf:"varint,1,opt,name=port,proto3" json:"port,omitempty"`
 	// What the server is asked about; empty: the whole server.
-	Service       string `protobuf:"bytes,2,opt,name=service,proto3" json:"service,omitempty"`
+	Service string `protobuf:"bytes,2,opt,name=service,proto3" json:"service,omitempty"`
+	// "Plaintext" (default) or "TLS", where certificates are not verified.
+	Mode          string `protobuf:"bytes,3,opt,name=mode,proto3" json:"mode,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -667,6 +678,13 @@ func (x *GrpcAction) GetPort() int32 {
 func (x *GrpcAction) GetService() string {
 	if x != nil {
 		return x.Service
+	}
+	return ""
+}
+
+func (x *GrpcAction) GetMode() string {
+	if x != nil {
+		return x.Mode
 	}
 	return ""
 }
@@ -1628,24 +1646,26 @@ const file_muster_v1_probe_proto_rawDesc = "" +
 	"\ahandler\"&\n" +
 	"\n" +
 	"ExecAction\x12\x18\n" +
-	"\acommand\x18\x01 \x03(\tR\acommand\"\xae\x01\n" +
+	"\acommand\x18\x01 \x03(\tR\acommand\"\xca\x01\n" +
 	"\rHttpGetAction\x12\x16\n" +
 	"\x06scheme\x18\x01 \x01(\tR\x06scheme\x12\x12\n" +
 	"\x04host\x18\x02 \x01(\tR\x04host\x12,\n" +
 	"\x04port\x18\x03 \x01(\v2\x18.muster.v1.PortReferenceR\x04port\x12\x12\n" +
 	"\x04path\x18\x04 \x01(\tR\x04path\x12/\n" +
-	"\aheaders\x18\x05 \x03(\v2\x15.muster.v1.HttpHeaderR\aheaders\"6\n" +
+	"\aheaders\x18\x05 \x03(\v2\x15.muster.v1.HttpHeaderR\aheaders\x12\x1a\n" +
+	"\bprotocol\x18\x06 \x01(\tR\bprotocol\"6\n" +
 	"\n" +
 	"HttpHeader\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value\"S\n" +
 	"\x0fTcpSocketAction\x12\x12\n" +
 	"\x04host\x18\x01 \x01(\tR\x04host\x12,\n" +
-	"\x04port\x18\x02 \x01(\v2\x18.muster.v1.PortReferenceR\x04port\":\n" +
+	"\x04port\x18\x02 \x01(\v2\x18.muster.v1.PortReferenceR\x04port\"N\n" +
 	"\n" +
 	"GrpcAction\x12\x12\n" +
 	"\x04port\x18\x01 \x01(\x05R\x04port\x12\x18\n" +
-	"\aservice\x18\x02 \x01(\tR\aservice\"G\n" +
+	"\aservice\x18\x02 \x01(\tR\aservice\x12\x12\n" +
+	"\x04mode\x18\x03 \x01(\tR\x04mode\"G\n" +
 	"\rPortReference\x12\x18\n" +
 	"\x06number\x18\x01 \x01(\x05H\x00R\x06number\x12\x14\n" +
 	"\x04name\x18\x02 \x01(\tH\x00R\x04nameB\x06\n" +
