@@ -51,10 +51,15 @@ soak: build ## run everything long, 20 rounds of every failure among it
 	MUSTER_ROUNDS=20 MUSTER_BIN=$(CURDIR)/bin/muster go test -count=1 -v -timeout 3h $(e2e)
 	MUSTER_ROUNDS=20 go test -count=1 -v -run NoOrphan ./agent/container/process
 	$(MAKE) model MUSTER_MODEL_HISTORIES=3000000
+	$(MAKE) oracle MUSTER_ORACLE_PODS=100000 MUSTER_ORACLE_SEED=0
 
 .PHONY: crosscheck
 crosscheck: ## compare control groups with those of containerd/cgroups
 	cd agent/cgroup/crosscheck && go vet ./... && go test -count=1 ./...
+
+.PHONY: oracle
+oracle: ## hold defaults and validation of generated pods against Kubernetes itself
+	cd internal/oracle && go vet ./... && go test -count=1 -v -rapid.checks=$${MUSTER_ORACLE_PODS:-3000} -rapid.seed=$${MUSTER_ORACLE_SEED:-1} ./...
 
 .PHONY: bench
 bench: ## run the benchmarks
@@ -100,5 +105,5 @@ tools-ci: ## install what CI needs beside Go and make, with apt-get
 	internal/tools/install.sh
 
 .PHONY: ci
-ci: ## what has to pass: test, lint, cross-check, generated code, API, race detector, model, and an ordinary user's run
-	internal/tools/ci.sh test lint crosscheck gen-check proto-check test-race model test-user
+ci: ## what has to pass: test, lint, cross-check, oracle, generated code, API, race detector, model, and an ordinary user's run
+	internal/tools/ci.sh test lint crosscheck oracle gen-check proto-check test-race model test-user

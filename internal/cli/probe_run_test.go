@@ -142,7 +142,7 @@ func TestAProbeThatFailsOrCannotBeTriedMakesTheExitStatus1(t *testing.T) {
 		"another machine":      {`{"exec":{"command":["true"]}}`, "--address 192.0.2.1", "", "not tried: an exec probe runs here, and 192.0.2.1 is another machine\nno probe to try\n"},
 		"no such container":    {`{"exec":{"command":["true"]}}`, "-c other", "", "no probe to try\n"},
 		"what is wrong in it":  {`{"httpGet":{"port":0}}`, "", "", "livenessProbe.httpGet.port: Invalid value: 0"},
-		"what muster has not":  {`{"grpc":{"port":1,"mode":"TLS"}}`, "", "", "livenessProbe.grpc.mode: Not built yet"},
+		"what nobody has":      {`{"grpc":{"port":1,"host":"x"}}`, "", "", "livenessProbe.grpc.host: Invalid value: unknown field"},
 		"a probe's other host": {`{"tcpSocket":{"port":1,"host":"127.0.0.9"}}`, "--address 192.0.2.1", "dial tcp 127.0.0.9:1: connect: connection refused", "1 of 1 probes failed\n"},
 	} {
 		got := s.run(append([]string{"probe", "run", "-f", pod(c.probe)}, strings.Fields(c.args)...)...)

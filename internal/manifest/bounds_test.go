@@ -146,3 +146,16 @@ func TestLongTextsOfFindingsAreCut(t *testing.T) {
 		}
 	}
 }
+
+func TestADocumentOfAnyLengthIsReadToItsEnd(t *testing.T) {
+	const doc = `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"a"},"data":{"x":"%s"}}`
+	for _, length := range []int{4095, 4096, 4097, 8192, 65536} {
+		text := fmt.Sprintf(doc, strings.Repeat("y", length-len(doc)+len("%s")))
+		for _, end := range []string{"", "\n", "\r\n"} {
+			objects, err := Decode([]byte(text+end), "f", Options{})
+			if err != nil || len(objects) != 1 || objects[0].Failed() {
+				t.Errorf("%d bytes and %q: %d objects, %v", length, end, len(objects), err)
+			}
+		}
+	}
+}

@@ -63,6 +63,23 @@ func (d *decoder) secret(k *corev1.Secret) *spec.Secret {
 	return out
 }
 
+// oneSource finds the sources of a volume beyond its first: an object has room for one.
+func (d *decoder) oneSource(at string, k *corev1.VolumeSource) {
+	first := false
+	for _, s := range []struct {
+		name string
+		set  bool
+	}{
+		{"emptyDir", k.EmptyDir != nil}, {"hostPath", k.HostPath != nil}, {"secret", k.Secret != nil},
+		{"downwardAPI", k.DownwardAPI != nil}, {"configMap", k.ConfigMap != nil}, {"projected", k.Projected != nil},
+	} {
+		if s.set && first {
+			d.add(at+"."+s.name, spec.Forbidden, nil, "may not specify more than 1 volume type")
+		}
+		first = first || s.set
+	}
+}
+
 // files is a volume's source of files; nil where it has none of them.
 func (d *decoder) files(at string, k *corev1.VolumeSource) *spec.Files {
 	mode := func(at string, m *int32) int32 {
@@ -126,8 +143,7 @@ func (d *decoder) downward(at string, all []corev1.DownwardAPIVolumeFile) (out [
 	for i, f := range all {
 		at := fmt.Sprintf("%s.items[%d]", at, i)
 		item := spec.FileItem{Path: f.Path, Mode: f.Mode}
-		if r := f.FieldRef; r != nil {
-			d.refVersion(at+".fieldRef", r)
+		if r := f.FieldRef; r != nil && d.refVersion(at+".fieldRef", r) {
 			item.FieldPath = r.FieldPath
 		}
 		if r := f.ResourceFieldRef; r != nil {
@@ -138,13 +154,16 @@ func (d *decoder) downward(at string, all []corev1.DownwardAPIVolumeFile) (out [
 	return out
 }
 
-func (d *decoder) refVersion(at string, r *corev1.ObjectFieldSelector) {
-	if r.APIVersion != "" && r.APIVersion != "v1" {
+// refVersion checks what a reference to a field has besides its path, and tells whether that can be looked at.
+func (d *decoder) refVersion(at string, r *corev1.ObjectFieldSelector) bool {
+	known := r.APIVersion == "" || r.APIVersion == "v1"
+	if !known {
 		d.add(at+".apiVersion", spec.NotSupported, r.APIVersion, `supported values: "v1"`)
 	}
 	if r.FieldPath == "" {
 		d.add(at+".fieldPath", spec.Required, nil, "")
 	}
+	return known && r.FieldPath != ""
 }
 
 func (d *decoder) resourceRef(at string, k *corev1.ResourceFieldSelector) *spec.ResourceRef {

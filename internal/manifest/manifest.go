@@ -97,7 +97,12 @@ func Decode(data []byte, source string, opts Options) ([]Object, error) {
 		return nil, fmt.Errorf("%s: byte %d is not UTF-8: a manifest is YAML or JSON in UTF-8", source, at)
 	}
 	var objects []Object
-	r := utilyaml.NewYAMLReader(bufio.NewReader(bytes.NewReader(bytes.TrimPrefix(data, []byte("\ufeff")))))
+	// The reader loses a last line that no newline ends and that just fills its buffer.
+	text := io.Reader(bytes.NewReader(bytes.TrimPrefix(data, []byte("\ufeff"))))
+	if !bytes.HasSuffix(data, []byte("\n")) {
+		text = io.MultiReader(text, strings.NewReader("\n"))
+	}
+	r := utilyaml.NewYAMLReader(bufio.NewReader(text))
 	for n := 1; ; {
 		doc, err := r.Read()
 		if errors.Is(err, io.EOF) {

@@ -1,6 +1,7 @@
 package manifest
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -532,4 +533,41 @@ func FuzzDecode(f *testing.F) {
 			_ = lines(o.Findings)
 		}
 	})
+}
+
+// internal/oracle writes the file, and holds what is in it against Kubernetes itself.
+func TestGeneratedPodsAreJudgedAsKubernetesJudgesThem(t *testing.T) {
+	data, err := os.ReadFile("testdata/oracle.jsonl")
+	if err != nil {
+		t.Fatal(err)
+	}
+	failed := 0
+	for n, line := range strings.Split(strings.TrimSpace(string(data)), "\n") {
+		var kept struct {
+			Pod      json.RawMessage
+			Findings []struct{ Path, Kind string }
+		}
+		if err := json.Unmarshal([]byte(line), &kept); err != nil {
+			t.Fatal(err)
+		}
+		var want, got []string
+		for _, f := range kept.Findings {
+			want = append(want, f.Path+" "+f.Kind)
+		}
+		_, errs := spec.Split(one(t, string(kept.Pod), Options{}).Findings)
+		for _, f := range errs {
+			got = append(got, f.Path+" "+string(f.Kind))
+		}
+		slices.Sort(want)
+		slices.Sort(got)
+		if diff := cmp.Diff(want, slices.Compact(got)); diff != "" {
+			t.Errorf("line %d (-want +got):\n%s", n+1, diff)
+		}
+		if len(want) > 0 {
+			failed++
+		}
+	}
+	if failed < 15 {
+		t.Errorf("only %d pods are wrong", failed)
+	}
 }

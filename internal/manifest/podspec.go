@@ -42,9 +42,12 @@ func (d *decoder) deployment(k *appsv1.Deployment) *spec.Deployment {
 	return out
 }
 
-func seccompType(p *corev1.SeccompProfile) string {
+func (d *decoder) seccomp(at string, p *corev1.SeccompProfile) string {
 	if p == nil {
 		return ""
+	}
+	if p.Type == "" {
+		d.add(at+".securityContext.seccompProfile.type", spec.Required, nil, "type is required when seccompProfile is set")
 	}
 	return string(p.Type)
 }
@@ -59,7 +62,7 @@ func (d *decoder) podSpec(at string, k *corev1.PodSpec) spec.PodSpec {
 	if s := k.SecurityContext; s != nil {
 		out.Security = spec.PodSecurity{
 			RunAsUser: s.RunAsUser, RunAsGroup: s.RunAsGroup, RunAsNonRoot: s.RunAsNonRoot != nil && *s.RunAsNonRoot,
-			SupplementalGroups: s.SupplementalGroups, FSGroup: s.FSGroup, Seccomp: seccompType(s.SeccompProfile),
+			SupplementalGroups: s.SupplementalGroups, FSGroup: s.FSGroup, Seccomp: d.seccomp(at, s.SeccompProfile),
 		}
 	}
 	if g := k.TerminationGracePeriodSeconds; g != nil {
@@ -76,6 +79,7 @@ func (d *decoder) podSpec(at string, k *corev1.PodSpec) spec.PodSpec {
 				volume.HostPathType = string(*h.Type)
 			}
 		}
+		d.oneSource(fmt.Sprintf("%s.volumes[%d]", at, i), &v.VolumeSource)
 		volume.Files = d.files(fmt.Sprintf("%s.volumes[%d]", at, i), &v.VolumeSource)
 		if e := v.EmptyDir; e != nil {
 			volume.EmptyDir = d.emptyDir(fmt.Sprintf("%s.volumes[%d].emptyDir", at, i), e)
@@ -84,10 +88,10 @@ func (d *decoder) podSpec(at string, k *corev1.PodSpec) spec.PodSpec {
 	}
 	d.placement(at, &out, k)
 	for i := range k.InitContainers {
-		out.InitContainers = append(out.InitContainers, d.container(fmt.Sprintf("%s.initContainers[%d]", at, i), &k.InitContainers[i]))
+		out.InitContainers = append(out.InitContainers, d.container(fmt.Sprintf("%s.initContainers[%d]", at, i), &k.InitContainers[i], true))
 	}
 	for i := range k.Containers {
-		out.Containers = append(out.Containers, d.container(fmt.Sprintf("%s.containers[%d]", at, i), &k.Containers[i]))
+		out.Containers = append(out.Containers, d.container(fmt.Sprintf("%s.containers[%d]", at, i), &k.Containers[i], false))
 	}
 	return out
 }
@@ -109,7 +113,11 @@ func (d *decoder) emptyDir(at string, k *corev1.EmptyDirVolumeSource) *spec.Empt
 		d.add(at+".medium", spec.NotSupported, string(k.Medium), `supported values: "", "Memory"`)
 	}
 	if q := k.SizeLimit; q != nil {
-		out.SizeLimit = d.amount(at+".sizeLimit", *q, 0, maxMemory)
+		if q.Sign() < 0 {
+			d.add(at+".sizeLimit", spec.Forbidden, nil, "SizeLimit field must be a valid resource quantity")
+		} else {
+			out.SizeLimit = d.amount(at+".sizeLimit", *q, 0, maxMemory)
+		}
 	}
 	return out
 }
@@ -123,7 +131,7 @@ func (d *decoder) seconds(at string, n int64) time.Duration {
 	return time.Duration(n) * time.Second
 }
 
-func (d *decoder) container(at string, k *corev1.Container) spec.Container {
+func (d *decoder) container(at string, k *corev1.Container, initial bool) spec.Container {
 	out := spec.Container{
 		Name: k.Name, Image: k.Image, Command: k.Command, Args: k.Args, WorkingDir: k.WorkingDir,
 		Resources: d.resources(at+".resources", &k.Resources),
@@ -148,26 +156,35 @@ func (d *decoder) container(at string, k *corev1.Container) spec.Container {
 		out.Security = spec.ContainerSecurity{
 			RunAsUser: s.RunAsUser, RunAsGroup: s.RunAsGroup, RunAsNonRoot: s.RunAsNonRoot,
 			ReadOnlyRootFilesystem:   s.ReadOnlyRootFilesystem != nil && *s.ReadOnlyRootFilesystem,
-			AllowPrivilegeEscalation: s.AllowPrivilegeEscalation, Seccomp: seccompType(s.SeccompProfile),
+			AllowPrivilegeEscalation: s.AllowPrivilegeEscalation, Seccomp: d.seccomp(at, s.SeccompProfile),
 		}
 		if cs := s.Capabilities; cs != nil {
 			out.Security.AddCapabilities, out.Security.DropCapabilities = capabilityNames(cs.Add), capabilityNames(cs.Drop)
 		}
 	}
-	if k.RestartPolicy != nil {
-		out.RestartPolicy = spec.RestartPolicy(*k.RestartPolicy)
+	if p := k.RestartPolicy; p != nil {
+		if out.RestartPolicy = spec.RestartPolicy(*p); *p == "" { // given, and none of those that there are
+			d.add(at+".restartPolicy", spec.NotSupported, "", `supported values: "Always", "OnFailure", "Never"`)
+			out.RestartPolicy = spec.RestartNever
+		}
 	}
+	// Without a policy the rules of an init container are wrong as a whole.
+	looked := !initial || k.RestartPolicy != nil
 	for i, r := range k.RestartPolicyRules {
 		rule := spec.RestartRule{Action: string(r.Action)}
-		if e := r.ExitCodes; e != nil {
+		if e := r.ExitCodes; e == nil && looked {
+			d.add(fmt.Sprintf("%s.restartPolicyRules[%d].exitCodes", at, i), spec.Required, nil, "must be specified")
+		} else if e != nil {
 			rule.ExitCodes = e.Values
 			switch e.Operator {
 			case corev1.ContainerRestartRuleOnExitCodesOpIn:
 				rule.In = true
 			case corev1.ContainerRestartRuleOnExitCodesOpNotIn:
 			default:
-				d.add(fmt.Sprintf("%s.restartPolicyRules[%d].exitCodes.operator", at, i), spec.NotSupported, string(e.Operator),
-					`supported values: "In", "NotIn"`)
+				if looked {
+					d.add(fmt.Sprintf("%s.restartPolicyRules[%d].exitCodes.operator", at, i), spec.NotSupported, string(e.Operator),
+						`supported values: "In", "NotIn"`)
+				}
 			}
 		}
 		out.RestartRules = append(out.RestartRules, rule)
@@ -182,18 +199,28 @@ func (d *decoder) env(at string, k *corev1.EnvVar) spec.EnvVar {
 	if from == nil {
 		return out
 	}
-	if *from == (corev1.EnvVarSource{}) {
-		d.add(at+".valueFrom", spec.Invalid, nil, "must specify a source")
+	sources := 0
+	for _, set := range []bool{from.FieldRef != nil, from.ResourceFieldRef != nil, from.ConfigMapKeyRef != nil, from.SecretKeyRef != nil} {
+		if set {
+			sources++
+		}
 	}
-	if ref := from.FieldRef; ref != nil {
-		d.refVersion(at+".valueFrom.fieldRef", ref)
+	switch { // then nothing of it is looked into
+	case *from == (corev1.EnvVarSource{}):
+		d.add(at+".valueFrom", spec.Invalid, nil, "must specify a source")
+		return spec.EnvVar{Name: k.Name}
+	case sources > 1:
+		d.add(at+".valueFrom", spec.Invalid, nil, "may not have more than one field specified at a time")
+		return spec.EnvVar{Name: k.Name}
+	case sources == 1 && k.Value != "":
+		d.add(at+".valueFrom", spec.Invalid, nil, "may not be specified when `value` is not empty")
+		return spec.EnvVar{Name: k.Name}
+	}
+	if ref := from.FieldRef; ref != nil && d.refVersion(at+".valueFrom.fieldRef", ref) {
 		out.FieldPath = ref.FieldPath
 	}
 	if ref := from.ResourceFieldRef; ref != nil {
 		out.Resource = d.resourceRef(at+".valueFrom.resourceFieldRef", ref)
-	}
-	if from.ConfigMapKeyRef != nil && from.SecretKeyRef != nil {
-		d.add(at+".valueFrom", spec.Invalid, nil, "may not have more than one field specified at a time")
 	}
 	out.Key = keyRef(from)
 	return out
@@ -235,6 +262,9 @@ func (d *decoder) resources(at string, k *corev1.ResourceRequirements) spec.Reso
 		// Left out, a request is the limit; a zero can't be told from that later.
 		if q, given := k.Requests[x.name]; given && q.IsZero() && x.limit > 0 {
 			d.add(at+".requests["+string(x.name)+"]", spec.NotBuilt, "0", "a request of 0 beside a limit")
+		}
+		if q, given := k.Limits[x.name]; given && q.IsZero() && x.request > 0 {
+			d.add(at+".requests", spec.Invalid, x.request, "must be less than or equal to "+string(x.name)+" limit of 0")
 		}
 	}
 	return out

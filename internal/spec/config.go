@@ -383,7 +383,9 @@ func (c *checker) keyRef(at string, r *KeyRef) {
 		return
 	}
 	at += "." + refName(r.Kind) + "KeyRef"
-	c.objectName(at+".name", r.Name)
+	if why := subdomain(r.Name); why != "" {
+		c.add(at+".name", Invalid, r.Name, why)
+	}
 	if r.Key == "" {
 		c.add(at+".key", Required, nil, "")
 	} else if why := configKey(r.Key); why != "" {
@@ -394,20 +396,31 @@ func (c *checker) keyRef(at string, r *KeyRef) {
 // resourceRef checks a reference to a resource; own is whether it stands in a container that it means by default.
 func (c *checker) resourceRef(at string, r *ResourceRef, own bool) {
 	at += ".resourceFieldRef"
-	if r.Container == "" && !own {
-		c.add(at+".containerName", Required, nil, "")
+	var of []int64
+	if list, resource, ok := strings.Cut(r.Resource, "."); ok && (list == "limits" || list == "requests") {
+		of = divisors[resource]
 	}
-	switch r.Resource {
-	case "limits.cpu", "limits.memory", "requests.cpu", "requests.memory":
-	case "":
+	switch {
+	case r.Container == "" && !own:
+		c.add(at+".containerName", Required, nil, "")
+	case r.Resource == "":
 		c.add(at+".resource", Required, nil, "")
-	default:
+	case of == nil:
 		c.add(at+".resource", NotSupported, r.Resource, `supported values: "limits.cpu", "limits.memory", "requests.cpu", "requests.memory"`)
 	}
-	if r.DivisorMilli < 0 {
-		c.add(at+".divisor", Invalid, r.DivisorMilli, "must be greater than or equal to 0")
+	if of != nil && r.DivisorMilli != 0 && !slices.Contains(of, r.DivisorMilli) {
+		c.add(at+".divisor", Invalid, r.Resource, "the divisor is 1m or 1 for cpu, and 1, 1k, 1M … 1E, 1Ki, 1Mi … 1Ei for memory")
 	}
 }
+
+// divisors are those that a resource may be told in, in thousandths.
+var divisors = func() map[string][]int64 {
+	memory := []int64{1000}
+	for k, ki := int64(1000), int64(1024); k <= 1e15; k, ki = k*1000, ki*1024 {
+		memory = append(memory, k*1000, ki*1000)
+	}
+	return map[string][]int64{"cpu": {1, 1000}, "memory": memory}
+}()
 
 func (c *checker) mode(at string, mode int32) {
 	if mode < 0 || mode > 0o777 {
@@ -488,18 +501,10 @@ func (c *checker) fileSource(at, kind string, s *FileSource, paths map[string]bo
 		case item.Resource != nil:
 			c.resourceRef(at, item.Resource, false)
 		case item.FieldPath == "":
-			c.add(at+".fieldRef", Required, nil, "one of fieldRef and resourceFieldRef is required")
-		case !downwardField(item.FieldPath):
-			c.add(at+".fieldRef.fieldPath", NotSupported, item.FieldPath,
-				`supported values: "metadata.name", "metadata.namespace", "metadata.uid", "metadata.labels", "metadata.annotations", "metadata.labels['KEY']", "metadata.annotations['KEY']"`)
+			c.add(at, Required, nil, "one of fieldRef and resourceFieldRef is required")
+		default:
+			c.fieldPath(at+".fieldRef", item.FieldPath, []string{"metadata.name", "metadata.namespace", "metadata.uid", "metadata.labels",
+				"metadata.annotations"}, []string{"spec.nodeName", "status.podIP", "status.hostIP"})
 		}
 	}
-}
-
-// downwardField tells whether a field can be a file.
-func downwardField(p string) bool {
-	if p == "metadata.labels" || p == "metadata.annotations" {
-		return true
-	}
-	return strings.HasPrefix(p, "metadata.") && fieldPath(p)
 }

@@ -49,6 +49,14 @@ func defaultPodSpec(s *PodSpec) {
 	if s.TerminationGrace == UnsetGrace {
 		s.TerminationGrace = DefaultGrace
 	}
+	if s.DNSPolicy == DNSClusterFirst { // what is left out means the same
+		s.DNSPolicy = ""
+	}
+	for i := range s.Volumes {
+		if f := s.Volumes[i].Files; f != nil && f.DefaultMode == DefaultFileMode {
+			f.DefaultMode = 0
+		}
+	}
 	defaultPlacement(s)
 	for _, c := range s.AllContainers() {
 		for j := range c.Ports {

@@ -44,7 +44,7 @@ func (c *checker) dns(at string, s *PodSpec) {
 	for i, o := range s.DNS.Options {
 		at := fmt.Sprintf("%s.options[%d]", at, i)
 		if o.Name == "" {
-			c.add(at+".name", Required, nil, "")
+			c.add(at, Required, nil, "must not be empty")
 		}
 		if strings.ContainsAny(o.Name+o.Value, " \t\n\r\x00") || len(o.Name)+len(o.Value) > 255 {
 			c.add(at, Invalid, o.Name, "must be at most 255 characters without blanks")

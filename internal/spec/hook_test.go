@@ -33,8 +33,8 @@ func TestHooksAreRefusedByKubernetesRules(t *testing.T) {
 		"another host":         {postStart(&spec.Hook{HTTP: &spec.HTTPAction{Port: get.Port, Host: "10.0.0.1"}}), []string{c + `postStart.httpGet.host: Forbidden: "10.0.0.1": a probe may ask the pod's own address or loopback only; the coordinator's --allow-probe-host allows more`}},
 		"all of the grace":     {preStop(sleep(30 * time.Second)), nil},
 		"no sleep":             {postStart(sleep(0)), nil},
-		"more than the grace":  {preStop(sleep(31 * time.Second)), []string{c + "preStop.sleep.seconds: Invalid value: 31: must be non-negative and less than terminationGracePeriodSeconds (30)"}},
-		"less than nothing":    {postStart(sleep(-time.Second)), []string{c + "postStart.sleep.seconds: Invalid value: -1: must be non-negative and less than terminationGracePeriodSeconds (30)"}},
+		"more than the grace":  {preStop(sleep(31 * time.Second)), []string{c + "preStop.sleep: Invalid value: 31: must be non-negative and less than terminationGracePeriodSeconds (30)"}},
+		"less than nothing":    {postStart(sleep(-time.Second)), []string{c + "postStart.sleep: Invalid value: -1: must be non-negative and less than terminationGracePeriodSeconds (30)"}},
 		"of an init container": {initial(""), []string{"spec.initContainers[0].lifecycle: Forbidden: may not be set for init containers without restartPolicy=Always"}},
 		"of a sidecar":         {initial(spec.RestartAlways), nil},
 	} {

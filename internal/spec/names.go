@@ -112,7 +112,7 @@ func portName(s string) string {
 // envName says why s is no name of an environment variable: printable ASCII without '='.
 func envName(s string) string {
 	for i := range len(s) {
-		if s[i] <= ' ' || s[i] > '~' || s[i] == '=' {
+		if s[i] < ' ' || s[i] > '~' || s[i] == '=' {
 			return "a valid environment variable name must consist only of printable ASCII characters other than '='"
 		}
 	}

@@ -383,15 +383,14 @@ func (c *checker) placement(at string, s *PodSpec) {
 	c.podAffinity(at+".affinity.podAffinity", &s.Affinity.Pod)
 	c.podAffinity(at+".affinity.podAntiAffinity", &s.Affinity.PodAnti)
 	c.atMost(at+".topologySpreadConstraints", len(s.TopologySpreadConstraints), maxSpread)
-	seen := map[string]bool{}
 	for i := range s.TopologySpreadConstraints {
 		p, k := fmt.Sprintf("%s.topologySpreadConstraints[%d]", at, i), &s.TopologySpreadConstraints[i]
 		c.spread(p, k)
-		pair := fmt.Sprintf("{%s, %s}", k.TopologyKey, k.WhenUnsatisfiable)
-		if seen[pair] {
-			c.add(p+".{topologyKey, whenUnsatisfiable}", Duplicate, pair, "")
+		for j := range s.TopologySpreadConstraints[i+1:] {
+			if later := &s.TopologySpreadConstraints[i+1+j]; later.TopologyKey == k.TopologyKey && later.WhenUnsatisfiable == k.WhenUnsatisfiable {
+				c.add(p+".{topologyKey, whenUnsatisfiable}", Duplicate, fmt.Sprintf("{%s, %s}", k.TopologyKey, k.WhenUnsatisfiable), "")
+			}
 		}
-		seen[pair] = true
 	}
 }
 
@@ -527,7 +526,12 @@ func (c *checker) podTerm(at string, t *PodTerm) {
 	c.chosen(at+".labelSelector", t.Selector)
 	c.atMost(at+".namespaces", len(t.Namespaces), maxValues)
 	c.values(at+".namespaces", t.Namespaces, label)
-	c.topologyKey(at+".topologyKey", t.TopologyKey)
+	if t.TopologyKey == "" {
+		c.add(at+".topologyKey", Required, nil, "can not be empty")
+	}
+	if why := labelKey(t.TopologyKey); why != "" {
+		c.add(at+".topologyKey", Invalid, t.TopologyKey, why)
+	}
 }
 
 // chosen checks a selector that may be missing.
@@ -545,19 +549,13 @@ func (c *checker) chosen(at string, s *Selector) {
 	c.selector(at, s)
 }
 
-func (c *checker) topologyKey(at, key string) {
-	if key == "" {
-		c.add(at, Required, nil, "can not be empty")
-	} else if why := labelKey(key); why != "" {
-		c.add(at, Invalid, key, why)
-	}
-}
-
 func (c *checker) spread(at string, k *SpreadConstraint) {
 	if k.MaxSkew <= 0 {
 		c.add(at+".maxSkew", Invalid, k.MaxSkew, "must be greater than zero")
 	}
-	c.topologyKey(at+".topologyKey", k.TopologyKey)
+	if k.TopologyKey == "" {
+		c.add(at+".topologyKey", Required, nil, "can not be empty")
+	}
 	switch k.WhenUnsatisfiable {
 	case DoNotSchedule, ScheduleAnyway:
 	default:

@@ -130,31 +130,32 @@ func TestWhereAPodWantsToBeIsRefusedFieldByField(t *testing.T) {
 		change func(*spec.Pod)
 		want   []string
 	}{
-		"a toleration":                   {tolerates(spec.Toleration{Key: "a/b", Value: "c", Effect: spec.NoSchedule}), nil},
-		"one of everything":              {tolerates(spec.Toleration{Operator: spec.TolerationExists}), nil},
-		"seconds":                        {tolerates(spec.Toleration{Operator: spec.TolerationExists, Effect: spec.NoExecute, Seconds: &second}), nil},
-		"seconds of another effect":      {tolerates(spec.Toleration{Operator: spec.TolerationExists, Seconds: &second}), []string{`spec.tolerations[0].effect: Invalid value: "": effect must be 'NoExecute' when ` + "`tolerationSeconds` is set"}},
-		"a value with Exists":            {tolerates(spec.Toleration{Key: "a", Operator: spec.TolerationExists, Value: "b"}), []string{`spec.tolerations[0].operator: Invalid value: "b": value must be empty when ` + "`operator` is 'Exists'"}},
-		"no key":                         {tolerates(spec.Toleration{}), []string{`spec.tolerations[0].operator: Invalid value: "Equal": operator must be Exists when ` + "`key` is empty, which means \"match all values and all keys\""}},
-		"a bad key, value and effect":    {tolerates(spec.Toleration{Key: "-", Value: "!", Effect: "Never"}), []string{`spec.tolerations[0].key: Invalid value: "-": ` + key, `spec.tolerations[0].operator: Invalid value: "!": ` + value, `spec.tolerations[0].effect: Unsupported value: "Never": supported values: "NoSchedule", "PreferNoSchedule", "NoExecute"`}},
-		"an operator":                    {tolerates(spec.Toleration{Key: "a", Operator: "Lt"}), []string{`spec.tolerations[0].operator: Unsupported value: "Lt": supported values: "Equal", "Exists"`}},
-		"no terms":                       {requires(), []string{node + ": Required value: must have at least one node selector term"}},
-		"In without values":              {label(spec.NodeRequirement{Key: "a", Operator: spec.NodeIn}), []string{node + "[0].matchExpressions[0].values: Required value: must be specified when `operator` is 'In' or 'NotIn'"}},
-		"Exists with values":             {label(spec.NodeRequirement{Key: "a", Operator: spec.NodeExists, Values: []string{"b"}}), []string{node + "[0].matchExpressions[0].values: Forbidden: may not be specified when `operator` is 'Exists' or 'DoesNotExist'"}},
-		"Gt with two values":             {label(spec.NodeRequirement{Key: "a", Operator: spec.NodeGt, Values: []string{"1", "2"}}), []string{node + "[0].matchExpressions[0].values: Required value: must be specified single value when `operator` is 'Lt' or 'Gt'"}},
-		"Lt with a word":                 {label(spec.NodeRequirement{Key: "a", Operator: spec.NodeLt, Values: []string{"few"}}), []string{node + `[0].matchExpressions[0].values[0]: Invalid value: "few": for 'Gt', 'Lt' operators, the value must be an integer`}},
-		"a requirement's operator, key":  {label(spec.NodeRequirement{Key: "-", Operator: "Is"}), []string{node + `[0].matchExpressions[0].operator: Invalid value: "Is": not a valid selector operator`, node + `[0].matchExpressions[0].key: Invalid value: "-": ` + key}},
-		"a field":                        {field(spec.NodeRequirement{Key: "metadata.name", Operator: spec.NodeIn, Values: []string{"n1"}}), nil},
-		"a field's operator":             {field(spec.NodeRequirement{Key: "metadata.name", Operator: spec.NodeExists}), []string{node + `[0].matchFields[0].operator: Invalid value: "Exists": not a valid selector operator`}},
-		"a field's values":               {field(spec.NodeRequirement{Key: "metadata.name", Operator: spec.NodeIn, Values: []string{"a", "b"}}), []string{node + "[0].matchFields[0].values: Required value: must be only one value when `operator` is 'In' or 'NotIn' for node field selector"}},
-		"another field":                  {field(spec.NodeRequirement{Key: "metadata.uid", Operator: spec.NodeIn, Values: []string{"a"}}), []string{node + `[0].matchFields[0].key: Invalid value: "metadata.uid": not a valid field selector key`}},
-		"a weight":                       {func(p *spec.Pod) { p.Spec.Affinity.Node.Preferred = []spec.PreferredNodeTerm{{Weight: 101}} }, []string{wish + "[0].weight: Invalid value: 101: must be in the range 1-100"}},
-		"a topology key, and namespaces": {func(p *spec.Pod) { p.Spec.Affinity.Pod.Required = []spec.PodTerm{{Namespaces: []string{"A"}}} }, []string{near + `[0].namespaces[0]: Invalid value: "A": a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character`, near + "[0].topologyKey: Required value: can not be empty"}},
+		"a toleration":                  {tolerates(spec.Toleration{Key: "a/b", Value: "c", Effect: spec.NoSchedule}), nil},
+		"one of everything":             {tolerates(spec.Toleration{Operator: spec.TolerationExists}), nil},
+		"seconds":                       {tolerates(spec.Toleration{Operator: spec.TolerationExists, Effect: spec.NoExecute, Seconds: &second}), nil},
+		"seconds of another effect":     {tolerates(spec.Toleration{Operator: spec.TolerationExists, Seconds: &second}), []string{`spec.tolerations[0].effect: Invalid value: "": effect must be 'NoExecute' when ` + "`tolerationSeconds` is set"}},
+		"a value with Exists":           {tolerates(spec.Toleration{Key: "a", Operator: spec.TolerationExists, Value: "b"}), []string{`spec.tolerations[0].operator: Invalid value: "b": value must be empty when ` + "`operator` is 'Exists'"}},
+		"no key":                        {tolerates(spec.Toleration{}), []string{`spec.tolerations[0].operator: Invalid value: "Equal": operator must be Exists when ` + "`key` is empty, which means \"match all values and all keys\""}},
+		"a bad key, value and effect":   {tolerates(spec.Toleration{Key: "-", Value: "!", Effect: "Never"}), []string{`spec.tolerations[0].key: Invalid value: "-": ` + key, `spec.tolerations[0].operator: Invalid value: "!": ` + value, `spec.tolerations[0].effect: Unsupported value: "Never": supported values: "NoSchedule", "PreferNoSchedule", "NoExecute"`}},
+		"an operator":                   {tolerates(spec.Toleration{Key: "a", Operator: "Lt"}), []string{`spec.tolerations[0].operator: Unsupported value: "Lt": supported values: "Equal", "Exists"`}},
+		"no terms":                      {requires(), []string{node + ": Required value: must have at least one node selector term"}},
+		"In without values":             {label(spec.NodeRequirement{Key: "a", Operator: spec.NodeIn}), []string{node + "[0].matchExpressions[0].values: Required value: must be specified when `operator` is 'In' or 'NotIn'"}},
+		"Exists with values":            {label(spec.NodeRequirement{Key: "a", Operator: spec.NodeExists, Values: []string{"b"}}), []string{node + "[0].matchExpressions[0].values: Forbidden: may not be specified when `operator` is 'Exists' or 'DoesNotExist'"}},
+		"Gt with two values":            {label(spec.NodeRequirement{Key: "a", Operator: spec.NodeGt, Values: []string{"1", "2"}}), []string{node + "[0].matchExpressions[0].values: Required value: must be specified single value when `operator` is 'Lt' or 'Gt'"}},
+		"Lt with a word":                {label(spec.NodeRequirement{Key: "a", Operator: spec.NodeLt, Values: []string{"few"}}), []string{node + `[0].matchExpressions[0].values[0]: Invalid value: "few": for 'Gt', 'Lt' operators, the value must be an integer`}},
+		"a requirement's operator, key": {label(spec.NodeRequirement{Key: "-", Operator: "Is"}), []string{node + `[0].matchExpressions[0].operator: Invalid value: "Is": not a valid selector operator`, node + `[0].matchExpressions[0].key: Invalid value: "-": ` + key}},
+		"a field":                       {field(spec.NodeRequirement{Key: "metadata.name", Operator: spec.NodeIn, Values: []string{"n1"}}), nil},
+		"a field's operator":            {field(spec.NodeRequirement{Key: "metadata.name", Operator: spec.NodeExists}), []string{node + `[0].matchFields[0].operator: Invalid value: "Exists": not a valid selector operator`}},
+		"a field's values":              {field(spec.NodeRequirement{Key: "metadata.name", Operator: spec.NodeIn, Values: []string{"a", "b"}}), []string{node + "[0].matchFields[0].values: Required value: must be only one value when `operator` is 'In' or 'NotIn' for node field selector"}},
+		"another field":                 {field(spec.NodeRequirement{Key: "metadata.uid", Operator: spec.NodeIn, Values: []string{"a"}}), []string{node + `[0].matchFields[0].key: Invalid value: "metadata.uid": not a valid field selector key`}},
+		"a weight":                      {func(p *spec.Pod) { p.Spec.Affinity.Node.Preferred = []spec.PreferredNodeTerm{{Weight: 101}} }, []string{wish + "[0].weight: Invalid value: 101: must be in the range 1-100"}},
+		"a topology key, and namespaces": {func(p *spec.Pod) { p.Spec.Affinity.Pod.Required = []spec.PodTerm{{Namespaces: []string{"A"}}} }, []string{near + `[0].namespaces[0]: Invalid value: "A": a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character`, near + "[0].topologyKey: Required value: can not be empty",
+			near + `[0].topologyKey: Invalid value: "": name part must be 1 to 63 alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character`}},
 		"a selector and a weight": {func(p *spec.Pod) {
 			p.Spec.Affinity.PodAnti.Preferred = []spec.WeightedPodTerm{{Term: spec.PodTerm{TopologyKey: "zone", Selector: &spec.Selector{Expressions: []spec.SelectorExpression{{Key: "a", Operator: "Gt"}}}}}}
 		}, []string{apart + "[0].weight: Invalid value: 0: must be in the range 1-100", apart + `[0].podAffinityTerm.labelSelector.matchExpressions[0].operator: Invalid value: "Gt": not a valid selector operator`}},
 		"a constraint":            {spreads(even), nil},
-		"the same one twice":      {spreads(even, even), []string{spread + `[1].{topologyKey, whenUnsatisfiable}: Duplicate value: "{zone, DoNotSchedule}"`}},
+		"the same one twice":      {spreads(even, even), []string{spread + `[0].{topologyKey, whenUnsatisfiable}: Duplicate value: "{zone, DoNotSchedule}"`}},
 		"nothing of a constraint": {spreads(spec.SpreadConstraint{}), []string{spread + "[0].maxSkew: Invalid value: 0: must be greater than zero", spread + "[0].topologyKey: Required value: can not be empty", spread + `[0].whenUnsatisfiable: Unsupported value: "": supported values: "DoNotSchedule", "ScheduleAnyway"`}},
 		"domains":                 {uneven(func(c *spec.SpreadConstraint) { c.MinDomains = &zero }), []string{spread + "[0].minDomains: Invalid value: 0: must be greater than zero"}},
 		"domains of a wish": {uneven(func(c *spec.SpreadConstraint) { c.MinDomains, c.WhenUnsatisfiable = new(int32(2)), spec.ScheduleAnyway }),
@@ -168,7 +169,7 @@ func TestWhereAPodWantsToBeIsRefusedFieldByField(t *testing.T) {
 			for range 65 {
 				p.Spec.Tolerations = append(p.Spec.Tolerations, spec.Toleration{Key: "a"})
 			}
-		}, []string{"spec.tolerations: Too long: 65: at most 64"}},
+		}, []string{"spec.tolerations: Too many: 65: at most 64"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			checkPod(t, tc.change, spec.Options{}, tc.want...)

@@ -20,6 +20,8 @@ const (
 	Forbidden    FindingKind = "Forbidden"
 	Duplicate    FindingKind = "Duplicate"
 	TooLong      FindingKind = "TooLong"
+	TooMany      FindingKind = "TooMany"
+	NotFound     FindingKind = "NotFound"
 	// NotBuilt is what Kubernetes knows and muster does not yet.
 	NotBuilt FindingKind = "NotBuilt"
 )
@@ -38,7 +40,7 @@ type Finding struct {
 func (f *Finding) Detail() string {
 	words := map[FindingKind]string{
 		Required: "Required value", Invalid: "Invalid value", NotSupported: "Unsupported value", Forbidden: "Forbidden",
-		Duplicate: "Duplicate value", TooLong: "Too long", NotBuilt: "Not built yet",
+		Duplicate: "Duplicate value", TooLong: "Too long", TooMany: "Too many", NotFound: "Not found", NotBuilt: "Not built yet",
 	}[f.Kind]
 	if f.Warning {
 		words = "Warning"
@@ -115,7 +117,7 @@ func (c *checker) add(path string, kind FindingKind, value any, message string) 
 // atMost finds a list that is longer than it may be.
 func (c *checker) atMost(path string, n, most int) {
 	if n > most {
-		c.add(path, TooLong, n, fmt.Sprintf("at most %d", most))
+		c.add(path, TooMany, n, fmt.Sprintf("at most %d", most))
 	}
 }
 
@@ -293,26 +295,36 @@ func (c *checker) podSpec(at string, s *PodSpec) {
 	if len(s.Containers) <= MaxContainers {
 		c.atMost(at+".initContainers", len(s.InitContainers), MaxContainers-len(s.Containers))
 	}
-	names, ports := map[string]bool{}, map[string]bool{}
-	for i := range s.InitContainers {
-		k, p := &s.InitContainers[i], fmt.Sprintf("%s.initContainers[%d]", at, i)
-		c.name(p+".name", k.Name, names)
-		c.container(p, k, volumes, map[string]bool{})
-		for _, kind := range ProbeKinds {
-			if k.Probe(kind) != nil && !k.Sidecar() {
-				c.add(p+"."+kind.String()+"Probe", Forbidden, nil, "may not be set for init containers without restartPolicy=Always")
-			}
-		}
-		if (k.PostStart != nil || k.PreStop != nil) && !k.Sidecar() {
-			c.add(p+".lifecycle", Forbidden, nil, "may not be set for init containers without restartPolicy=Always")
-		}
-		c.hooks(p+".lifecycle", k, s.TerminationGrace)
-	}
+	names := map[string]bool{}
 	for i := range s.Containers {
 		p := fmt.Sprintf("%s.containers[%d]", at, i)
 		c.name(p+".name", s.Containers[i].Name, names)
-		c.container(p, &s.Containers[i], volumes, ports)
-		c.hooks(p+".lifecycle", &s.Containers[i], s.TerminationGrace)
+		c.container(p, &s.Containers[i], volumes)
+		c.restart(p, &s.Containers[i])
+		c.probesAndHooks(p, &s.Containers[i], s.TerminationGrace)
+	}
+	for i := range s.InitContainers {
+		k, p := &s.InitContainers[i], fmt.Sprintf("%s.initContainers[%d]", at, i)
+		c.name(p+".name", k.Name, names)
+		c.container(p, k, volumes)
+		if len(k.RestartRules) > 0 && k.RestartPolicy == "" {
+			c.add(p+".restartPolicy", Required, nil, "must specify restartPolicy when restart rules are used")
+		} else {
+			c.restart(p, k)
+		}
+		if k.Sidecar() {
+			c.probesAndHooks(p, k, s.TerminationGrace)
+			continue
+		}
+		// What must not be there is not looked into.
+		for _, kind := range ProbeKinds {
+			if k.Probe(kind) != nil {
+				c.add(p+"."+kind.String()+"Probe", Forbidden, nil, "may not be set for init containers without restartPolicy=Always")
+			}
+		}
+		if k.PostStart != nil || k.PreStop != nil {
+			c.add(p+".lifecycle", Forbidden, nil, "may not be set for init containers without restartPolicy=Always")
+		}
 	}
 	c.hostPorts(at, s)
 	c.dns(at, s)
@@ -346,7 +358,7 @@ func (c *checker) volume(at string, v *Volume, seen map[string]*Volume) {
 		c.files(at, v.Files)
 	case v.EmptyDir != nil:
 		if v.HostPath != "" {
-			c.add(at+".emptyDir", Forbidden, nil, "may not specify more than 1 volume type")
+			c.add(at+".hostPath", Forbidden, nil, "may not specify more than 1 volume type")
 		}
 		if v.EmptyDir.SizeLimit < 0 {
 			c.add(at+".emptyDir.sizeLimit", Invalid, v.EmptyDir.SizeLimit, "must be greater than or equal to 0")
@@ -358,6 +370,9 @@ func (c *checker) volume(at string, v *Volume, seen map[string]*Volume) {
 	case slices.Contains(strings.Split(v.HostPath, "/"), ".."):
 		c.add(at+".hostPath.path", Invalid, v.HostPath, "must not contain '..'")
 	}
+	if v.HostPath == "" {
+		return
+	}
 	switch v.HostPathType {
 	case "", "Directory", "DirectoryOrCreate", "File", "FileOrCreate", "Socket", "CharDevice", "BlockDevice":
 	default:
@@ -366,7 +381,19 @@ func (c *checker) volume(at string, v *Volume, seen map[string]*Volume) {
 	}
 }
 
-func (c *checker) container(at string, k *Container, volumes map[string]*Volume, ports map[string]bool) {
+func (c *checker) probesAndHooks(at string, k *Container, grace time.Duration) {
+	for _, kind := range ProbeKinds {
+		if p := k.Probe(kind); p != nil {
+			c.probe(at+"."+kind.String()+"Probe", kind, p)
+		}
+	}
+	c.hooks(at+".lifecycle", k, grace)
+}
+
+func (c *checker) container(at string, k *Container, volumes map[string]*Volume) {
+	if strings.TrimSpace(k.Image) != k.Image {
+		c.add(at+".image", Invalid, k.Image, "must not have leading or trailing whitespace")
+	}
 	if len(k.Command) == 0 {
 		if k.Image != "" {
 			c.add(at+".command", NotBuilt, nil, "the process runtime has no images, so it can't know the entry point of one: give the command")
@@ -386,6 +413,7 @@ func (c *checker) container(at string, k *Container, volumes map[string]*Volume,
 		c.env(fmt.Sprintf("%s.env[%d]", at, i), &e)
 	}
 	c.atMost(at+".ports", len(k.Ports), maxPorts)
+	ports := map[string]bool{}
 	for i := range k.Ports {
 		c.port(fmt.Sprintf("%s.ports[%d]", at, i), &k.Ports[i], ports)
 	}
@@ -395,12 +423,6 @@ func (c *checker) container(at string, k *Container, volumes map[string]*Volume,
 	for i := range k.Mounts {
 		c.mount(fmt.Sprintf("%s.volumeMounts[%d]", at, i), &k.Mounts[i], volumes, paths)
 	}
-	for _, kind := range ProbeKinds {
-		if p := k.Probe(kind); p != nil {
-			c.probe(at+"."+kind.String()+"Probe", kind, p)
-		}
-	}
-	c.restart(at, k)
 	c.containerSecurity(at+".securityContext", &k.Security)
 }
 
@@ -431,27 +453,38 @@ func (c *checker) env(at string, e *EnvVar) {
 	if e.Resource != nil {
 		c.resourceRef(at+".valueFrom", e.Resource, true)
 	}
-	if e.FieldPath == "" {
-		return
-	}
-	if !fieldPath(e.FieldPath) {
-		c.add(at+".valueFrom.fieldRef.fieldPath", NotSupported, e.FieldPath,
-			`supported values: "metadata.name", "metadata.namespace", "metadata.uid", "metadata.labels['KEY']", "metadata.annotations['KEY']", "spec.nodeName", "status.podIP", "status.hostIP"`)
+	if e.FieldPath != "" {
+		c.fieldPath(at+".valueFrom.fieldRef", e.FieldPath, []string{"metadata.name", "metadata.namespace", "metadata.uid",
+			"spec.nodeName", "status.podIP", "status.hostIP"}, []string{"metadata.labels", "metadata.annotations"})
 	}
 }
 
-func fieldPath(p string) bool {
-	switch p {
-	case "metadata.name", "metadata.namespace", "metadata.uid", "spec.nodeName", "status.podIP", "status.hostIP":
-		return true
+// fieldPath checks a reference to a field of the pod: one of those named, or a label or an annotation by its key. others are
+// fields too, only not here.
+func (c *checker) fieldPath(at, p string, named, others []string) {
+	if slices.Contains(named, p) {
+		return
 	}
 	for _, prefix := range []string{"metadata.labels['", "metadata.annotations['"} {
-		if key, ok := strings.CutPrefix(p, prefix); ok {
-			key, ok = strings.CutSuffix(key, "']")
-			return ok && key != ""
+		key, ok := strings.CutPrefix(p, prefix)
+		if key, ok2 := strings.CutSuffix(key, "']"); ok && ok2 {
+			if prefix == "metadata.annotations['" {
+				key = strings.ToLower(key)
+			}
+			if why := labelKey(key); why != "" {
+				c.add(at, Invalid, key, why)
+			}
+			return
 		}
 	}
-	return false
+	kind := Invalid
+	switch {
+	case p == "spec.serviceAccountName", p == "status.hostIPs", p == "status.podIPs":
+		kind = NotBuilt
+	case slices.Contains(others, p):
+		kind = NotSupported
+	}
+	c.add(at+".fieldPath", kind, p, `supported values: "`+strings.Join(named, `", "`)+`", "metadata.labels['KEY']", "metadata.annotations['KEY']"`)
 }
 
 func (c *checker) port(at string, p *Port, names map[string]bool) {
@@ -474,10 +507,15 @@ func (c *checker) port(at string, p *Port, names map[string]bool) {
 	}
 }
 
-// hostPorts checks the pod's ports of its node together.
+// hostPorts checks the pod's ports of its node together. Init containers run at other times than the regular ones, and only
+// what they declare themselves is compared.
 func (c *checker) hostPorts(at string, s *PodSpec) {
-	held := map[HostPort]bool{}
+	all, regular := map[HostPort]bool{}, map[HostPort]bool{}
 	s.each(at, func(path string, k *Container) {
+		held, initial := regular, strings.HasPrefix(path, at+".initContainers")
+		if initial {
+			held = map[HostPort]bool{}
+		}
 		for i, p := range k.Ports {
 			path := fmt.Sprintf("%s.ports[%d]", path, i)
 			if p.HostPort == 0 {
@@ -487,14 +525,14 @@ func (c *checker) hostPorts(at string, s *PodSpec) {
 			if held[port] {
 				c.add(path+".hostPort", Duplicate, fmt.Sprintf("%s/%d", p.Protocol, p.HostPort), "")
 			}
-			held[port] = true
-			if s.HostNetwork && p.HostPort != p.Number {
-				c.add(path+".containerPort", Invalid, p.Number, "must match `hostPort` when `hostNetwork` is true")
+			held[port], all[port] = true, true
+			if s.HostNetwork && !initial && p.HostPort != p.Number {
+				c.add(path+".hostPort", Invalid, p.HostPort, "must match `containerPort` when `hostNetwork` is true")
 			}
 		}
 	})
-	if len(held) > maxHostPorts {
-		c.add(at+".containers", TooLong, len(held), fmt.Sprintf("at most %d ports of the node for one pod", maxHostPorts))
+	if len(all) > maxHostPorts {
+		c.add(at+".containers", TooLong, len(all), fmt.Sprintf("at most %d ports of the node for one pod", maxHostPorts))
 	}
 }
 
@@ -520,14 +558,16 @@ func (c *checker) mount(at string, m *Mount, volumes map[string]*Volume, paths m
 	switch {
 	case m.Volume == "":
 		c.add(at+".name", Required, nil, "")
+		fallthrough
 	case v == nil:
-		c.add(at+".name", NotSupported, m.Volume, "there is no volume of this name")
+		c.add(at+".name", NotFound, m.Volume, "")
+	}
+	if paths[m.Path] {
+		c.add(at+".mountPath", Invalid, m.Path, "must be unique")
 	}
 	switch {
 	case m.Path == "":
 		c.add(at+".mountPath", Required, nil, "")
-	case paths[m.Path]:
-		c.add(at+".mountPath", Invalid, m.Path, "must be unique")
 	case !path.IsAbs(m.Path):
 		c.add(at+".mountPath", Invalid, m.Path, "must be an absolute path")
 	case path.Clean(m.Path) == "/" || slices.Contains(strings.Split(m.Path, "/"), ".."):
@@ -556,9 +596,6 @@ func (c *checker) restart(at string, k *Container) {
 		p := fmt.Sprintf("%s.restartPolicyRules[%d]", at, i)
 		if r.Action != ActionRestart && r.Action != ActionRestartAll {
 			c.add(p+".action", NotSupported, r.Action, `supported values: "Restart", "RestartAllContainers"`)
-		}
-		if len(r.ExitCodes) == 0 {
-			c.add(p+".exitCodes", Required, nil, "")
 		}
 		c.atMost(p+".exitCodes.values", len(r.ExitCodes), maxExitCodes)
 	}
@@ -623,7 +660,7 @@ func (c *checker) hooks(at string, k *Container, grace time.Duration) {
 			c.httpAction(p+".httpGet", h.HTTP)
 		}
 		if a := h.Sleep; a != nil && next("sleep") && (a.Duration < 0 || a.Duration > grace) {
-			c.add(p+".sleep.seconds", Invalid, seconds(a.Duration), fmt.Sprintf("must be non-negative and less than terminationGracePeriodSeconds (%v)", seconds(grace)))
+			c.add(p+".sleep", Invalid, seconds(a.Duration), fmt.Sprintf("must be non-negative and less than terminationGracePeriodSeconds (%v)", seconds(grace)))
 		}
 		if n == 0 {
 			c.add(p, Required, nil, "must specify a handler type")

@@ -227,9 +227,8 @@ func TestPodsAreRefusedFieldByField(t *testing.T) {
 		}), []string{
 			c + "env[0].name: Required value",
 			c + `env[1].name: Invalid value: "A=B": a valid environment variable name must consist only of printable ASCII characters other than '='`,
-			c + `env[2].name: Invalid value: "a.b-c d": a valid environment variable name must consist only of printable ASCII characters other than '='`,
 			c + "env[4].valueFrom: Invalid value: \"\": may not be specified when `value` is not empty",
-			c + `env[5].valueFrom.fieldRef.fieldPath: Unsupported value: "metadata.labels['']": supported values: "metadata.name", "metadata.namespace", "metadata.uid", "metadata.labels['KEY']", "metadata.annotations['KEY']", "spec.nodeName", "status.podIP", "status.hostIP"`,
+			c + `env[5].valueFrom.fieldRef: Invalid value: "": name part must be 1 to 63 alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character`,
 		}},
 		{"ports", container(func(c *spec.Container) {
 			c.Ports = []spec.Port{{Name: "a", Number: 1}, {Name: "a", Number: 65536}, {Protocol: "SCTP"}, {Number: 2, Protocol: "tcp", HostPort: 3}}
@@ -247,7 +246,7 @@ func TestPodsAreRefusedFieldByField(t *testing.T) {
 		{"2.9 container policy", container(func(c *spec.Container) { c.RestartPolicy = "Sometimes" }), []string{c + `restartPolicy: Unsupported value: "Sometimes": supported values: "Always", "OnFailure", "Never"`}},
 		{"2.9 rules without a policy", container(func(c *spec.Container) { rules(1)(c); c.RestartPolicy = "" }), []string{c + "restartPolicy: Required value: must specify restartPolicy when restart rules are used"}},
 		{"2.9 20 rules", container(rules(20)), nil},
-		{"2.9 21 rules", container(rules(21)), []string{c + "restartPolicyRules: Too long: 21: at most 20"}},
+		{"2.9 21 rules", container(rules(21)), []string{c + "restartPolicyRules: Too many: 21: at most 20"}},
 		{"2.9 actions and codes", container(func(c *spec.Container) {
 			rules(4)(c)
 			c.RestartRules[0].Action, c.RestartRules[1].Action = "restart", "Stop"
@@ -255,7 +254,7 @@ func TestPodsAreRefusedFieldByField(t *testing.T) {
 		}), []string{
 			c + `restartPolicyRules[0].action: Unsupported value: "restart": supported values: "Restart", "RestartAllContainers"`,
 			c + `restartPolicyRules[1].action: Unsupported value: "Stop": supported values: "Restart", "RestartAllContainers"`,
-			c + "restartPolicyRules[2].exitCodes: Required value", c + "restartPolicyRules[3].exitCodes.values: Too long: 256: at most 255",
+			c + "restartPolicyRules[3].exitCodes.values: Too many: 256: at most 255",
 		}},
 		{"host path", hostPath(spec.Volume{Name: "v", HostPath: "/srv/", HostPathType: "DirectoryOrCreate"}, spec.Mount{Volume: "v", Path: "/srv"}), nil},
 		{"host path elsewhere", hostPath(spec.Volume{Name: "v", HostPath: "/srv", HostPathType: "Socket"}, spec.Mount{Volume: "v", Path: "/data", ReadOnly: true, SubPath: "a/b"}), nil},
@@ -269,7 +268,7 @@ func TestPodsAreRefusedFieldByField(t *testing.T) {
 			c + `volumeMounts[0].subPath: Invalid value: "../c": must not contain '..'`,
 		}},
 		{"two sources of a volume", hostPath(spec.Volume{Name: "v", HostPath: "/v", EmptyDir: &spec.EmptyDir{}}, spec.Mount{Volume: "v", Path: "/v"}), []string{
-			`spec.volumes[0].emptyDir: Forbidden: may not specify more than 1 volume type`,
+			`spec.volumes[0].hostPath: Forbidden: may not specify more than 1 volume type`,
 		}},
 		{"users and groups", func(p *spec.Pod) {
 			low, high := int64(-1), int64(1)<<31
@@ -296,7 +295,7 @@ func TestPodsAreRefusedFieldByField(t *testing.T) {
 			c + `volumeMounts[0].mountPath: Invalid value: "srv": must be an absolute path`,
 		}},
 		{"a mount of nothing", hostPath(spec.Volume{Name: "v", HostPath: "/v"}, spec.Mount{Volume: "w"}), []string{
-			c + `volumeMounts[0].name: Unsupported value: "w": there is no volume of this name`, c + "volumeMounts[0].mountPath: Required value",
+			c + `volumeMounts[0].name: Not found: "w"`, c + "volumeMounts[0].mountPath: Required value",
 		}},
 		{"one path twice", func(p *spec.Pod) {
 			hostPath(spec.Volume{Name: "v", HostPath: "/v"}, spec.Mount{Volume: "v", Path: "/v"})(p)
@@ -353,7 +352,7 @@ func TestListsAreBounded(t *testing.T) {
 	} {
 		t.Run(x.path, func(t *testing.T) {
 			checkPod(t, many(x.most, x.add), spec.Options{})
-			checkPod(t, many(x.most+1, x.add), spec.Options{}, fmt.Sprintf("%s: Too long: %d: at most %d", x.path, x.most+1, x.most))
+			checkPod(t, many(x.most+1, x.add), spec.Options{}, fmt.Sprintf("%s: Too many: %d: at most %d", x.path, x.most+1, x.most))
 		})
 	}
 }
@@ -506,9 +505,9 @@ func TestInitContainersAreHeldToTheRulesOfTheirKind(t *testing.T) {
 			spec.Container{Name: "b", Command: []string{"x"}, RestartPolicy: spec.RestartAlways, Liveness: probe, Readiness: probe, Startup: probe}), nil},
 		{"probe of a plain one", inits(spec.Container{Name: "a", Command: []string{"x"}, Readiness: probe}),
 			[]string{"spec.initContainers[0].readinessProbe: Forbidden: may not be set for init containers without restartPolicy=Always"}},
-		{"name of a regular one", inits(spec.Container{Name: "c", Command: []string{"x"}}), []string{`spec.containers[0].name: Duplicate value: "c"`}},
+		{"name of a regular one", inits(spec.Container{Name: "c", Command: []string{"x"}}), []string{`spec.initContainers[0].name: Duplicate value: "c"`}},
 		{"no command", inits(spec.Container{Name: "a"}), []string{"spec.initContainers[0].command: Required value"}},
-		{"too many", inits(make([]spec.Container, spec.MaxContainers)...), append([]string{"spec.initContainers: Too long: 64: at most 63"}, unnamed(spec.MaxContainers)...)},
+		{"too many", inits(make([]spec.Container, spec.MaxContainers)...), append([]string{"spec.initContainers: Too many: 64: at most 63"}, unnamed(spec.MaxContainers)...)},
 	} {
 		t.Run(x.name, func(t *testing.T) { checkPod(t, x.change, spec.Options{}, x.want...) })
 	}
@@ -530,7 +529,7 @@ func TestHostPortsOfAPodAreChecked(t *testing.T) {
 		{"too large", false, []spec.Port{port(80, 65536, "TCP")}, []string{c + "[0].hostPort: Invalid value: 65536: must be between 1 and 65535, inclusive"}},
 		{"negative", false, []spec.Port{port(80, -1, "TCP")}, []string{c + "[0].hostPort: Invalid value: -1: must be between 1 and 65535, inclusive"}},
 		{"another one in the node's network", true, []spec.Port{port(80, 8080, "TCP")},
-			[]string{c + "[0].containerPort: Invalid value: 80: must match `hostPort` when `hostNetwork` is true"}},
+			[]string{c + "[0].hostPort: Invalid value: 8080: must match `containerPort` when `hostNetwork` is true"}},
 		{"left out in the node's network", true, []spec.Port{port(80, 0, "TCP")}, nil},
 	} {
 		t.Run(x.name, func(t *testing.T) {

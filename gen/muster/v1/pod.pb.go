@@ -1489,7 +1489,7 @@ type RestartRule struct {
 	Action string `protobuf:"bytes,1,opt,name=action,proto3" json:"action,omitempty"`
 	// True: the exit code is one of exit_codes. False: it is none of them.
 	In bool `protobuf:"varint,2,opt,name=in,proto3" json:"in,omitempty"`
-	// 1 to 255 codes.
+	// At most 255 codes.
 	ExitCodes     []int32 `protobuf:"varint,3,rep,packed,name=exit_codes,json=exitCodes,proto3" json:"exit_codes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
