@@ -322,7 +322,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	https, err := telemetry.NewHTTPS(telemetry.HTTPSConfig{
 		Listener: web, TLS: identity.ServerTLS(creds.CA, holder), MetricsAuth: auth,
-	}, telemetry.HTTPSDeps{Metrics: measured, Health: health, Log: log})
+	}, telemetry.HTTPSDeps{Metrics: measured, Health: health, Probes: probing.Metrics, Log: log})
 	if err != nil {
 		return err
 	}

@@ -2,80 +2,165 @@ package agent
 
 import (
 	"context"
-	"slices"
+	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
-	"go.opentelemetry.io/otel/attribute"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"go.opentelemetry.io/otel/metric"
 
 	"github.com/musterhq/muster/internal/spec"
 	"github.com/musterhq/muster/internal/telemetry"
 )
 
-// metrics has the probes' metrics, under the kubelet's names and labels.
+// metrics has the probes' metrics, under the kubelet's names and labels. They are Prometheus' own, and not meters': the series of
+// a probe go with the probe (13.1), and a probe costs a few hundred bytes.
 type metrics struct {
-	total    metric.Int64Counter
-	duration metric.Float64Histogram
-	lag      metric.Float64Histogram
-	// labels are those of each probe that there is, made once: *probeLabels by spec.ProbeID.
-	labels sync.Map
+	lag metric.Float64Histogram
+	// series is *probeSeries by spec.ProbeID.
+	series sync.Map
+
+	mu sync.Mutex
+	// durations are shared by probes of one name, as those of a pod and of the one that takes its place.
+	durations map[durationLabels]*durations
 }
 
-type probeLabels struct {
-	runs     [spec.ResultFailure + 1]metric.MeasurementOption // by result
-	duration metric.MeasurementOption
+// probeSeries are the series of one probe.
+type probeSeries struct {
+	labels [4]string // as in durationLabels
+	uid    string
+	runs   [spec.ResultFailure + 1]atomic.Uint64 // by result
+	took   *durations
 }
+
+// durationLabels are the labels of a histogram, in the order of their names in the description.
+type durationLabels struct{ kind, container, pod, namespace string }
+
+// durations is a histogram that costs no lock: how many were in each bucket, and their sum.
+type durations struct {
+	buckets [len(buckets) + 1]atomic.Uint64
+	nanos   atomic.Int64
+	users   int // under metrics.mu
+}
+
+// buckets are the kubelet's, which are Prometheus' defaults, in seconds.
+var buckets = [...]float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10}
+
+var (
+	totalDesc = prometheus.NewDesc("prober_probe_total", "Runs of probes that count, by kind and result.",
+		[]string{"probe_type", "container", "pod", "namespace", "result", "pod_uid"}, nil)
+	durationDesc = prometheus.NewDesc("prober_probe_duration_seconds", "How long runs of probes took that were a success.",
+		[]string{"probe_type", "container", "pod", "namespace"}, nil)
+)
 
 func newMetrics(t *telemetry.Metrics) (*metrics, error) {
-	meter := t.Meter("agent/prober")
-	m := &metrics{}
+	m := &metrics{durations: map[durationLabels]*durations{}}
+	if err := t.Registerer().Register(m); err != nil {
+		return nil, err
+	}
 	var err error
-	if m.total, err = meter.Int64Counter("prober_probe",
-		metric.WithDescription("Runs of probes that count, by kind and result.")); err != nil {
-		return nil, err
-	}
-	if m.duration, err = meter.Float64Histogram("prober_probe_duration", metric.WithUnit("s"),
-		metric.WithDescription("How long runs of probes took that were a success.")); err != nil {
-		return nil, err
-	}
-	m.lag, err = meter.Float64Histogram("muster_prober_lag", metric.WithUnit("s"),
+	m.lag, err = t.Meter("agent/prober").Float64Histogram("muster_prober_lag", metric.WithUnit("s"),
 		metric.WithDescription("How late attempts of probes began."),
 		metric.WithExplicitBucketBoundaries(0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5))
 	return m, err
 }
 
-var resultLabels = map[spec.Result]string{spec.ResultSuccess: "successful", spec.ResultFailure: "failed", spec.ResultUnknown: "unknown"}
+var resultLabels = [...]string{spec.ResultUnknown: "unknown", spec.ResultSuccess: "successful", spec.ResultFailure: "failed"}
 
 // Run counts a run, with the kubelet's labels (13).
 func (m *metrics) Run(pod spec.ObjectName, id spec.ProbeID, r spec.Result, took time.Duration) {
-	ctx := context.Background()
-	l, ok := m.labels.Load(id)
-	if !ok {
-		l, _ = m.labels.LoadOrStore(id, labelsOf(pod, id))
+	s, known := m.series.Load(id)
+	if !known {
+		s = m.add(pod, id)
 	}
-	labels := l.(*probeLabels)
-	m.total.Add(ctx, 1, labels.runs[r])
+	p := s.(*probeSeries)
+	p.runs[r].Add(1)
 	if r == spec.ResultSuccess {
-		m.duration.Record(ctx, took.Seconds(), labels.duration)
+		p.took.add(took)
 	}
 }
 
-func labelsOf(pod spec.ObjectName, id spec.ProbeID) *probeLabels {
-	common := []attribute.KeyValue{
-		attribute.String("probe_type", id.Kind.Title()), attribute.String("container", id.Container),
-		attribute.String("pod", pod.Name), attribute.String("namespace", pod.Namespace),
+func (m *metrics) add(pod spec.ObjectName, id spec.ProbeID) any {
+	l := durationLabels{id.Kind.Title(), id.Container, pod.Name, pod.Namespace}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if s, known := m.series.Load(id); known {
+		return s
 	}
-	l := &probeLabels{duration: metric.WithAttributeSet(attribute.NewSet(common...))}
-	for r, text := range resultLabels {
-		l.runs[r] = metric.WithAttributeSet(attribute.NewSet(append(slices.Clip(common),
-			attribute.String("result", text), attribute.String("pod_uid", id.PodUID))...))
+	d := m.durations[l]
+	if d == nil {
+		d = &durations{}
+		m.durations[l] = d
 	}
-	return l
+	d.users++
+	s := &probeSeries{labels: [4]string{l.kind, l.container, l.pod, l.namespace}, uid: id.PodUID, took: d}
+	m.series.Store(id, s)
+	return s
 }
 
-// Forget lets go of the labels of a probe that has gone.
-func (m *metrics) Forget(id spec.ProbeID) { m.labels.Delete(id) }
+func (d *durations) add(took time.Duration) {
+	i := 0
+	for seconds := took.Seconds(); i < len(buckets) && seconds > buckets[i]; {
+		i++
+	}
+	d.buckets[i].Add(1)
+	d.nanos.Add(int64(took))
+}
+
+// Forget lets the series of a probe go that has gone (13.1).
+func (m *metrics) Forget(id spec.ProbeID) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s, known := m.series.LoadAndDelete(id)
+	if !known {
+		return
+	}
+	p := s.(*probeSeries)
+	if p.took.users--; p.took.users == 0 {
+		delete(m.durations, durationLabels{p.labels[0], p.labels[1], p.labels[2], p.labels[3]})
+	}
+}
 
 // Lag takes how late an attempt began.
 func (m *metrics) Lag(d time.Duration) { m.lag.Record(context.Background(), d.Seconds()) }
+
+// Describe is prometheus.Collector's.
+func (m *metrics) Describe(to chan<- *prometheus.Desc) {
+	to <- totalDesc
+	to <- durationDesc
+}
+
+// Collect is prometheus.Collector's.
+func (m *metrics) Collect(to chan<- prometheus.Metric) {
+	m.series.Range(func(_, s any) bool {
+		p := s.(*probeSeries)
+		for r := range p.runs {
+			if n := p.runs[r].Load(); n > 0 {
+				to <- prometheus.MustNewConstMetric(totalDesc, prometheus.CounterValue, float64(n),
+					p.labels[0], p.labels[1], p.labels[2], p.labels[3], resultLabels[r], p.uid)
+			}
+		}
+		return true
+	})
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for l, d := range m.durations {
+		below, sum := make(map[float64]uint64, len(buckets)), uint64(0)
+		for i := range buckets {
+			sum += d.buckets[i].Load()
+			below[buckets[i]] = sum
+		}
+		if sum += d.buckets[len(buckets)].Load(); sum > 0 {
+			to <- prometheus.MustNewConstHistogram(durationDesc, sum, time.Duration(d.nanos.Load()).Seconds(), below, l.kind, l.container, l.pod, l.namespace)
+		}
+	}
+}
+
+// handler serves the probes' metrics alone, as the kubelet does at /metrics/probes.
+func (m *metrics) handler() http.Handler {
+	alone := prometheus.NewRegistry()
+	alone.MustRegister(m)
+	return promhttp.HandlerFor(alone, promhttp.HandlerOpts{EnableOpenMetrics: true, MaxRequestsInFlight: 8})
+}

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"log/slog"
+	"net/http"
 
 	"github.com/musterhq/muster/agent/history"
 	"github.com/musterhq/muster/agent/probe"
@@ -16,6 +17,8 @@ import (
 type Probing struct {
 	Prober  *prober.Prober
 	History *history.History
+	// Metrics serves the probes' metrics alone.
+	Metrics http.Handler
 }
 
 // ProbingConfig is prober.Config, but for what Probing has itself. The functions may be called at once after NewProbing.
@@ -39,7 +42,7 @@ func NewProbing(cfg ProbingConfig) (*Probing, error) {
 		return nil, err
 	}
 	memory := history.New()
-	return &Probing{History: memory, Prober: prober.New(prober.Config{
+	return &Probing{History: memory, Metrics: metrics.handler(), Prober: prober.New(prober.Config{
 		Attempt: cfg.Attempt, Report: cfg.Report, Believe: cfg.Believe,
 		Result: func(id spec.ProbeID, at spec.Attempt) {
 			memory.Add(id, at)

@@ -46,12 +46,14 @@ type HTTPSConfig struct {
 type HTTPSDeps struct {
 	Metrics *Metrics
 	Health  *Health
+	// Probes serves /metrics/probes, to those who may read the metrics; nil: 404.
+	Probes http.Handler
 	// Handler gets every other path, from callers who have shown who they are; see PrincipalOf. nil: 404.
 	Handler http.Handler
 	Log     *slog.Logger
 }
 
-// HTTPS serves /metrics, /healthz and /readyz, and the handler that it was given.
+// HTTPS serves /metrics, /metrics/probes, /healthz and /readyz, and the handler that it was given.
 type HTTPS struct {
 	cfg    HTTPSConfig
 	deps   HTTPSDeps
@@ -70,6 +72,9 @@ func NewHTTPS(cfg HTTPSConfig, deps HTTPSDeps) (*HTTPS, error) {
 		guarded = func(next http.Handler) http.Handler { return next }
 	}
 	mux.Handle("GET /metrics", guarded(deps.Metrics.Handler()))
+	if deps.Probes != nil {
+		mux.Handle("GET /metrics/probes", guarded(deps.Probes))
+	}
 	mux.Handle("GET /healthz", guarded(http.HandlerFunc(live)))
 	mux.Handle("GET /readyz", guarded(http.HandlerFunc(deps.Health.ready)))
 	rest := deps.Handler
