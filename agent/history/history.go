@@ -12,32 +12,26 @@ import (
 const (
 	// Keep is how many attempts of a probe are kept.
 	Keep = 32
-	// MaxOutput bounds what is kept of an attempt's output, in bytes.
-	MaxOutput = 1 << 10
+	// MaxOutput bounds what is kept of an attempt's output, MaxOutputs all that is kept of outputs, each different one counted
+	// once; both in bytes.
+	MaxOutput, MaxOutputs = 1 << 10, 16 << 20
 )
 
-type ring struct {
-	attempts [Keep]spec.Attempt
-	n        int
-	// cpu is the processor time of all attempts of which it was measured, measured how many those were.
-	cpu      time.Duration
-	measured int
-}
-
 // History is the memory. Its methods may be called from any goroutine. Probes that are forgotten bound it: each holds at
-// most Keep attempts of at most MaxOutput bytes.
+// most Keep attempts, in a kilobyte, and all of them MaxOutputs of what was said.
 type History struct {
 	mu        sync.Mutex
 	rings     map[spec.ProbeID]*ring
+	outputs   outputs
 	followers map[*follower]struct{}
 }
 
 // New returns an empty history.
 func New() *History {
-	return &History{rings: map[spec.ProbeID]*ring{}, followers: map[*follower]struct{}{}}
+	return &History{rings: map[spec.ProbeID]*ring{}, outputs: outputs{numbers: map[string]uint32{}}, followers: map[*follower]struct{}{}}
 }
 
-// Add keeps an attempt.
+// Add keeps an attempt. Its durations are kept in microseconds, up to 71 minutes.
 func (h *History) Add(id spec.ProbeID, a spec.Attempt) {
 	a.Output = a.Output[:min(len(a.Output), MaxOutput)]
 	h.mu.Lock()
@@ -47,11 +41,14 @@ func (h *History) Add(id spec.ProbeID, a spec.Attempt) {
 		r = &ring{}
 		h.rings[id] = r
 	}
-	if last := &r.attempts[(r.n+Keep-1)%Keep]; r.n > 0 && last.Output == a.Output {
-		a.Output = last.Output // equal outputs are kept once
+	e := entry{start: a.Start.UnixNano(), took: micros(a.Duration), cpu: micros(a.CPU), lag: micros(a.Lag), outcome: a.Outcome, result: a.Result}
+	if last := r.newest(); last != nil && h.outputs.text(last.output) == a.Output { // the common case, without a look-up
+		e.output = last.output
+		h.outputs.again(e.output)
+	} else {
+		e.output = h.outputs.keep(a.Output)
 	}
-	r.attempts[r.n%Keep] = a
-	r.n++
+	h.outputs.drop(r.add(e, a.Instance))
 	if a.CPU >= 0 {
 		r.cpu += a.CPU
 		r.measured++
@@ -78,10 +75,14 @@ func (h *History) Last(id spec.ProbeID, n int) []spec.Attempt {
 	if r == nil {
 		return nil
 	}
-	n = min(n, r.n, Keep)
+	n = min(n, len(r.entries))
 	out := make([]spec.Attempt, 0, n)
-	for i := r.n - n; i < r.n; i++ {
-		out = append(out, r.attempts[i%Keep])
+	for i := len(r.entries) - n; i < len(r.entries); i++ {
+		e := r.at(i)
+		out = append(out, spec.Attempt{
+			Start: time.Unix(0, e.start), Outcome: e.outcome, Result: e.result, Duration: duration(e.took), CPU: duration(e.cpu),
+			Lag: duration(e.lag), Instance: r.instances[e.instance], Output: h.outputs.text(e.output),
+		})
 	}
 	return out
 }
@@ -90,5 +91,12 @@ func (h *History) Last(id spec.ProbeID, n int) []spec.Attempt {
 func (h *History) Forget(id spec.ProbeID) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	r := h.rings[id]
+	if r == nil {
+		return
+	}
+	for i := range r.entries {
+		h.outputs.drop(r.entries[i].output)
+	}
 	delete(h.rings, id)
 }

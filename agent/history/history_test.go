@@ -6,6 +6,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"pgregory.net/rapid"
+
 	"github.com/musterhq/muster/internal/spec"
 )
 
@@ -84,5 +88,86 @@ func TestWhatAttemptsHaveCostIsKeptLongerThanTheyAre(t *testing.T) {
 	h.Forget(id)
 	if cpu, n := h.Spent(id); cpu != 0 || n != 0 {
 		t.Errorf("of a probe that is forgotten: %v in %d attempts", cpu, n)
+	}
+}
+
+// However attempts come and go, what is told of them is what was added, and texts that nobody has take no room.
+func TestWhatIsToldIsWhatWasAdded(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		h := New()
+		ids := []spec.ProbeID{{PodUID: "u"}, {PodUID: "v"}, {PodUID: "w", Kind: spec.Startup}}
+		added := map[spec.ProbeID][]spec.Attempt{}
+		second, instances := int64(0), map[spec.ProbeID]int{}
+		for range rapid.IntRange(1, 200).Draw(t, "steps") {
+			id := rapid.SampledFrom(ids).Draw(t, "probe")
+			if rapid.IntRange(0, 60).Draw(t, "forget") == 0 {
+				h.Forget(id)
+				delete(added, id)
+				continue
+			}
+			if rapid.IntRange(0, 3).Draw(t, "restart") == 0 {
+				instances[id]++
+			}
+			second++
+			a := spec.Attempt{
+				Start: time.Unix(second, second), Outcome: spec.OutcomeFailure, Result: spec.ResultFailure,
+				Duration: time.Duration(rapid.IntRange(0, 1<<20).Draw(t, "took")) * time.Microsecond, CPU: -1, Lag: -1,
+				Instance: fmt.Sprint(instances[id]), Output: rapid.SampledFrom([]string{"", "a", "b", "c"}).Draw(t, "output"),
+			}
+			if rapid.Bool().Draw(t, "measured") {
+				a.CPU, a.Lag = 3*time.Microsecond, 0
+			}
+			h.Add(id, a)
+			added[id] = append(added[id], a)
+		}
+		texts := map[string]bool{}
+		for _, id := range ids {
+			want := added[id][max(0, len(added[id])-Keep):]
+			for _, a := range want {
+				if a.Output != "" {
+					texts[a.Output] = true
+				}
+			}
+			if diff := cmp.Diff(want, h.Last(id, 100), cmpopts.EquateEmpty()); diff != "" {
+				t.Fatal(diff)
+			}
+		}
+		if len(h.outputs.numbers) != len(texts) || h.outputs.bytes != len(texts) {
+			t.Fatalf("%d texts in %d bytes, want %d", len(h.outputs.numbers), h.outputs.bytes, len(texts))
+		}
+	})
+}
+
+func TestOutputsOfANodeAreBounded(t *testing.T) {
+	h := New()
+	long := strings.Repeat("x", MaxOutput-8)
+	probe := func(i int) spec.ProbeID { return spec.ProbeID{PodUID: fmt.Sprint(i / Keep)} }
+	for i := range MaxOutputs/MaxOutput + 100 {
+		h.Add(probe(i), spec.Attempt{Output: fmt.Sprintf("%08d", i) + long})
+	}
+	if got := h.Last(probe(0), 1)[0].Output; !strings.HasPrefix(got, "0000") {
+		t.Errorf("the first: %.20q", got)
+	}
+	last := probe(MaxOutputs/MaxOutput + 99)
+	if got := h.Last(last, 1)[0].Output; got != LostOutput {
+		t.Errorf("the last: %.20q", got)
+	}
+	h.Forget(probe(0))
+	h.Add(last, spec.Attempt{Output: "there is room again"})
+	if got := h.Last(last, 1)[0].Output; got != "there is room again" {
+		t.Errorf("after some have gone: %.20q", got)
+	}
+}
+
+func BenchmarkAdd(b *testing.B) {
+	h := New()
+	ids := make([]spec.ProbeID, 10000)
+	for i := range ids {
+		ids[i] = spec.ProbeID{PodUID: fmt.Sprint(i), Container: "c"}
+	}
+	a := spec.Attempt{Start: time.Unix(1, 0), Outcome: spec.OutcomeSuccess, Output: "ok", Instance: "process://u/c/0-1"}
+	b.ReportAllocs()
+	for i := 0; b.Loop(); i++ {
+		h.Add(ids[i%len(ids)], a)
 	}
 }
