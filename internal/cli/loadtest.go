@@ -22,6 +22,7 @@ func loadtestCommand(o *options) *cobra.Command {
 	c := parent("loadtest", "Measure how much muster does on this machine, and what it costs",
 		loadtestProbesCommand(o), loadtestIngestCommand(o), loadtestTargetCommand(o),
 		loadtestPart(o.world, "engine", func(ctx context.Context, in io.Reader, out io.Writer) error {
+			sparing(o.world) // as an agent is
 			calm(o.world) // as an agent's threads are
 			return loadtest.Engine(ctx, in, out)
 		}),

@@ -245,6 +245,7 @@ func agentCommand(w World) *cobra.Command {
 			return err
 		}
 		slack := calm(w)
+		sparing(w)
 		a, err := agent.New(agent.Config{
 			DataDir: s.dataDir, Node: s.node, Join: s.join, Token: s.token,
 			GossipListen: s.gossipListen, HTTPListen: s.httpListen, GuardListen: s.guardListen, Advertise: s.advertise,
