@@ -33,6 +33,9 @@ func TestRulesOfOneStep(t *testing.T) {
 		"5.2.13 the threshold is met":                       {spec.Liveness, []spec.Result{f, f, f}, f, false},
 		"5.4.1 one success between resets the run":          {spec.Liveness, []spec.Result{f, f, s, f, f}, s, true},
 		"4.3 a discarded run counts for nothing":            {spec.Liveness, []spec.Result{f, f, u, f}, f, false},
+		"4.4 liveness that only errs kills nothing":         {spec.Liveness, []spec.Result{u, u, u, u, u}, s, true},
+		"4.4 readiness that only errs stays as it is":       {spec.Readiness, []spec.Result{s, s, u, u, u, u}, s, true},
+		"5.2.10 a discarded run breaks no run":              {spec.Readiness, []spec.Result{s, u, s}, s, true},
 		"5.2.12 one success too few":                        {spec.Readiness, []spec.Result{s}, f, true},
 		"5.2.13 readiness after its successes":              {spec.Readiness, []spec.Result{s, s}, s, true},
 		"5.3 readiness goes on probing after a failure":     {spec.Readiness, []spec.Result{s, s, f, f, f}, f, true},
@@ -75,6 +78,21 @@ func TestGates(t *testing.T) {
 	if delayed.Open(t0.Add(4999*time.Millisecond)) || !delayed.Open(t0.Add(5*time.Second)) {
 		t.Error("5.2.8: the initial delay counts from the container's start")
 	}
+	slow := New(spec.Liveness, &spec.Probe{InitialDelay: 5 * time.Second, FailureThreshold: 1})
+	f := running("a")
+	f.Started = false
+	slow.See(f, t0)
+	f.Started = true // long after its start
+	if slow.See(f, t0.Add(20*time.Second)); !slow.Open(t0.Add(20 * time.Second)) {
+		t.Error("5.3.1: the initial delay counts from the end of startup")
+	}
+	none := tracker(spec.Liveness, 1, 1)
+	if none.Open(t0) {
+		t.Error("5.2.1: asked before anything is known")
+	}
+	if none.See(Facts{Running: true, Started: true}, t0); none.Open(t0) {
+		t.Error("5.2.3: asked without an instance")
+	}
 	live, start := tracker(spec.Liveness, 1, 1), tracker(spec.Startup, 1, 1)
 	unstarted := running("a")
 	unstarted.Started = false
@@ -93,7 +111,7 @@ func TestANewInstanceStartsAfresh(t *testing.T) {
 	tr.See(running("b"), t0)
 	tr.Observe(spec.ResultFailure, t0)
 	if tr.Verdict() != spec.ResultSuccess {
-		t.Error("counters of the old instance count for the new one")
+		t.Error("5.4.2, different on purpose: counters of the old instance count for the new one")
 	}
 	tr.Observe(spec.ResultFailure, t0)
 	tr.Observe(spec.ResultFailure, t0)

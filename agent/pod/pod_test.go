@@ -312,7 +312,7 @@ func TestStandingFollowsVerdicts(t *testing.T) {
 	}
 }
 
-// Rule 5.5: readiness is triggered by news while it is not ready, and not by time alone more than once a minute.
+// Rules 5.5 and 5.5.1: readiness is triggered by news while it is not ready, and not by time alone more than once a minute.
 func TestReadinessIsTriggeredByNews(t *testing.T) {
 	w := newWorld(t, onePod(withProbes(spec.Readiness)))
 	w.step()
@@ -340,7 +340,7 @@ func TestReadinessIsTriggeredByNews(t *testing.T) {
 	}
 }
 
-// Section 10 and 8.3 row 1.
+// Rules 5.1.6, 5.2.7, 10.1, 10.2 and 10.5, and 8.3 row 1.
 func TestDeletionStopsAllAtOnceAndForGood(t *testing.T) {
 	w := newWorld(t, onePod(withContainer("b"), withProbes(spec.Liveness, spec.Readiness, spec.Startup)))
 	w.step()
@@ -575,6 +575,7 @@ func TestDeadSupervisorRebuildsThePodOnce(t *testing.T) {
 }
 
 // Section 11, and: a restart of the agent changes nothing that can be seen.
+// Rules 11.1, 11.3 and 11.4.
 func TestAgentRestartChangesNothing(t *testing.T) {
 	w := newWorld(t, onePod(withContainer("b"), withProbes(spec.Liveness, spec.Readiness, spec.Startup)))
 	w.step()
@@ -725,6 +726,7 @@ func TestTransitionTimeMovesWithTheStatusOnly(t *testing.T) {
 }
 
 // The texts of section 12.
+// Rules 4.2 and 12.1.
 func TestProbeEvents(t *testing.T) {
 	w := newWorld(t, onePod(withProbes(spec.Liveness, spec.Readiness)))
 	w.step()

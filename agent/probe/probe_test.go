@@ -124,6 +124,7 @@ func TestAnswersOfHTTPAreJudgedByTheirStatus(t *testing.T) {
 	}
 }
 
+// Rules 3.1.1, 3.3.10 and 3.3.11.
 func TestAServerThatStallsIsAFailureWithinTheTimeout(t *testing.T) {
 	for name, answer := range map[string]string{
 		"before the header":    "",

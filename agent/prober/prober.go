@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"log/slog"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"time"
@@ -353,12 +354,23 @@ func (p *Prober) run(ctx context.Context, w *row, q *probe.Question, began time.
 // attempt makes one attempt, and says how late this process was meanwhile.
 func (p *Prober) attempt(ctx context.Context, q *probe.Question, start time.Time) (probe.Answer, time.Duration) {
 	if p.cfg.Late != nil {
-		answer := p.cfg.Attempt(ctx, q)
+		answer := p.ask(ctx, q)
 		return answer, p.cfg.Late(start)
 	}
 	watched := p.monitor.begin()
-	answer := p.cfg.Attempt(ctx, q)
+	answer := p.ask(ctx, q)
 	return answer, watched.end()
+}
+
+// ask makes an attempt. One that panics could not be made: a bug in one handler ends no agent (5.1.5).
+func (p *Prober) ask(ctx context.Context, q *probe.Question) (answer probe.Answer) {
+	defer func() {
+		if r := recover(); r != nil {
+			p.cfg.Log.Error("an attempt panicked", "handler", q.Probe.HandlerName(), "panic", r, "stack", string(debug.Stack()))
+			answer = probe.Answer{Outcome: spec.OutcomeErrored, Output: fmt.Sprintf("a bug in muster: panic: %v", r), CPU: -1}
+		}
+	}()
+	return p.cfg.Attempt(ctx, q)
 }
 
 // fold takes an answer in.

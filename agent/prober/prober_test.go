@@ -23,11 +23,19 @@ type recorder struct {
 	reports  []Report
 	reported []time.Duration
 	states   []spec.ProbeState
+	runs     map[spec.Result]int
 	began    time.Time
 }
 
-func (r *recorder) Run(spec.ObjectName, spec.ProbeID, spec.Result, time.Duration) {}
-func (r *recorder) Lag(time.Duration)                                             {}
+func (r *recorder) Run(_ spec.ObjectName, _ spec.ProbeID, result spec.Result, _ time.Duration) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.runs == nil {
+		r.runs = map[spec.Result]int{}
+	}
+	r.runs[result]++
+}
+func (r *recorder) Lag(time.Duration) {}
 
 // run runs a prober for so long, in a bubble, after set has given it rows.
 func run(t *testing.T, d time.Duration, attempt func(ctx context.Context, q *probe.Question) probe.Answer, set func(r *recorder)) *recorder {
@@ -160,6 +168,7 @@ func TestAProbeThatFailsKeepsItsPeriod(t *testing.T) {
 	}
 }
 
+// Rules 5.1.2, 5.3.1 and 5.3.3, the first and the last of which differ from the kubelet on purpose.
 func TestTheInitialDelayCountsFromTheStartAndNoFirstProbeComesAPeriodLate(t *testing.T) {
 	row := Row{}
 	r := run(t, time.Minute, always(spec.OutcomeSuccess), func(r *recorder) {
@@ -172,6 +181,7 @@ func TestTheInitialDelayCountsFromTheStartAndNoFirstProbeComesAPeriodLate(t *tes
 	}
 }
 
+// Rule 11.4 for the spread of first attempts.
 func TestAThousandWaitingProbesNeedNoGoroutineEach(t *testing.T) {
 	most := 0
 	var mu sync.Mutex
@@ -221,6 +231,7 @@ func TestAttemptsUnderWayAreBounded(t *testing.T) {
 	}
 }
 
+// Rules 4.1, 4.2 and 4.3.
 func TestAnAttemptThatCannotBeMadeIsTriedThriceAndCountsForNothing(t *testing.T) {
 	n := 0 // of one probe, so one at a time
 	r := run(t, 15*time.Second, func(context.Context, *probe.Question) probe.Answer {
@@ -241,6 +252,7 @@ func TestAnAttemptThatCannotBeMadeIsTriedThriceAndCountsForNothing(t *testing.T)
 	}
 }
 
+// Rule 5.1.3 for triggers.
 func TestATriggerAsksAtOnceAndStartsThePeriodAnew(t *testing.T) {
 	row := Row{}
 	r := run(t, 20*time.Second, always(spec.OutcomeSuccess), func(r *recorder) {
@@ -271,6 +283,7 @@ func TestTheStartupGateOpensWithoutAPeriodsWait(t *testing.T) {
 	}
 }
 
+// Rule 5.1.4.
 func TestARemovedProbeIsAskedNoMore(t *testing.T) {
 	row := Row{}
 	r := run(t, time.Minute, always(spec.OutcomeSuccess), func(r *recorder) {
@@ -287,6 +300,7 @@ func TestARemovedProbeIsAskedNoMore(t *testing.T) {
 	}
 }
 
+// Rule 5.1.3, and section 6.
 func TestASlowProbeHoldsNoOther(t *testing.T) {
 	slow, quick := Row{}, Row{}
 	r := run(t, 10500*time.Millisecond, func(ctx context.Context, q *probe.Question) probe.Answer {

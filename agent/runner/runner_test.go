@@ -414,6 +414,7 @@ func TestStatusesLatestOfEachPodAndAgainUntilAcknowledged(t *testing.T) {
 	})
 }
 
+// Rules 5.1.1, 3.2.1 and 8.1.
 func TestLivenessFailureRestartsAndRowsFollow(t *testing.T) {
 	on(t, func(t *testing.T, b *bench) {
 		p := pod("a")

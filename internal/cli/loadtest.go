@@ -23,7 +23,7 @@ func loadtestCommand(o *options) *cobra.Command {
 		loadtestProbesCommand(o), loadtestIngestCommand(o), loadtestTargetCommand(o),
 		loadtestPart(o.world, "engine", func(ctx context.Context, in io.Reader, out io.Writer) error {
 			sparing(o.world) // as an agent is
-			calm(o.world) // as an agent's threads are
+			calm(o.world)    // as an agent's threads are
 			return loadtest.Engine(ctx, in, out)
 		}),
 		loadtestPart(o.world, "coordinator", loadtest.CoordinatorPart), loadtestPart(o.world, "agents", loadtest.Fleet))

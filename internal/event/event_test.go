@@ -83,6 +83,7 @@ func TestDifferentObjectsAndFieldsAreDifferentEvents(t *testing.T) {
 	})
 }
 
+// Rule 12.2.
 func TestSimilarEventsAreCombined(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := event.New("agent", "n1")

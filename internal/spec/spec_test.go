@@ -13,6 +13,7 @@ import (
 	"github.com/musterhq/muster/internal/spec/spectest"
 )
 
+// Rules 2.1 and 2.8.
 func TestDefaultsAreThoseOfKubernetes(t *testing.T) {
 	p := web()
 	c := &p.Spec.Containers[0]

@@ -404,6 +404,7 @@ func TestDeploymentsAreRefusedFieldByField(t *testing.T) {
 	}
 }
 
+// Rule 2.7.
 func TestOnlyWhatMayChangeChanges(t *testing.T) {
 	old, changed := web(), web()
 	changed.Labels, changed.Annotations = map[string]string{"a": "b"}, map[string]string{"c": "d"}
@@ -491,6 +492,7 @@ func TestWarningsAreApartFromErrors(t *testing.T) {
 	}
 }
 
+// Rule 2.6.
 func TestInitContainersAreHeldToTheRulesOfTheirKind(t *testing.T) {
 	probe := &spec.Probe{Handler: spec.Handler{Exec: &spec.ExecAction{Command: []string{"true"}}}}
 	inits := func(all ...spec.Container) func(*spec.Pod) {
