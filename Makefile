@@ -61,6 +61,10 @@ crosscheck: ## compare control groups with those of containerd/cgroups
 oracle: ## hold defaults and validation of generated pods against Kubernetes itself
 	cd internal/oracle && go vet ./... && go test -count=1 -v -rapid.checks=$${MUSTER_ORACLE_PODS:-3000} -rapid.seed=$${MUSTER_ORACLE_SEED:-1} ./...
 
+.PHONY: mutants
+mutants: ## seed faults into the probe rules' code: fail when a test does not notice one
+	MUSTER_MUTANTS=1 go test -count=1 -v -timeout 20m ./internal/mutants
+
 .PHONY: bench
 bench: ## run the benchmarks
 	go test -run '^$$' -bench . $(rest)
@@ -105,5 +109,5 @@ tools-ci: ## install what CI needs beside Go and make, with apt-get
 	internal/tools/install.sh
 
 .PHONY: ci
-ci: ## what has to pass: test, lint, cross-check, oracle, generated code, API, race detector, model, and an ordinary user's run
-	internal/tools/ci.sh test lint crosscheck oracle gen-check proto-check test-race model test-user
+ci: ## what has to pass: test, lint, cross-check, oracle, seeded faults, generated code, API, race detector, model, and an ordinary user's run
+	internal/tools/ci.sh test lint crosscheck oracle mutants gen-check proto-check test-race model test-user

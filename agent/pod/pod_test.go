@@ -278,7 +278,7 @@ func TestVerdictOfAnOlderInstanceIsDropped(t *testing.T) {
 	}
 }
 
-// Rules 7.1, 7.1.1, 7.2 and 5.4.3.
+// Rules 7.1, 7.1.1, 7.2, 7.5 and 5.4.3.
 func TestStandingFollowsVerdicts(t *testing.T) {
 	w := newWorld(t, onePod(withProbes(spec.Liveness, spec.Readiness, spec.Startup)))
 	check := func(when string, started, ready bool) {
@@ -312,7 +312,7 @@ func TestStandingFollowsVerdicts(t *testing.T) {
 	}
 }
 
-// Rules 5.5 and 5.5.1: readiness is triggered by news while it is not ready, and not by time alone more than once a minute.
+// Rules 5.5, 5.5.1 and 5.5.2: readiness is triggered by news while it is not ready, and not by time alone more than once a minute.
 func TestReadinessIsTriggeredByNews(t *testing.T) {
 	w := newWorld(t, onePod(withProbes(spec.Readiness)))
 	w.step()

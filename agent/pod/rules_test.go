@@ -13,7 +13,7 @@ func TestProbesEndWithTheLastInstanceOfTheirContainer(t *testing.T) {
 	for name, tt := range map[string]struct {
 		policy spec.RestartPolicy
 		code   int32
-		rows   int
+		rows   int // of the container that has ended
 	}{
 		"never, 0":      {spec.RestartNever, 0, 0},
 		"never, 1":      {spec.RestartNever, 1, 0},
@@ -22,7 +22,7 @@ func TestProbesEndWithTheLastInstanceOfTheirContainer(t *testing.T) {
 		"always, 0":     {spec.RestartAlways, 0, 3},
 	} {
 		t.Run(name, func(t *testing.T) {
-			w := newWorld(t, onePod(withProbes(spec.Liveness, spec.Readiness, spec.Startup), withPolicy(tt.policy)))
+			w := newWorld(t, onePod(withProbes(spec.Liveness, spec.Readiness, spec.Startup), withPolicy(tt.policy), withContainer("b")))
 			w.step()
 			if len(w.plan.Probes) != 3 {
 				t.Fatalf("%d rows of a container that runs", len(w.plan.Probes))
@@ -73,5 +73,22 @@ func TestASidecarsProbesEndWithItsPodsDeletion(t *testing.T) {
 	w.w.Pod = &deleted
 	if w.step(); len(w.plan.Probes) != 0 {
 		t.Errorf("rows %v", w.plan.Probes)
+	}
+}
+
+// Rule 7.8.
+func TestWhatIsFinalStaysWhateverComes(t *testing.T) {
+	w := newWorld(t, onePod())
+	w.term = 0
+	w.step()
+	w.m.Evict("it takes too much")
+	if w.step(); w.plan.Status.Phase != spec.PhaseFailed {
+		t.Fatalf("phase %s", w.plan.Status.Phase)
+	}
+	deleted := *w.w.Pod // all its containers have exited 0
+	deleted.DeleteTime = w.now
+	w.w.Pod = &deleted
+	if w.after(time.Minute); !w.plan.Stopped || w.plan.Status.Phase != spec.PhaseFailed {
+		t.Errorf("stopped %v, phase %s", w.plan.Stopped, w.plan.Status.Phase)
 	}
 }

@@ -155,9 +155,9 @@ func TestNoConnectionIsAFailureInTheKubeletsWords(t *testing.T) {
 		// waits is set where only the time-out ends the attempt.
 		waits bool
 	}{
-		"refused: at once, not 3.5.1's wait": {port: closedPort},
-		"3.5 another protocol":               {port: notGRPC("HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n")},
-		"3.5 closed without a word":          {port: notGRPC("")},
+		"3.5.1 refused: at once, which differs": {port: closedPort},
+		"3.5 another protocol":                  {port: notGRPC("HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n")},
+		"3.5 closed without a word":             {port: notGRPC("")},
 		"3.5 a server with TLS": {port: func(t *testing.T) int32 {
 			srv := httptest.NewTLSServer(http.NotFoundHandler())
 			t.Cleanup(srv.Close)

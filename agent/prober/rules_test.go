@@ -132,3 +132,25 @@ func TestAnInitialDelayIsNotCutByTheFractionOfASecond(t *testing.T) {
 		t.Errorf("first attempt at %v, want 2.9 s", first)
 	}
 }
+
+// Rule 5.1.3: what comes while a step is under way counts, once, and at its end.
+func TestATriggerDuringAnAttemptAsksOnceMoreAtItsEnd(t *testing.T) {
+	row := Row{}
+	r := run(t, 20*time.Second, func(ctx context.Context, q *probe.Question) probe.Answer {
+		select {
+		case <-ctx.Done():
+		case <-time.After(3 * time.Second):
+		}
+		return probe.Answer{Outcome: spec.OutcomeSuccess, CPU: -1}
+	}, func(r *recorder) {
+		row = live("p", 60*time.Second)
+		row.ID.Kind = spec.Readiness
+		r.Set(row)
+		time.Sleep(time.Second)
+		r.Trigger(row.ID)
+		r.Trigger(row.ID)
+	})
+	if starts := r.starts[row.ID]; len(starts) != 2 || starts[1] < 3*time.Second || starts[1] > 3*time.Second+2*Slot {
+		t.Errorf("attempts at %v, want one more at the end of the first", starts)
+	}
+}
