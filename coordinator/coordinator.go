@@ -34,6 +34,7 @@ import (
 	"github.com/musterhq/muster/coordinator/lease"
 	"github.com/musterhq/muster/coordinator/podnet"
 	"github.com/musterhq/muster/coordinator/probes"
+	"github.com/musterhq/muster/coordinator/serving"
 	"github.com/musterhq/muster/coordinator/store"
 	"github.com/musterhq/muster/coordinator/store/etcd"
 	"github.com/musterhq/muster/coordinator/trust"
@@ -61,6 +62,8 @@ const (
 	// storeRoom is what must be free on the disk for the store to start for certain: a segment of its log, 64 MB, and some
 	// data. With less it may take its own log for a broken one.
 	storeRoom = 80 << 20
+	// releaseLimit bounds how long the right to serve is given up for.
+	releaseLimit = time.Second
 	// maxGrace bounds the agent grace.
 	maxGrace = time.Hour
 )
@@ -81,6 +84,8 @@ type Config struct {
 	PodCIDR netip.Prefix
 	// AllowProbeHosts are the networks that probes may reach besides their pod.
 	AllowProbeHosts []netip.Prefix
+	// Etcd is a cluster of one's own to keep the records in; nil: an etcd in this process.
+	Etcd *etcd.ClientConfig
 	// OpenMetrics serves metrics and health to everybody.
 	OpenMetrics bool
 	Log         *slog.Logger
@@ -117,6 +122,11 @@ func New(cfg Config) (*Coordinator, error) {
 		}
 		cfg.Name = "coordinator-" + strings.ToLower(host)
 	}
+	if cfg.Etcd != nil {
+		if err := cfg.Etcd.Check(); err != nil {
+			return nil, err
+		}
+	}
 	return &Coordinator{cfg: cfg, owner: fleet.NewUID(), start: time.Now()}, nil
 }
 
@@ -124,16 +134,45 @@ func New(cfg Config) (*Coordinator, error) {
 func (c *Coordinator) now() time.Duration { return time.Since(c.start) + time.Second }
 
 // Run serves until ctx ends, then stops in order: the hold first, so that fenced pods outlive it; then the sessions, the
-// leadership, the store. It takes at most 10 s to stop.
+// leadership, the store. It takes at most 10 s to stop. On a cluster of one's own it waits until no other coordinator serves there,
+// and begins anew, as another run, when it may not be sure of that any more.
 func (c *Coordinator) Run(ctx context.Context) error {
 	dir, err := datadir.Lock(c.cfg.DataDir, datadir.Coordinator, "")
 	if err != nil {
 		return err
 	}
 	defer dir.Close()
+	for {
+		err := c.run(ctx, dir)
+		if !errors.Is(err, serving.ErrLost) || ctx.Err() != nil {
+			return err
+		}
+		c.cfg.Log.Error("the coordinator stops serving and starts anew", "err", err)
+		c.owner, c.start = fleet.NewUID(), time.Now()
+	}
+}
+
+// run is one run.
+func (c *Coordinator) run(ctx context.Context, dir *datadir.Dir) error {
 	log := c.cfg.Log
-	// What an operator can get wrong is found before the store is opened and has things to say of its own.
-	if err := dir.Room(storeRoom); err != nil {
+	secrets, err := trust.LoadSecretKey(dir.Path())
+	if err != nil {
+		return err
+	}
+	codec := wire.Codec{Secrets: secrets}
+	var db *etcd.Store
+	var claim *serving.Claim
+	if c.cfg.Etcd != nil {
+		// Nobody is kept waiting at the ports meanwhile.
+		if db, claim, err = c.claim(ctx, dir, codec); err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			return err
+		}
+		defer closeStore(db, log)
+	} else if err := dir.Room(storeRoom); err != nil {
+		// What an operator can get wrong is found before the store is opened and has things to say of its own.
 		return err
 	}
 	listener, err := net.Listen("tcp", c.cfg.Listen)
@@ -146,19 +185,15 @@ func (c *Coordinator) Run(ctx context.Context) error {
 		return fmt.Errorf("listen for HTTPS: %w", err)
 	}
 	defer web.Close()
-	secrets, err := trust.LoadSecretKey(dir.Path())
-	if err != nil {
-		return err
-	}
-	db, err := etcd.Open(ctx, etcd.Config{Dir: filepath.Join(dir.Path(), "etcd"), Codec: wire.Codec{Secrets: secrets}, Log: log})
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err := db.Close(); err != nil {
-			log.Warn("store not closed in order", "err", err)
+	certain := func() bool { return true } // the directory is locked: nobody else can have this store
+	if claim != nil {
+		certain = claim.Valid
+	} else {
+		if db, err = etcd.Open(ctx, etcd.Config{Dir: filepath.Join(dir.Path(), "etcd"), Codec: codec, Log: log}); err != nil {
+			return err
 		}
-	}()
+		defer closeStore(db, log)
+	}
 	authority, err := trust.Open(ctx, db, nil)
 	if err != nil {
 		return err
@@ -190,7 +225,7 @@ func (c *Coordinator) Run(ctx context.Context) error {
 		stop()
 		return g.Wait()
 	}
-	leases, err := lease.New(lease.Config{Owner: c.owner, TTL: c.cfg.LeaseTTL, Now: c.now}, db, cache, log)
+	leases, err := lease.New(lease.Config{Owner: c.owner, TTL: c.cfg.LeaseTTL, Now: c.now, Certain: certain}, db, cache, log)
 	if err != nil {
 		return err
 	}
@@ -245,6 +280,9 @@ func (c *Coordinator) Run(ctx context.Context) error {
 	reflection.Register(server)
 
 	elector := election.New(election.Config{Owner: c.owner, Exclusive: true}, db, log)
+	if claim != nil {
+		g.Go(func() error { return claim.Run(work) })
+	}
 	g.Go(func() error { return gossip.Run(work) })
 	g.Go(func() error { return leases.Run(work) })
 	g.Go(func() error { return writer.Run(work) })
@@ -272,7 +310,39 @@ func (c *Coordinator) Run(ctx context.Context) error {
 		cancel()
 	}
 	stop()
-	return g.Wait()
+	if err = g.Wait(); err == nil && claim != nil {
+		limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseLimit)
+		defer cancel()
+		claim.Release(limit)
+	}
+	return err
+}
+
+// claim connects to the cluster of one's own, and waits for the right to serve there.
+func (c *Coordinator) claim(ctx context.Context, dir *datadir.Dir, codec etcd.Codec) (*etcd.Store, *serving.Claim, error) {
+	home, err := homeID(dir.Path())
+	if err != nil {
+		return nil, nil, err
+	}
+	cfg := *c.cfg.Etcd
+	cfg.Codec, cfg.Log = codec, c.cfg.Log
+	db, err := etcd.Connect(ctx, cfg)
+	if err != nil {
+		return nil, nil, err
+	}
+	claim, err := serving.Wait(ctx, serving.Config{Owner: c.owner, Home: home, Name: c.cfg.Name, Now: boottime}, db, c.cfg.Log)
+	if err != nil {
+		closeStore(db, c.cfg.Log)
+		return nil, nil, err
+	}
+	c.start = time.Now() // waits count from here: nobody else acknowledges anything from now on
+	return db, claim, nil
+}
+
+func closeStore(db *etcd.Store, log *slog.Logger) {
+	if err := db.Close(); err != nil {
+		log.Warn("store not closed in order", "err", err)
+	}
 }
 
 // https serves metrics and health.

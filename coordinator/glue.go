@@ -2,11 +2,18 @@ package coordinator
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/musterhq/muster/coordinator/failover"
@@ -128,4 +135,33 @@ func (t tokens) List(ctx context.Context) ([]*musterv1.Token, error) {
 		out = append(out, pb)
 	}
 	return out, nil
+}
+
+// boottime reads the clock that goes on while the machine is suspended.
+func boottime() time.Duration {
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &now); err != nil {
+		panic("no boot time: " + err.Error()) // every kernel that we run on has it
+	}
+	return time.Duration(now.Nano())
+}
+
+// homeFile has an id of the data directory.
+const homeFile = "directory.id"
+
+// homeID is the id of a data directory, made where there is none.
+func homeID(dir string) (string, error) {
+	path := filepath.Join(dir, homeFile)
+	text, err := os.ReadFile(path)
+	if err == nil && len(text) > 0 {
+		return strings.TrimSpace(string(text)), nil
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("id of the data directory: %w", err)
+	}
+	id := fleet.NewUID()
+	if err := os.WriteFile(path, []byte(id+"\n"), 0o600); err != nil {
+		return "", fmt.Errorf("id of the data directory: %w", err)
+	}
+	return id, nil
 }

@@ -37,7 +37,12 @@ type Config struct {
 	TTL time.Duration
 	// Now reads a clock that only goes forward; the readings are this run's.
 	Now func() time.Duration
+	// Certain tells whether nobody else can have taken this run's place; nil: always. It is asked in each node's critical section.
+	Certain func() bool
 }
+
+// ErrUncertain means that another coordinator may have taken this one's place.
+var ErrUncertain = errors.New("another coordinator may have taken this one's place")
 
 // Hello is what an agent says of itself.
 type Hello struct {
@@ -107,6 +112,9 @@ func New(cfg Config, s store.Store, c *store.Cache, log *slog.Logger) (*Leases, 
 	if err := fence.CheckTTL(cfg.TTL); err != nil {
 		return nil, err
 	}
+	if cfg.Certain == nil {
+		cfg.Certain = func() bool { return true }
+	}
 	return &Leases{
 		cfg: cfg, store: s, cache: c, log: log, start: cfg.Now(), wake: make(chan struct{}, 1), slots: map[string]*slot{},
 	}, nil
@@ -171,6 +179,9 @@ func (l *Leases) Open(ctx context.Context, h Hello) (Opened, error) {
 	heard := l.cfg.Now()
 	s := l.slot(h.Node)
 	for {
+		if !l.cfg.Certain() {
+			return Opened{}, fmt.Errorf("node %s: %w", h.Node, ErrUncertain)
+		}
 		if err := l.read(ctx, h.Node, s); err != nil {
 			return Opened{}, err
 		}
@@ -234,6 +245,9 @@ func (l *Leases) Renew(node string, session int64, _ uint64, held bool, longest 
 	s := l.slot(node)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if !l.cfg.Certain() {
+		return Ack{}, fmt.Errorf("node %s session %d: %w", node, session, ErrUncertain)
+	}
 	now := l.cfg.Now()
 	ttl, err := s.owner.Renew(now, session)
 	if err != nil {

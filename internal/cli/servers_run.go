@@ -14,6 +14,7 @@ import (
 	"github.com/musterhq/muster/agent"
 	"github.com/musterhq/muster/coordinator"
 	"github.com/musterhq/muster/coordinator/podnet"
+	"github.com/musterhq/muster/coordinator/store/etcd"
 	"github.com/musterhq/muster/internal/config"
 	"github.com/musterhq/muster/internal/telemetry"
 )
@@ -46,10 +47,11 @@ func (s *serverFlags) check() error {
 // coordinatorFlags are the settings of "muster coordinator".
 type coordinatorFlags struct {
 	serverFlags
-	listen, name                  string
-	leaseTTL, agentGrace          time.Duration
-	allowProbeHost, etcdEndpoints []string
-	podCIDR                       string
+	listen, name         string
+	leaseTTL, agentGrace time.Duration
+	allowProbeHost       []string
+	podCIDR              string
+	etcd                 etcd.ClientConfig
 }
 
 func (s *coordinatorFlags) add(f *pflag.FlagSet) {
@@ -61,7 +63,26 @@ func (s *coordinatorFlags) add(f *pflag.FlagSet) {
 	f.DurationVar(&s.agentGrace, "agent-grace", 10*time.Second, "how long a dead agent's pods stay where they run while their machine lives, 0 to 1h")
 	f.StringVar(&s.podCIDR, "pod-cidr", podnet.Default, "the IPv4 network, /8 to /24, that pods have addresses of: a /24 for each node; nodes keep what they have")
 	f.StringSliceVar(&s.allowProbeHost, "allow-probe-host", nil, "networks, as CIDR, that probes may reach besides the pod's own address")
-	f.StringSliceVar(&s.etcdEndpoints, "etcd-endpoints", nil, "URLs of an etcd of your own (not built yet: one inside the coordinator is used)")
+	f.StringSliceVar(&s.etcd.Endpoints, "etcd-endpoints", nil, "URLs of an etcd of your own, https://HOST:PORT or http://HOST:PORT (default: one inside the coordinator)")
+	f.StringVar(&s.etcd.CA, "etcd-ca", "", "PEM file of who has signed the certificates of --etcd-endpoints (default: whom this machine trusts)")
+	f.StringVar(&s.etcd.Cert, "etcd-cert", "", "PEM file of the certificate to show to --etcd-endpoints; needs --etcd-key")
+	f.StringVar(&s.etcd.Key, "etcd-key", "", "PEM file of the key of --etcd-cert")
+	f.StringVar(&s.etcd.User, "etcd-user", "", "the user of --etcd-endpoints, where they ask for one; needs --etcd-password-file")
+	f.StringVar(&s.etcd.PasswordFile, "etcd-password-file", "", "file with the password of --etcd-user")
+}
+
+// ownEtcd is the cluster of one's own; nil without one.
+func (s *coordinatorFlags) ownEtcd() (*etcd.ClientConfig, error) {
+	if len(s.etcd.Endpoints) == 0 {
+		if s.etcd.CA+s.etcd.Cert+s.etcd.Key+s.etcd.User+s.etcd.PasswordFile != "" {
+			return nil, usagef("--etcd-ca, --etcd-cert, --etcd-key, --etcd-user and --etcd-password-file are for --etcd-endpoints")
+		}
+		return nil, nil
+	}
+	if err := s.etcd.Check(); err != nil {
+		return nil, &usageError{err}
+	}
+	return &s.etcd, nil
 }
 
 // probeHosts parses --allow-probe-host.
@@ -185,8 +206,9 @@ func coordinatorCommand(w World) *cobra.Command {
 		if err := s.check(); err != nil {
 			return err
 		}
-		if len(s.etcdEndpoints) > 0 {
-			return notBuilt("coordinator --etcd-endpoints")
+		own, err := s.ownEtcd()
+		if err != nil {
+			return err
 		}
 		hosts, err := s.probeHosts()
 		if err != nil {
@@ -201,6 +223,7 @@ func coordinatorCommand(w World) *cobra.Command {
 			return &usageError{err}
 		}
 		c, err := coordinator.New(coordinator.Config{
+			Etcd:    own,
 			DataDir: s.dataDir, Listen: s.listen, HTTPListen: s.httpListen, GossipListen: s.gossipListen, Advertise: s.advertise,
 			Name: s.name, LeaseTTL: s.leaseTTL, AgentGrace: s.agentGrace, AllowProbeHosts: hosts, OpenMetrics: s.metricsAuth == "none",
 			PodCIDR: pool, Log: log,
