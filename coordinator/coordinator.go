@@ -264,6 +264,9 @@ func (c *Coordinator) run(ctx context.Context, dir *datadir.Dir) error {
 		Store: db, Cache: cache, Leases: leases, Probes: table, Usage: used, Endpoints: behind, Events: writer, Authority: authority,
 		Delivered: lead.Delivered, Log: log,
 	})
+	// Another run comes back on the ports of this one, also where they were free ones.
+	c.cfg.Listen, c.cfg.HTTPListen = withPort(c.cfg.Listen, at(listener.Addr())), withPort(c.cfg.HTTPListen, at(web.Addr()))
+	c.cfg.GossipListen = withPort(c.cfg.GossipListen, gossip.Address())
 	addresses := datadir.Addresses{Listen: at(listener.Addr()), HTTP: at(web.Addr()), Gossip: gossip.Address()}
 	services := api.New(api.Config{
 		Version: version.Version, ClusterID: authority.ClusterID(), LeaseTTL: c.cfg.LeaseTTL,
@@ -316,6 +319,16 @@ func (c *Coordinator) run(ctx context.Context, dir *datadir.Dir) error {
 		claim.Release(limit)
 	}
 	return err
+}
+
+// withPort is an address to listen on with the port of one that is in use.
+func withPort(listen, used string) string {
+	host, _, err := net.SplitHostPort(listen)
+	_, port, err2 := net.SplitHostPort(used)
+	if err != nil || err2 != nil {
+		return listen
+	}
+	return net.JoinHostPort(host, port)
 }
 
 // claim connects to the cluster of one's own, and waits for the right to serve there.

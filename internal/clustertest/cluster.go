@@ -38,6 +38,8 @@ type Cluster struct {
 	join  string
 	// net has a host for every server, of its name; nil on loopback.
 	net *hosts.Net
+	// coordinatorFlags are besides the usual ones.
+	coordinatorFlags []string
 }
 
 // Process is one server of the cluster.
@@ -60,6 +62,11 @@ type Option func(*Cluster)
 // WithLease sets the lease and the agent grace.
 func WithLease(ttl, grace time.Duration) Option {
 	return func(c *Cluster) { c.LeaseTTL, c.AgentGrace = ttl, grace }
+}
+
+// WithCoordinator gives coordinators more flags.
+func WithCoordinator(flags ...string) Option {
+	return func(c *Cluster) { c.coordinatorFlags = flags }
 }
 
 // OnHosts runs every server on a host of its own. It skips the test where that cannot be.
@@ -134,9 +141,7 @@ func (c *Cluster) StartCoordinator() *Process {
 	if c.join != "" {
 		listen = c.join // back on the address that the agents know
 	}
-	p := c.start("coordinator", "coordinator", "--data-dir", c.dataDir("coordinator"), "--listen", listen,
-		"--http-listen", anyPort, "--gossip-listen", anyPort,
-		"--lease-ttl", c.LeaseTTL.String(), "--agent-grace", c.AgentGrace.String())
+	p := c.startCoordinator("coordinator", listen)
 	c.Eventually(20*time.Second, "the coordinator answers", func() bool {
 		if p.exited() {
 			c.t.Fatalf("the coordinator has ended:\n%s", tail(p.Log))
@@ -150,6 +155,15 @@ func (c *Cluster) StartCoordinator() *Process {
 		return err == nil
 	})
 	return p
+}
+
+// startCoordinator starts one and does not wait.
+func (c *Cluster) startCoordinator(name, listen string) *Process {
+	c.t.Helper()
+	anyPort := c.host("coordinator") + ":0"
+	return c.start(name, append([]string{"coordinator", "--data-dir", c.dataDir(name), "--listen", listen,
+		"--http-listen", anyPort, "--gossip-listen", anyPort,
+		"--lease-ttl", c.LeaseTTL.String(), "--agent-grace", c.AgentGrace.String()}, c.coordinatorFlags...)...)
 }
 
 // StartAgent starts an agent, with a new token when its directory has no identity yet. It does not wait.

@@ -14,12 +14,14 @@ import (
 	"time"
 
 	"github.com/musterhq/muster/agent/cgroup"
+	"github.com/musterhq/muster/coordinator/store/etcd/etcdtest"
 )
 
 // spawnerEnv makes the test's own binary a process that does nothing but start a command at a steady rate: "PERIOD".
 const spawnerEnv = "MUSTER_TEST_SPAWN"
 
 func TestMain(m *testing.M) {
+	etcdtest.Main()
 	if period := os.Getenv(spawnerEnv); period != "" {
 		spawn(period)
 	}
