@@ -17,7 +17,9 @@ func (c *Cluster) containers(selector string) (ids []string) {
 	c.t.Helper()
 	var list struct {
 		Items []struct {
-			Status struct{ ContainerStatuses []struct{ ContainerID string } }
+			Status struct {
+				ContainerStatuses []struct{ ContainerID string }
+			}
 		}
 	}
 	if err := c.JSON(&list, "get", "pods", "-l", selector); err != nil {
