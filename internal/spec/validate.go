@@ -126,6 +126,9 @@ func ValidatePod(p *Pod, opts Options) []Finding {
 	c := &checker{opts: opts}
 	c.meta("metadata", &p.Meta, true)
 	c.failover("metadata.annotations", p.Annotations)
+	if p.Owner == nil {
+		c.noRestartGuard("metadata.annotations", p.Annotations)
+	}
 	c.podSpec("spec", &p.Spec)
 	if p.Spec.HostPID && p.FailoverClass() == Fenced {
 		c.findings = append(c.findings, Finding{Path: "spec.hostPID", Warning: true, Message: "the fence is best-effort: at the end of the node's " +
@@ -138,6 +141,7 @@ func ValidatePod(p *Pod, opts Options) []Finding {
 func ValidateDeployment(d *Deployment, opts Options) []Finding {
 	c := &checker{opts: opts}
 	c.meta("metadata", &d.Meta, true)
+	c.restartGuard("metadata.annotations", d.Annotations)
 	if n := d.Spec.Replicas; n < 0 {
 		c.add("spec.replicas", Invalid, n, "must be greater than or equal to 0")
 	} else if n > maxReplicas {
@@ -154,6 +158,7 @@ func ValidateDeployment(d *Deployment, opts Options) []Finding {
 	c.labels("spec.template.metadata.labels", t.Labels)
 	c.annotations("spec.template.metadata.annotations", t.Annotations)
 	c.failover("spec.template.metadata.annotations", t.Annotations)
+	c.noRestartGuard("spec.template.metadata.annotations", t.Annotations)
 	if p := t.Spec.RestartPolicy; p != RestartAlways {
 		c.add("spec.template.spec.restartPolicy", NotSupported, string(p), `supported values: "Always"`)
 	}
