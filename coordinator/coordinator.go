@@ -34,6 +34,7 @@ import (
 	"github.com/musterhq/muster/coordinator/lease"
 	"github.com/musterhq/muster/coordinator/podnet"
 	"github.com/musterhq/muster/coordinator/probes"
+	"github.com/musterhq/muster/coordinator/restarts"
 	"github.com/musterhq/muster/coordinator/serving"
 	"github.com/musterhq/muster/coordinator/store"
 	"github.com/musterhq/muster/coordinator/store/etcd"
@@ -253,15 +254,24 @@ func (c *Coordinator) run(ctx context.Context, dir *datadir.Dir) error {
 	if err != nil {
 		return err
 	}
-	lead := leader.New(leader.Config{AgentGrace: c.cfg.AgentGrace, PodCIDR: c.cfg.PodCIDR, Now: c.now}, leader.Deps{
-		Store: db, Cache: cache, Leases: leases, Guards: askGuard, Witnesses: witnesses(gossip), Members: members(gossip),
-		Events: recorder, Suffix: suffix, Log: log, Metrics: metrics,
+	var sessions *dispatch.Dispatch
+	var lead *leader.Leader
+	guards := restarts.New(restarts.Config{
+		Cache: cache, Events: recorder, Wake: func(nodes []string) { sessions.Wake(nodes) }, Changed: func() { lead.Poke() }, Now: c.now, Log: log,
 	})
-	sessions := dispatch.New(dispatch.Config{
+	if err := guardMetrics(measured, guards); err != nil {
+		return err
+	}
+	lead = leader.New(leader.Config{AgentGrace: c.cfg.AgentGrace, PodCIDR: c.cfg.PodCIDR, Now: c.now}, leader.Deps{
+		Store: db, Cache: cache, Leases: leases, Guards: askGuard, Witnesses: witnesses(gossip), Members: members(gossip),
+		Events: recorder, Held: heldText(guards), Suffix: suffix, Log: log, Metrics: metrics,
+	})
+	sessions = dispatch.New(dispatch.Config{
 		Owner: c.owner, ClusterID: authority.ClusterID(), Generation: 1, Version: version.Version, PodCIDR: c.cfg.PodCIDR,
 		GossipKey: authority.GossipKey(), GossipSeeds: func() []string { return []string{gossip.Address()} },
 	}, dispatch.Deps{
 		Store: db, Cache: cache, Leases: leases, Probes: table, Usage: used, Endpoints: behind, Events: writer, Authority: authority,
+		Guards:    guards,
 		Delivered: lead.Delivered, Log: log,
 	})
 	// Another run comes back on the ports of this one, also where they were free ones.
@@ -273,7 +283,7 @@ func (c *Coordinator) run(ctx context.Context, dir *datadir.Dir) error {
 		Addresses:  map[string]string{"listen": addresses.Listen, "http": addresses.HTTP, "gossip": addresses.Gossip},
 		Validation: spec.Options{AllowProbeHosts: c.cfg.AllowProbeHosts},
 	}, api.Deps{
-		Store: db, Cache: cache, Probes: table, Usage: used, Endpoints: behind, Sessions: sessions, Leader: lead, Tokens: tokens{authority},
+		Store: db, Cache: cache, Probes: table, Usage: used, Endpoints: behind, Sessions: sessions, Leader: lead, ResumeRestarts: guards.Resume, Tokens: tokens{authority},
 		Members: gossip.Members, Log: log, Now: time.Now,
 	})
 	server := newServer(identity.ServerTLS(authority.CA(), holder), log)
@@ -291,6 +301,7 @@ func (c *Coordinator) run(ctx context.Context, dir *datadir.Dir) error {
 	g.Go(func() error { return writer.Run(work) })
 	g.Go(func() error { return record(work, recorder, writer) })
 	g.Go(func() error { return behind.Run(work) })
+	g.Go(func() error { return guards.Run(work) })
 	g.Go(func() error { return sessions.Run(work) })
 	g.Go(func() error { return elector.Run(work, lead.Run) })
 	g.Go(func() error { return https.Run(work) })

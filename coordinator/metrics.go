@@ -8,6 +8,7 @@ import (
 	"go.opentelemetry.io/otel/metric"
 
 	"github.com/musterhq/muster/coordinator/fleet"
+	"github.com/musterhq/muster/coordinator/restarts"
 	"github.com/musterhq/muster/coordinator/store"
 	"github.com/musterhq/muster/internal/spec"
 	"github.com/musterhq/muster/internal/telemetry"
@@ -59,6 +60,19 @@ func newMetrics(t *telemetry.Metrics, cache *store.Cache) (*metrics, error) {
 			return nil
 		}))
 	return m, err
+}
+
+// guardMetrics has how many Deployments, and pods of them, wait because too many fail at once.
+func guardMetrics(t *telemetry.Metrics, guards *restarts.Table) error {
+	_, err := t.Meter("coordinator").Int64ObservableGauge("muster_restart_guard_held",
+		metric.WithDescription("Deployments whose liveness restarts are held, and pods whose restart waits."),
+		metric.WithInt64Callback(func(_ context.Context, o metric.Int64Observer) error {
+			deployments, pods := guards.Held()
+			o.Observe(int64(deployments), metric.WithAttributes(attribute.String("kind", "deployments")))
+			o.Observe(int64(pods), metric.WithAttributes(attribute.String("kind", "pods")))
+			return nil
+		}))
+	return err
 }
 
 // Failover takes a failover whose phases are known.

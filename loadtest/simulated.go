@@ -125,6 +125,18 @@ func (p *simulatedPods) Assign(a session.Assignments) {
 	}
 }
 
+func (p *simulatedPods) Guard([]spec.PodGuard) {}
+func (p *simulatedPods) CutOff()               {}
+
+// NextRestarts has nothing to say: these pods never fail.
+func (p *simulatedPods) NextRestarts(ctx context.Context, all bool) ([]spec.RestartWord, error) {
+	if all {
+		return nil, nil
+	}
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
 // running is the status of a pod all of whose containers are ready.
 func running(p *spec.Pod, since time.Time) spec.PodStatus {
 	s := spec.PodStatus{Phase: spec.PhaseRunning, PodIP: "127.0.0.1", HostIP: "127.0.0.1", StartTime: since}

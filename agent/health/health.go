@@ -20,6 +20,8 @@ type Facts struct {
 	Started bool
 	// Adopted means that the instance ran before this agent did.
 	Adopted bool
+	// Held means that a failing verdict of liveness has no consequence yet: the probe goes on being asked, and a success ends it.
+	Held bool
 }
 
 // Tracker is what is believed of one probe. The zero Tracker is no probe: use New.
@@ -55,6 +57,9 @@ func (t *Tracker) See(f Facts, now time.Time) (changed bool) {
 			t.hasValue = true
 		}
 		t.since = now
+	}
+	if t.kind == spec.Liveness && t.verdict == spec.ResultFailure && f.Held != t.facts.Held {
+		t.held = !f.Held
 	}
 	t.facts = f
 	if f.Instance != "" && !f.Running && !t.held {
@@ -117,7 +122,7 @@ func (t *Tracker) Observe(r spec.Result, now time.Time) (changed bool) {
 	}
 	changed = t.verdict != r
 	t.set(r, now)
-	if t.kind == spec.Startup || t.kind == spec.Liveness && r == spec.ResultFailure {
+	if t.kind == spec.Startup || t.kind == spec.Liveness && r == spec.ResultFailure && !t.facts.Held {
 		t.held, t.run = true, 0
 	}
 	return changed

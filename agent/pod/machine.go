@@ -84,6 +84,11 @@ type container struct {
 	// stopping is the instance that is being stopped, until the deadline, because of that kind of probe.
 	stopping string
 	deadline time.Time
+	// heldSince is since when its restart waits, heldTold whether that was told, stillHeld whether it does by this decision.
+	heldSince           time.Time
+	heldTold, stillHeld bool
+	// killed is LivenessKill on a scale that a change of the clock does not move; zero if that was before the agent's start.
+	killed time.Time
 	// hookedStop is the instance whose preStop hook was asked for.
 	hookedStop string
 	// told is the attempt whose wait was told in an event.
@@ -265,6 +270,9 @@ func (m *Machine) Probe(n ProbeNews) (changed bool) {
 	if (v.errored == "") != (errored == "") { // the text of the first stays: attempts must not become writes
 		v.errored, changed = errored, true
 	}
+	if n.Kind == spec.Liveness && n.Verdict == spec.ResultSuccess {
+		c.Lived = !c.LivenessKill.IsZero()
+	}
 	if n.Verdict != spec.ResultUnknown && n.Verdict != v.result {
 		v.result, changed = n.Verdict, true
 		if n.Verdict == spec.ResultSuccess && v.unhealthy && n.Outcome != spec.OutcomeFailure {
@@ -295,6 +303,7 @@ func (m *Machine) Decide(now time.Time, w Wanted, s Seen) Plan {
 		default:
 			m.planRun(now, &w, &s, &plan)
 		}
+		m.letGo()
 	}
 	status := m.status
 	if s.Known {
@@ -513,6 +522,13 @@ func (m *Machine) planKills(now time.Time, w *Wanted, plan *Plan) {
 			}
 		}
 		restarted := policy(w.Pod, sc) != spec.RestartNever
+		if kind == spec.Liveness {
+			if m.holds(now, w, sc, c, plan) {
+				anyLeft = true
+				continue
+			}
+			c.killedByLiveness(now, w)
+		}
 		if kind == 0 && c.hookFailed() {
 			anyLeft = true
 			m.stop(now, w, sc, c, grace(w, sc, 0), "FailedPostStartHook", plan)
@@ -666,7 +682,8 @@ func (m *Machine) planProbes(now time.Time, w *Wanted, plan *Plan) {
 				continue
 			}
 			row := Probe{Container: sc.Name, Kind: kind, Instance: c.Instance.ID, StartedAt: c.Instance.StartedAt,
-				Running: c.running(), Started: c.started(sc), Adopted: c.kept.ID == c.Instance.ID}
+				Running: c.running(), Started: c.started(sc), Adopted: c.kept.ID == c.Instance.ID,
+				Guarded: kind == spec.Liveness && w.Guard.On, Held: kind == spec.Liveness && !c.heldSince.IsZero()}
 			plan.Probes = append(plan.Probes, row)
 			if kind != spec.Readiness || !row.Started || c.ready(sc) {
 				continue

@@ -16,6 +16,8 @@ type Wanted struct {
 	Stop bool
 	// Blocked keeps a new sandbox from being made: something else must go first.
 	Blocked bool
+	// Guard is the restart guard of the pod's owner.
+	Guard Guard
 }
 
 func (w *Wanted) stopping() bool { return w.Stop || w.Pod.Deleting() }
@@ -62,6 +64,8 @@ const (
 	ReasonStartError = "StartError"
 	// ReasonEvicted is a pod that its node has ended.
 	ReasonEvicted = "Evicted"
+	// ReasonRestartHeld is the reason of the event about a restart that waits.
+	ReasonRestartHeld = "RestartHeld"
 	// ReasonUnknown is an instance of which nothing is left, for instance after the machine was rebooted.
 	ReasonUnknown = "ContainerStatusUnknown"
 )
@@ -179,6 +183,10 @@ type Probe struct {
 	Started bool
 	// Adopted means that the instance ran before this agent did: no verdict is assumed for it (rule 11.2).
 	Adopted bool
+	// Guarded asks to be told of the first verdict of an instance also when it is the one that was assumed.
+	Guarded bool
+	// Held: the verdict has no consequence yet, so the probe goes on being asked.
+	Held bool
 }
 
 // Plan is a decision.
@@ -224,6 +232,9 @@ type ContainerMemory struct {
 	// Hooked is the instance whose postStart hook has ended, HookFailed whether it failed.
 	Hooked     string `json:",omitempty"`
 	HookFailed bool   `json:",omitempty"`
+	// LivenessKill is when liveness killed an instance last while the restart guard was on, Lived whether one has been live since.
+	LivenessKill time.Time `json:",omitzero"`
+	Lived        bool      `json:",omitzero"`
 	// Owed is the instance that a probe killed and that will be restarted whatever its exit code (rule 8.1).
 	Owed string
 	// Reset is 1 more than the attempt that is done away with because all containers of the pod restart; 0 for none. Resetter is

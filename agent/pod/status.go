@@ -224,6 +224,12 @@ func (m *Machine) conditions(now time.Time, w *Wanted, s *Seen, st *spec.PodStat
 	} else if m.status.Condition(spec.ConditionProbeErrored) != nil {
 		set(spec.ConditionProbeErrored, spec.ConditionFalse, "", "")
 	}
+	if m.heldIsTold() {
+		reason, text := heldText(w)
+		set(spec.ConditionRestartHeld, spec.ConditionTrue, reason, text)
+	} else if m.status.Condition(spec.ConditionRestartHeld) != nil {
+		set(spec.ConditionRestartHeld, spec.ConditionFalse, "", "")
+	}
 	for _, c := range m.status.Conditions { // those of others stay
 		if st.Condition(c.Type) == nil {
 			st.Conditions = append(st.Conditions, c)

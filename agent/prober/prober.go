@@ -50,6 +50,10 @@ type Row struct {
 	Started bool
 	// Adopted means that the instance ran before this agent.
 	Adopted bool
+	// Guarded has Report told of the first verdict of an instance also when it is the one that was assumed.
+	Guarded bool
+	// Held means that a failing verdict has no consequence yet: the probe goes on being asked, a period after the last time.
+	Held bool
 }
 
 // Report is what an attempt has brought that somebody may have to act on.
@@ -66,8 +70,8 @@ type Report struct {
 type Config struct {
 	// Attempt makes one attempt; it may block for the probe's timeout.
 	Attempt func(ctx context.Context, q *probe.Question) probe.Answer
-	// Report is told of every attempt that is no plain success, of every change of a verdict, and of the first success
-	// after an attempt that could not be made.
+	// Report is told of every attempt that is no plain success, of every change of a verdict, of the first success after an
+	// attempt that could not be made, and of the first verdict of a guarded row.
 	Report func(Report)
 	// Result is told of every attempt.
 	Result func(spec.ProbeID, spec.Attempt)
@@ -157,7 +161,7 @@ func (p *Prober) Set(r Row) {
 	fresh := r.Instance != w.Instance || w.tracker.Instance() == ""
 	w.Row = r
 	changed := w.tracker.See(health.Facts{
-		Instance: string(r.Instance), StartedAt: r.StartedAt, Running: r.Running, Started: r.Started, Adopted: r.Adopted,
+		Instance: string(r.Instance), StartedAt: r.StartedAt, Running: r.Running, Started: r.Started, Adopted: r.Adopted, Held: r.Held,
 	}, now)
 	if fresh {
 		w.met, w.errored, w.doubted = false, "", time.Time{}
@@ -168,6 +172,9 @@ func (p *Prober) Set(r Row) {
 	// The first attempt comes as soon as the gate opens, not up to a period later.
 	if w.tracker.Waiting() && !w.running && (fresh || !w.queued) {
 		at := w.tracker.OpensAt()
+		if r.Held && at.Before(w.at.Add(r.Probe.Period)) {
+			at = w.at.Add(r.Probe.Period)
+		}
 		if !at.After(now) {
 			at = now
 			if r.Adopted {
@@ -385,6 +392,7 @@ func (p *Prober) fold(w *row, answer *probe.Answer, start time.Time, took, lag t
 	p.cfg.Result(w.ID, a)
 	p.cfg.Metrics.Lag(lag)
 	changed := w.tracker.Observe(result, now)
+	met := w.met
 	w.met = w.met || changed || result != spec.ResultUnknown && w.tracker.Verdict() == result
 	recovered := false
 	switch {
@@ -399,7 +407,7 @@ func (p *Prober) fold(w *row, answer *probe.Answer, start time.Time, took, lag t
 	if result != spec.ResultUnknown {
 		p.cfg.Metrics.Run(w.Pod, w.ID, result, took)
 	}
-	if changed || recovered || answer.Outcome != spec.OutcomeSuccess {
+	if changed || recovered || answer.Outcome != spec.OutcomeSuccess || w.Guarded && !met && w.met {
 		verdict := spec.ResultUnknown
 		if w.met {
 			verdict = w.tracker.Verdict()

@@ -168,6 +168,10 @@ type ProbeRow struct {
 	Started bool
 	// Adopted means that the instance ran before this agent: no verdict is assumed before a threshold is met.
 	Adopted bool
+	// Guarded asks for a report of the first verdict of an instance also when it is the one that was assumed.
+	Guarded bool
+	// Held means that a failing verdict has no consequence yet: the probe goes on being asked.
+	Held bool
 }
 
 // ProbeReport is what an attempt has brought.
@@ -196,6 +200,8 @@ type Assigned struct {
 	StopReason string
 	// Restarts are the restart counts it comes with from another node, by container; may be nil.
 	Restarts map[string]int32
+	// Guarded: the restart guard of its owner is on.
+	Guarded bool
 }
 
 // Assignments is what this node is to run, or how that has changed.

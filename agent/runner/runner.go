@@ -27,6 +27,7 @@ type Runner struct {
 	wake   chan struct{} // a recheck comes sooner than was thought, or a report waits
 	news   chan struct{} // a status waits for Next
 	reopen chan struct{} // a fenced pod waits for a new session
+	words  chan struct{} // there is something to say of restarts
 	// refreshing is signalled when the files of volumes may have changed.
 	refreshing chan struct{}
 	configs    configs
@@ -43,6 +44,10 @@ type Runner struct {
 	complete   bool
 	diskFailed bool
 	out        []*held
+	// cutOff is since when there is no coordinator; zero while there is one. letGo is when a held restart of an owner was last
+	// let go without one.
+	cutOff time.Time
+	letGo  map[string]time.Time
 
 	// reports has its own lock, so that the prober may report while it is being told.
 	reports struct {
@@ -81,6 +86,7 @@ type held struct {
 	removing bool
 	// written are the sums of the files that volumes were given.
 	written map[string][sha256.Size]byte
+	guard   restartGuard
 	// costs measure the probes of containers with a CPU limit, by container; weighAt is when to look again.
 	costs   map[string]*pod.ProbeCost
 	weighAt time.Time
@@ -107,7 +113,8 @@ func New(cfg Config, deps Deps) (*Runner, error) {
 	r := &Runner{
 		cfg: cfg, deps: deps, pods: map[container.PodRef]*held{}, slots: make(chan struct{}, starts), disk: make(chan struct{}, writers),
 		look: make(chan struct{}, 1), wake: make(chan struct{}, 1), news: make(chan struct{}, 1), reopen: make(chan struct{}, 1),
-		inventory: make(chan struct{}), refreshing: make(chan struct{}, 1),
+		inventory: make(chan struct{}), refreshing: make(chan struct{}, 1), words: make(chan struct{}, 1),
+		cutOff: time.Now(), letGo: map[string]time.Time{},
 	}
 	r.configs.values = map[spec.ConfigKey]map[string][]byte{}
 	r.reports.last = map[spec.ProbeID]ProbeReport{}
@@ -177,6 +184,7 @@ func (r *Runner) pass() (next time.Time) {
 		byUID[id.PodUID] = append(byUID[id.PodUID], rep)
 	}
 	next = now.Add(relist)
+	r.letGoLocked(now)
 	for _, h := range r.pods {
 		due := !h.recheck.IsZero() && !now.Before(h.recheck)
 		if h.machine != nil {
@@ -323,7 +331,7 @@ func (r *Runner) blocked(h *held) bool {
 }
 
 func (h *held) wanted(r *Runner) pod.Wanted {
-	return pod.Wanted{Pod: h.pod, HostIP: r.cfg.HostIP, Stop: h.stop || h.removed}
+	return pod.Wanted{Pod: h.pod, HostIP: r.cfg.HostIP, Stop: h.stop || h.removed, Guard: h.guard.wanted()}
 }
 
 // stepLocked decides about one pod and sets the decision going.
@@ -353,6 +361,7 @@ func (r *Runner) stepLocked(h *held) {
 		r.saveLocked(h)
 		r.outLocked(h)
 	}
+	r.guardedLocked(h)
 	r.probesLocked(h, &plan)
 	if h.recheck = plan.Recheck; w.Blocked && h.recheck.IsZero() {
 		h.recheck = now.Add(relist)
@@ -415,7 +424,8 @@ func (r *Runner) probesLocked(h *held, plan *pod.Plan) {
 		h.rows[id] = state
 		sc := h.pod.Spec.Container(row.Container)
 		r.deps.Prober.Set(ProbeRow{ID: id, Pod: h.pod.Key(), Probe: probe(sc, row.Kind), Address: state.ip, Ports: sc.Ports,
-			Instance: container.ContainerID(row.Instance), StartedAt: row.StartedAt, Running: row.Running, Started: row.Started, Adopted: row.Adopted})
+			Instance: container.ContainerID(row.Instance), StartedAt: row.StartedAt, Running: row.Running, Started: row.Started, Adopted: row.Adopted,
+			Guarded: row.Guarded, Held: row.Held})
 	}
 	for id := range gone {
 		delete(h.rows, id)
@@ -541,6 +551,7 @@ func (r *Runner) assignLocked(ref container.PodRef, a *Assigned) *held {
 		r.deps.Log.Info("pod is to stop", "pod", a.Pod.Key().String(), "epoch", a.Epoch, "why", a.StopReason)
 	}
 	h.pod, h.stop, h.stopReason, h.removed = a.Pod, a.Stop, a.StopReason, false
+	h.guard.begin(a.Guarded)
 	if !h.fenced || r.session > h.fencedIn {
 		h.machine.AssignedAnew()
 		h.fenced = false

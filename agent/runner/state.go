@@ -32,6 +32,7 @@ type record struct {
 	Stop, Removed bool
 	StopReason    string
 	Restarts      map[string]int32
+	Guard         *keptGuard `json:",omitempty"`
 	Memory        pod.Memory
 }
 
@@ -117,6 +118,7 @@ func (r *Runner) load() error {
 		h := r.newHeld(rec.Ref, rec.Pod, rec.Class)
 		h.stop, h.stopReason, h.removed, h.restarts = rec.Stop, rec.StopReason, rec.Removed, rec.Restarts
 		h.machine = pod.New(rec.Pod, &rec.Memory, rec.Restarts, rec.Class != spec.Fenced)
+		h.guard.take(rec.Guard)
 		h.status, h.stopped, h.durable = rec.Memory.Status, rec.Memory.Stopped, rec.Memory.Stopped
 		if h.fenced = rec.Memory.Fenced; h.fenced {
 			r.deps.Log.Info("pod waits to be assigned anew", "pod", rec.Pod.Key().String(), "epoch", rec.Ref.Epoch)
@@ -190,7 +192,7 @@ func (r *Runner) saveLocked(h *held) {
 
 func (h *held) record() record {
 	return record{Version: stateVersion, Ref: h.ref, Pod: h.pod, Class: h.class, Stop: h.stop, Removed: h.removed,
-		StopReason: h.stopReason, Restarts: h.restarts, Memory: h.machine.Memory()}
+		StopReason: h.stopReason, Restarts: h.restarts, Guard: h.guard.record(), Memory: h.machine.Memory()}
 }
 
 // wroteLocked takes in how a write ended. What must be durable before it is said is said from here.

@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"maps"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -57,6 +58,8 @@ type Assigned struct {
 	StopReason string
 	// Restarts are the restart counts it comes with from another node, by container; may be nil.
 	Restarts map[string]int32
+	// Guarded: the restart guard of its owner is on.
+	Guarded bool
 }
 
 // Held names one binding of one pod.
@@ -99,6 +102,11 @@ type Pods interface {
 	Acked(committed, notYours []Held)
 	// Configure takes in what ConfigMaps and Secrets have, before the assignments that need them.
 	Configure(c Configs)
+	// Guard takes in how the restart guard stands for every guarded pod of the node; CutOff says that the session has ended.
+	Guard(all []spec.PodGuard)
+	CutOff()
+	// NextRestarts waits for what is new of guarded pods' restarts; with all it returns at once what there is of every one.
+	NextRestarts(ctx context.Context, all bool) ([]spec.RestartWord, error)
 	// Reopen is signalled when only a new session can let a fenced pod go on.
 	Reopen() <-chan struct{}
 	// Logs writes what a container of a pod wrote.
@@ -321,6 +329,7 @@ func (s *Session) once(ctx context.Context) (opened bool, err error) {
 	}
 	s.setUp(true, nil)
 	s.deps.Log.Info("session opened", "session", number, "coordinator", welcome.GetOwner())
+	defer s.deps.Pods.CutOff()
 	return true, o.run(ctx, streamCtx, welcome, watchdog)
 }
 
@@ -474,6 +483,12 @@ func (o *open) receive(ctx context.Context, held chan struct{}, watchdog *time.T
 			if configs.gather(m.Configs) {
 				o.deps.Pods.Configure(configs.take())
 			}
+		case *agentv1.ConnectResponse_RestartGuards:
+			guards, err := wire.RestartGuardsFromProto(m.RestartGuards)
+			if err != nil {
+				return fmt.Errorf("restart guards: %w", err)
+			}
+			o.deps.Pods.Guard(guards)
 		case *agentv1.ConnectResponse_StatusAck:
 			o.deps.Pods.Acked(keys(m.StatusAck.GetCommitted()), keys(m.StatusAck.GetNotYours()))
 		case *agentv1.ConnectResponse_Ask:
@@ -513,6 +528,7 @@ func (o *open) gather(set *Assignments, pb *agentv1.Assignments) error {
 		}
 		set.Assigned = append(set.Assigned, Assigned{
 			Pod: pod, Epoch: a.GetEpoch(), Class: class, Stop: a.GetStop(), StopReason: a.GetStopReason(), Restarts: a.GetRestarts(),
+			Guarded: a.GetGuarded(),
 		})
 		handle := a.GetFirstProbeHandle()
 		for _, c := range pod.Spec.AllContainers() {
@@ -588,6 +604,7 @@ func (o *open) report(ctx context.Context) error {
 	o.results.begin(o.deps.Probes.States())
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return o.reportUsage(ctx) })
+	g.Go(func() error { return o.reportRestarts(ctx) })
 	g.Go(func() error {
 		for {
 			statuses, err := o.deps.Pods.Next(ctx, batchStatuses)
@@ -630,6 +647,21 @@ func (o *open) sendStatuses(ctx context.Context, statuses []spec.HeldStatus, com
 		}
 	}
 	return nil
+}
+
+// reportRestarts says how every guarded pod stands, then what changes.
+func (o *open) reportRestarts(ctx context.Context) error {
+	for all := true; ; all = false {
+		words, err := o.deps.Pods.NextRestarts(ctx, all)
+		if err != nil {
+			return err
+		}
+		for part := range slices.Chunk(words, wire.MaxGuarded) {
+			if err := o.push(ctx, &agentv1.ConnectRequest{Message: &agentv1.ConnectRequest_Restarts{Restarts: wire.RestartsToProto(part)}}); err != nil {
+				return err
+			}
+		}
+	}
 }
 
 func (o *open) reportEvents(ctx context.Context) error {

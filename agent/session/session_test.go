@@ -112,7 +112,16 @@ func (l lease) Acked(session int64, n uint64, ttl time.Duration) {
 	l.acked = append(l.acked, fmt.Sprintf("%d/%d %v", session, n, ttl))
 }
 
-func (w *world) Configure(Configs) {}
+func (w *world) Configure(Configs)     {}
+func (w *world) Guard([]spec.PodGuard) {}
+func (w *world) CutOff()               {}
+func (w *world) NextRestarts(ctx context.Context, all bool) ([]spec.RestartWord, error) {
+	if all {
+		return nil, nil
+	}
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
 func (w *world) Assign(a Assignments) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -95,7 +95,9 @@ type Deps struct {
 	Endpoints *endpoints.Table
 	Sessions  Sessions
 	Leader    Leader
-	Tokens    Tokens
+	// ResumeRestarts lets the held restarts of a Deployment, by its uid, go on; false when none are held.
+	ResumeRestarts func(uid string) bool
+	Tokens         Tokens
 	// Members lists the gossip.
 	Members func() []membership.Member
 	Log     *slog.Logger

@@ -70,6 +70,16 @@ type world struct {
 	forgotten []spec.ObjectName
 	created   []string
 	frozen    string
+	// heldRestarts is the Deployment whose restarts are held.
+	heldRestarts string
+}
+
+func (w *world) resumeRestarts(uid string) bool {
+	held := w.heldRestarts == uid
+	if held {
+		w.heldRestarts = ""
+	}
+	return held
 }
 
 func (w *world) Connected(node string) bool { return w.connected[node] }
@@ -161,7 +171,7 @@ func serve(t *testing.T) *world {
 	wg.Go(func() { _ = w.endpoints.Run(ctx) })
 	server := grpc.NewServer(grpc.UnaryInterceptor(UnaryErrors(w.log)), grpc.StreamInterceptor(StreamErrors(w.log)))
 	New(Config{Version: "1.2.3", ClusterID: "c1", LeaseTTL: 5 * time.Second}, Deps{
-		Store: w.store, Cache: w.cache, Probes: w.probes, Usage: w.usage, Endpoints: w.endpoints, Sessions: w, Leader: w, Tokens: tokens{w},
+		Store: w.store, Cache: w.cache, Probes: w.probes, Usage: w.usage, Endpoints: w.endpoints, Sessions: w, Leader: w, ResumeRestarts: w.resumeRestarts, Tokens: tokens{w},
 		Members: func() []membership.Member { return []membership.Member{{Name: "n1", State: "alive"}} },
 		Log:     w.log, Now: time.Now,
 	}).Register(server)
@@ -892,8 +902,19 @@ func TestTheClusterTellsHowItIs(t *testing.T) {
 		!r.GetFrozen() || r.GetFrozenReason() != "too many" || !r.GetWritable() {
 		t.Errorf("%v, %v", r, err)
 	}
-	_, err = w.cluster.Resume(ctx, &musterv1.ResumeRequest{Target: "deployment/d"})
-	refused(t, "resume of a workload", err, codes.Unimplemented, "NOT_BUILT")
+	resume := func(target, namespace string) error {
+		_, err := w.cluster.Resume(ctx, &musterv1.ResumeRequest{Target: target, Namespace: namespace})
+		return err
+	}
+	refused(t, "resume of a pod", resume("pod/d", "default"), codes.InvalidArgument, "INVALID")
+	refused(t, "resume without a namespace", resume("deployment/d", ""), codes.InvalidArgument, "INVALID")
+	refused(t, "resume of a Deployment that is not there", resume("deployment/d", "default"), codes.NotFound, reason.NotFound)
+	w.put(store.Key{Family: store.Deployments, Namespace: "default", Name: "d"}, &spec.Deployment{Meta: spec.Meta{Namespace: "default", Name: "d", UID: "d1"}})
+	refused(t, "resume of a Deployment whose restarts are free", resume("deployment/d", "default"), codes.FailedPrecondition, "NOT_HELD")
+	w.heldRestarts = "d1"
+	if err := resume("deployment/d", "default"); err != nil || w.heldRestarts != "" {
+		t.Errorf("resume of held restarts: %v", err)
+	}
 	if _, err := w.cluster.Resume(ctx, &musterv1.ResumeRequest{}); err != nil {
 		t.Error(err)
 	}

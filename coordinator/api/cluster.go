@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -81,8 +82,22 @@ func (s *clusterService) ListFailovers(_ context.Context, req *musterv1.ListFail
 }
 
 func (s *clusterService) Resume(_ context.Context, req *musterv1.ResumeRequest) (*musterv1.ResumeResponse, error) {
-	if req.GetTarget() != "" {
-		return nil, fmt.Errorf("resume %s: %w", req.GetTarget(), ErrNotBuilt)
+	if target := req.GetTarget(); target != "" {
+		kind, name, ok := strings.Cut(target, "/")
+		switch {
+		case !ok || kind != "deployment" || name == "":
+			return nil, invalid("target", fmt.Sprintf("%q, must be deployment/NAME", target))
+		case req.GetNamespace() == "":
+			return nil, invalid("namespace", "required with target")
+		}
+		d, _, ok := store.Get[*spec.Deployment](s.deps.Cache.View(), store.Key{Family: store.Deployments, Namespace: req.GetNamespace(), Name: name})
+		if !ok {
+			return nil, fmt.Errorf("deployment %s/%s: %w", req.GetNamespace(), name, store.ErrNotFound)
+		}
+		if !s.deps.ResumeRestarts(d.UID) {
+			return nil, fmt.Errorf("deployment %s: %w", d.Key(), ErrNotHeld)
+		}
+		return &musterv1.ResumeResponse{}, nil
 	}
 	if !s.deps.Leader.Resume() {
 		return nil, ErrNotFrozen

@@ -32,6 +32,8 @@ var (
 	ErrNodeInUse = errors.New("node is in use")
 	// ErrNotFrozen means that there is nothing to resume.
 	ErrNotFrozen = errors.New("failover is not frozen")
+	// ErrNotHeld means that no restarts of a Deployment are held.
+	ErrNotHeld = errors.New("restarts are not held")
 	// ErrWatchTooSlow means that a watcher did not keep up and has to resume.
 	ErrWatchTooSlow = errors.New("watch too slow")
 	// ErrNodeUnreachable means that there is no session with the pod's node.
@@ -63,6 +65,7 @@ var table = []struct {
 	{ErrDeleting, codes.FailedPrecondition, "DELETING"},
 	{ErrNodeInUse, codes.FailedPrecondition, "NODE_IN_USE"},
 	{ErrNotFrozen, codes.FailedPrecondition, "NOT_FROZEN"},
+	{ErrNotHeld, codes.FailedPrecondition, "NOT_HELD"},
 	{ErrWatchTooSlow, codes.ResourceExhausted, "WATCH_TOO_SLOW"},
 	{ErrNodeUnreachable, codes.Unavailable, "NODE_UNREACHABLE"},
 	{leader.ErrRisk, codes.FailedPrecondition, "SECOND_INSTANCE_RISK"},

@@ -75,6 +75,8 @@ type Deps struct {
 	Endpoints *endpoints.Table
 	Events    Events
 	Authority Authority
+	// Guards may be nil: then no restart is guarded.
+	Guards Guards
 	// Delivered is told when an agent was sent a binding for the first time. It must not block.
 	Delivered func(uid string, epoch int64)
 	Log       *slog.Logger

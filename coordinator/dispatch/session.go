@@ -63,6 +63,7 @@ type session struct {
 	// sentServices and sentConfigs are too: what the agent was told of Services, and the revisions of what its pods use.
 	sentServices map[spec.ObjectName][]spec.Endpoint
 	sentConfigs  map[spec.ConfigKey]int64
+	sentGuards   []spec.PodGuard
 
 	mu         sync.Mutex
 	marked     map[string]bool // nodes whose part of the network may have changed; "" stands for all
@@ -150,6 +151,9 @@ func (d *Dispatch) Connect(stream agentv1.AgentService_ConnectServer) error {
 		return err
 	}
 	if err := d.assign(stream, s, true); err != nil {
+		return err
+	}
+	if err := d.guards(stream, s); err != nil {
 		return err
 	}
 	received := make(chan error, 1)
@@ -282,6 +286,9 @@ func (d *Dispatch) sendLoop(stream agentv1.AgentService_ConnectServer, s *sessio
 			if err = d.network(stream, s, false); err == nil {
 				err = d.assign(stream, s, false)
 			}
+			if err == nil {
+				err = d.guards(stream, s)
+			}
 		}
 		if err != nil {
 			return err
@@ -315,7 +322,11 @@ func (d *Dispatch) assign(stream agentv1.AgentService_ConnectServer, s *session,
 			fresh = append(fresh, *p)
 		}
 		s.sent[p.UID] = is
-		set = append(set, assignment(p, is.handle))
+		a := assignment(p, is.handle)
+		if d.deps.Guards != nil {
+			_, a.Guarded = d.deps.Guards.Guarded(v, p)
+		}
+		set = append(set, a)
 	}
 	var removed []*agentv1.HeldKey
 	for uid, was := range s.sent {
@@ -408,6 +419,8 @@ func (d *Dispatch) receive(stream agentv1.AgentService_ConnectServer, s *session
 			err = d.takeResults(s, m.Results)
 		case *agentv1.ConnectRequest_Events:
 			err = d.takeEvents(s, m.Events)
+		case *agentv1.ConnectRequest_Restarts:
+			err = d.takeRestarts(s, m.Restarts)
 		case *agentv1.ConnectRequest_Usage:
 			err = d.takeUsage(s, m.Usage)
 		case *agentv1.ConnectRequest_Bye:

@@ -77,6 +77,8 @@ type Deps struct {
 	// Members returns the gossip's word on each member.
 	Members func() map[string]string
 	Events  Events
+	// Held says why restarts of a Deployment are held, by its uid; empty when they are not. It may be nil.
+	Held    func(uid string) string
 	Suffix  func() string
 	Log     *slog.Logger
 	Metrics Metrics
@@ -124,6 +126,9 @@ func (l *Leader) poke() {
 	default:
 	}
 }
+
+// Poke has the leader look again, for something outside the store has changed.
+func (l *Leader) Poke() { l.poke() }
 
 // Frozen says why failover is frozen; empty when it is not.
 func (l *Leader) Frozen() string {

@@ -41,7 +41,11 @@ func (t *terms) workloads(now time.Duration, v *store.View, pods []fleet.Pod) ti
 		if ok {
 			d.Status = *st
 		}
-		out := workload.Decide(workload.Input{Deployment: &d, Pods: owned[d.UID], History: history[d.UID], Suffix: t.deps.Suffix, Now: wall})
+		in := workload.Input{Deployment: &d, Pods: owned[d.UID], History: history[d.UID], Suffix: t.deps.Suffix, Now: wall}
+		if t.deps.Held != nil {
+			in.Held = t.deps.Held(d.UID)
+		}
+		out := workload.Decide(in)
 		if !out.Recheck.IsZero() {
 			recheck = min(recheck, now+max(0, out.Recheck.Sub(wall)))
 		}

@@ -19,7 +19,7 @@
 //	allowing ───────────────────────▶ holding ───────────────────────┐
 //	   ▲                              │     ▲ one is live, or a window has passed: the next
 //	   │ none is held,                │     └───────── releasing one ◀─┘
-//	   │ no more than most fail       │       no more than most fail, or somebody resumed, or after release-after
+//	   │ no more than most fail       │       for a window no more than most fail, or somebody resumed, or after release-after
 //	   └──────────────────────────────┘
 //
 // So within any window no more than most pods are restarted, however messages are late and sessions break, but for those

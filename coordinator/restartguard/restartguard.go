@@ -66,6 +66,9 @@ type Guard struct {
 	holding bool
 	since   time.Duration
 	resumed bool
+	// calm is since when no more than most fail; calming tells whether that is so.
+	calming bool
+	calm    time.Duration
 	// release is the one that is being let go, since releasedAt.
 	release    *Key
 	releasedAt time.Duration
@@ -203,7 +206,7 @@ func (g *Guard) Decide(now time.Duration) Decision {
 	d.Held = g.count(func(p *pod) bool { return p.held })
 	switch {
 	case !g.holding && d.Failing > d.Most && d.Held > 0:
-		g.holding, g.since, g.resumed, g.release = true, now, false, nil
+		g.holding, g.since, g.resumed, g.calming, g.release = true, now, false, false, nil
 	case g.holding && d.Failing <= d.Most && d.Held == 0:
 		g.holding, g.release = false, nil
 	}
@@ -241,7 +244,14 @@ func (g *Guard) hold(now time.Duration, d *Decision) {
 	overdue := g.since + g.settings.ReleaseAfter
 	forced := g.resumed || now >= overdue
 	d.recheck(now, overdue)
-	if g.release != nil || !forced && d.Failing > d.Most {
+	// What has made them fail may just be over: those that recover by themselves need no restart.
+	if calming := d.Failing <= d.Most; calming != g.calming {
+		g.calming, g.calm = calming, now
+	}
+	if g.calming {
+		d.recheck(now, g.calm+g.settings.Window)
+	}
+	if g.release != nil || !forced && (!g.calming || now < g.calm+g.settings.Window) {
 		return
 	}
 	waiting := g.ordered(func(p *pod) bool { return p.held }, longestHeld)

@@ -59,6 +59,13 @@ func TestNothingIsLetGoWhileMoreThanTheShareFails(t *testing.T) {
 		}
 	}
 	f.settle()
+	f.now += f.settings.Window - time.Millisecond
+	f.settle()
+	if f.within(-1) != 3 {
+		t.Errorf("%d restarted: what fails no more for less than a window may be well in a moment", f.within(-1))
+	}
+	f.now += time.Millisecond
+	f.settle()
 	if f.within(-1) != 4 {
 		t.Errorf("%d restarted, want one more", f.within(-1))
 	}

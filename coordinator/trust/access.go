@@ -236,6 +236,9 @@ func Audit(ctx context.Context, log *slog.Logger, method string, req any, err er
 	if r, ok := req.(interface{ GetName() string }); ok {
 		attrs = append(attrs, slog.String("name", r.GetName()))
 	}
+	if r, ok := req.(interface{ GetTarget() string }); ok && r.GetTarget() != "" {
+		attrs = append(attrs, slog.String("target", r.GetTarget()))
+	}
 	if r, ok := req.(interface{ GetContainer() string }); ok {
 		attrs = append(attrs, slog.String("container", r.GetContainer()))
 	}

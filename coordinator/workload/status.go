@@ -10,6 +10,8 @@ import (
 const (
 	available   = "Available"
 	progressing = "Progressing"
+	// restartsHeld is muster's own; see coordinator/restarts.
+	restartsHeld = "RestartsHeld"
 
 	reasonUpdated  = "ReplicaSetUpdated"
 	reasonComplete = "NewReplicaSetAvailable"
@@ -41,6 +43,12 @@ func (r *rollout) status() {
 		enough.Status, enough.Reason = spec.ConditionTrue, "MinimumReplicasAvailable"
 	}
 	st.Conditions = []spec.Condition{enough, r.progress(&st)}
+	switch {
+	case r.Held != "":
+		st.Conditions = append(st.Conditions, spec.Condition{Type: restartsHeld, Status: spec.ConditionTrue, Reason: "TooManyFail", Message: r.Held})
+	case conditionOf(old, restartsHeld).Type != "":
+		st.Conditions = append(st.Conditions, spec.Condition{Type: restartsHeld, Status: spec.ConditionFalse, Reason: "Released"})
+	}
 	for i := range st.Conditions {
 		c := &st.Conditions[i]
 		c.TransitionTime = r.Now

@@ -51,6 +51,8 @@ type Input struct {
 	Pods []Pod
 	// History has its revisions, in any order.
 	History []*spec.DeploymentRevision
+	// Held says why restarts of its pods are held; empty when they are not.
+	Held string
 	// Suffix returns a new random suffix for each call.
 	Suffix func() string
 	Now    time.Time

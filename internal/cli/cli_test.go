@@ -82,7 +82,7 @@ func TestWhatIsNotBuiltIsRefusedByItsName(t *testing.T) {
 		"drill node n1": "drill", "snapshot save x": "snapshot save",
 		"loadtest fleet": "loadtest fleet", "loadtest failover": "loadtest failover",
 		"get daemonsets": "get daemonsets", "get sts web": "get statefulsets", "get namespaces": "get namespaces",
-		"delete ds x": "delete daemonsets", "resume pod/web": "resume TYPE/NAME",
+		"delete ds x": "delete daemonsets",
 	} {
 		a := s.run(strings.Fields(line)...)
 		if want := name + ": not built yet\n"; a.status != 1 || a.stderr != want || a.stdout != "" {

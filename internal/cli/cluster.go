@@ -93,11 +93,14 @@ func counts(by map[string]int32) string {
 
 func resumeCommand(o *options) *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "resume [TYPE/NAME]", Short: "Let a frozen failover go on", Args: cobra.MaximumNArgs(1),
-		Example: "  muster status     # says why failover is frozen\n  muster resume",
+		Use: "resume [deployment/NAME]", Short: "Let a frozen failover, or held restarts, go on", Args: cobra.MaximumNArgs(1),
+		Example: "  muster status     # says why failover is frozen\n  muster resume\n" +
+			"  muster describe deployment/site     # says whether restarts are held\n  muster resume deployment/site",
+		Long: "Let a frozen failover go on; or, for a Deployment of which too many pods fail liveness at once, let the held restarts\n" +
+			"go on one at a time, each once the one before is live, or has had a window's time.",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
-				return notBuilt("resume TYPE/NAME")
+				return resumeRestarts(cmd.Context(), o, args)
 			}
 			return o.with(cmd.Context(), func(ctx context.Context, c *client) error {
 				if _, err := c.cluster.Resume(ctx, &musterv1.ResumeRequest{}); err != nil {
@@ -109,7 +112,26 @@ func resumeCommand(o *options) *cobra.Command {
 		},
 	}
 	o.connectFlags(cmd)
+	o.namespaceFlag(cmd)
+	cmd.ValidArgsFunction = completeObjects(o)
 	return cmd
+}
+
+// resumeRestarts lets the held restarts of Deployments go on.
+func resumeRestarts(ctx context.Context, o *options, args []string) error {
+	names, err := deploymentNames("resume", args)
+	if err != nil {
+		return err
+	}
+	return o.with(ctx, func(ctx context.Context, c *client) error {
+		for _, name := range names {
+			if _, err := c.cluster.Resume(ctx, &musterv1.ResumeRequest{Target: "deployment/" + name, Namespace: o.namespace}); err != nil {
+				return doomed{deploymentKind, o.namespace, name}.named(err)
+			}
+			fmt.Fprintf(o.world.Stdout, "deployment/%s: restarts go on, one at a time\n", name)
+		}
+		return nil
+	})
 }
 
 func moveCommand(o *options) *cobra.Command {

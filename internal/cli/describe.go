@@ -408,6 +408,11 @@ func (d *description) rollout(x *musterv1.Deployment) {
 	if n := x.GetStatus().GetRevision(); n > 0 {
 		d.line(0, "Revision", fmt.Sprint(n))
 	}
+	guard := guardText(x)
+	if g, on := guardOf(x); on {
+		guard += fmt.Sprintf(": no more than %d%% of the pods are restarted by liveness within %v; held for at most %v", g.Share, g.Window, g.ReleaseAfter)
+	}
+	d.line(0, "Restart Guard", guard)
 }
 
 // template is what pods are made from.

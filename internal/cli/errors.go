@@ -25,6 +25,7 @@ var hints = map[string]string{
 	"NODE_IN_USE":          "stop its agent and let its pods move first",
 	"NOT_BOUND":            `"muster describe pod NAME" says why it is not placed`,
 	"NOT_FROZEN":           `there is nothing to resume: "muster status" shows how the cluster is doing`,
+	"NOT_HELD":             `there is nothing to resume: "muster get deployments -o wide" shows whose restarts are held`,
 	"NODE_UNREACHABLE":     `"muster get nodes" shows where it stands; try again once it is Ready`,
 	"SECOND_INSTANCE_RISK": "pass --accept-risk if you know that the old instance is dead",
 	reason.NoOtherNode:     "uncordon or add a node, or delete the pod",

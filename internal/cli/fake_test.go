@@ -800,7 +800,14 @@ func (f *fake) GetStatus(context.Context, *musterv1.GetStatusRequest) (*musterv1
 	return f.status, nil
 }
 
-func (f *fake) Resume(context.Context, *musterv1.ResumeRequest) (*musterv1.ResumeResponse, error) {
+func (f *fake) Resume(_ context.Context, r *musterv1.ResumeRequest) (*musterv1.ResumeResponse, error) {
+	switch r.GetTarget() {
+	case "deployment/site":
+		return &musterv1.ResumeResponse{}, nil
+	case "":
+	default:
+		return nil, withReason(codes.FailedPrecondition, r.GetTarget()+": restarts are not held", "NOT_HELD")
+	}
 	return nil, withReason(codes.FailedPrecondition, "failover is not frozen", "NOT_FROZEN")
 }
 

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	musterv1 "github.com/musterhq/muster/gen/muster/v1"
+	"github.com/musterhq/muster/internal/spec"
 )
 
 // item is one object as the command line handles it.
@@ -359,7 +360,7 @@ func podItem(p *musterv1.Pod) item {
 
 var deploymentKind = &kind{
 	title: "Deployment", singular: "deployment", plural: "deployments", short: []string{"deploy"}, namespaced: true,
-	columns: []column{{name: "NAME"}, {name: "READY"}, {name: "UP-TO-DATE"}, {name: "AVAILABLE"}, {name: "AGE"}, {"CONTAINERS", true}, {"SELECTOR", true}},
+	columns: []column{{name: "NAME"}, {name: "READY"}, {name: "UP-TO-DATE"}, {name: "AVAILABLE"}, {name: "AGE"}, {"CONTAINERS", true}, {"SELECTOR", true}, {"GUARD", true}},
 	lists: func(ctx context.Context, c *client, q query) ([]item, int64, error) {
 		revision := int64(0)
 		all, err := pages(func(token string) ([]*musterv1.Deployment, string, error) {
@@ -416,9 +417,29 @@ func deploymentItem(d *musterv1.Deployment) item {
 		cells: []string{
 			m.GetName(), fmt.Sprintf("%d/%d", s.GetReadyReplicas(), replicas(d)), fmt.Sprint(s.GetUpdatedReplicas()),
 			fmt.Sprint(s.GetAvailableReplicas()), age(m.GetCreateTime()), strings.Join(containers, ","), selectorText(d.GetSpec().GetSelector()),
+			guardText(d),
 		},
 		value: func() any { return deploymentValue(d) },
 	}
+}
+
+// guardText is how a Deployment's restart guard stands: on, off, or holding restarts.
+func guardText(d *musterv1.Deployment) string {
+	for _, c := range d.GetStatus().GetConditions() {
+		if c.GetType() == "RestartsHeld" && c.GetStatus() == string(spec.ConditionTrue) {
+			return "holding"
+		}
+	}
+	if _, on := guardOf(d); !on {
+		return "off"
+	}
+	return "on"
+}
+
+// guardOf is a Deployment's restart guard, and whether it is on.
+func guardOf(d *musterv1.Deployment) (spec.RestartGuard, bool) {
+	wanted := spec.Deployment{Meta: spec.Meta{Annotations: d.GetMeta().GetAnnotations()}, Spec: spec.DeploymentSpec{Replicas: replicas(d)}}
+	return wanted.RestartGuard()
 }
 
 // replicas is how many pods are wanted.

@@ -103,7 +103,7 @@ func TestTablesShowWhatKubectlShows(t *testing.T) {
 		"default web2 0/1 Running 2 (45s ago) 90s 127.77.1.1 n2 fenced")
 	sameWords(t, "get pods -n -l", s.ok("get", "pods", "--namespace=data", "-l", "app=db"), "NAME READY STATUS RESTARTS AGE", "db 1/1 Running 2 (45s ago) 90s")
 	sameWords(t, "get deploy", s.ok("get", "deploy", "-owide"),
-		"NAME READY UP-TO-DATE AVAILABLE AGE CONTAINERS SELECTOR", "site 2/3 3 2 60m main app=web")
+		"NAME READY UP-TO-DATE AVAILABLE AGE CONTAINERS SELECTOR GUARD", "site 2/3 3 2 60m main app=web on")
 	sameWords(t, "get nodes", s.ok("get", "nodes"),
 		"NAME STATUS LEASE PODS ISOLATION AGE", "n1 Ready open 2 full 60m", "n2 Lost,SchedulingDisabled sealed 0 <none> 60m")
 	sameWords(t, "get events", s.ok("get", "events"),

@@ -178,6 +178,8 @@ var wrong = []string{
 	"move web",
 	"cordon nope",
 	"resume",
+	"resume pod/web",
+	"resume deployment/nope",
 	"probe history nope",
 	"token create --role king",
 	"token create --uses 0",

@@ -71,6 +71,7 @@ const (
 	ConditionContainersReady       = "ContainersReady"
 	ConditionReady                 = "Ready"
 	ConditionProbeErrored          = "ProbeErrored"
+	ConditionRestartHeld           = "RestartHeld"
 	ConditionTrue            Truth = "True"
 	ConditionFalse           Truth = "False"
 	ConditionUnknown         Truth = "Unknown"

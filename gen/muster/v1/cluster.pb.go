@@ -544,8 +544,11 @@ func (x *ListFailoversResponse) GetFailovers() []*Failover {
 // ResumeRequest is empty for the whole cluster.
 type ResumeRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Reserved for "TYPE/NAME" of a held workload; not built yet: must be empty.
-	Target        string `protobuf:"bytes,1,opt,name=target,proto3" json:"target,omitempty"`
+	// "deployment/NAME": lets the held restarts of its pods go on, one at a time. NotFound NOT_FOUND; FailedPrecondition
+	// NOT_HELD. Empty: the failover of the whole cluster.
+	Target string `protobuf:"bytes,1,opt,name=target,proto3" json:"target,omitempty"`
+	// The target's namespace; required with a target.
+	Namespace     string `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -583,6 +586,13 @@ func (*ResumeRequest) Descriptor() ([]byte, []int) {
 func (x *ResumeRequest) GetTarget() string {
 	if x != nil {
 		return x.Target
+	}
+	return ""
+}
+
+func (x *ResumeRequest) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
 	}
 	return ""
 }
@@ -1146,9 +1156,10 @@ const file_muster_v1_cluster_proto_rawDesc = "" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x10\n" +
 	"\x03pod\x18\x02 \x01(\tR\x03pod\"J\n" +
 	"\x15ListFailoversResponse\x121\n" +
-	"\tfailovers\x18\x01 \x03(\v2\x13.muster.v1.FailoverR\tfailovers\"'\n" +
+	"\tfailovers\x18\x01 \x03(\v2\x13.muster.v1.FailoverR\tfailovers\"E\n" +
 	"\rResumeRequest\x12\x16\n" +
-	"\x06target\x18\x01 \x01(\tR\x06target\"\x10\n" +
+	"\x06target\x18\x01 \x01(\tR\x06target\x12\x1c\n" +
+	"\tnamespace\x18\x02 \x01(\tR\tnamespace\"\x10\n" +
 	"\x0eResumeResponse\"\xd3\x01\n" +
 	"\x05Token\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12#\n" +

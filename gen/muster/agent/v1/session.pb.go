@@ -257,6 +257,7 @@ type ConnectRequest struct {
 	//	*ConnectRequest_Events
 	//	*ConnectRequest_Bye
 	//	*ConnectRequest_Usage
+	//	*ConnectRequest_Restarts
 	Message       isConnectRequest_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -353,6 +354,15 @@ func (x *ConnectRequest) GetUsage() *UsageBatch {
 	return nil
 }
 
+func (x *ConnectRequest) GetRestarts() *RestartBatch {
+	if x != nil {
+		if x, ok := x.Message.(*ConnectRequest_Restarts); ok {
+			return x.Restarts
+		}
+	}
+	return nil
+}
+
 type isConnectRequest_Message interface {
 	isConnectRequest_Message()
 }
@@ -387,6 +397,11 @@ type ConnectRequest_Usage struct {
 	Usage *UsageBatch `protobuf:"bytes,10,opt,name=usage,proto3,oneof"`
 }
 
+type ConnectRequest_Restarts struct {
+	// How pods of guarded owners stand with their restarts.
+	Restarts *RestartBatch `protobuf:"bytes,30,opt,name=restarts,proto3,oneof"`
+}
+
 func (*ConnectRequest_Hello) isConnectRequest_Message() {}
 
 func (*ConnectRequest_Statuses) isConnectRequest_Message() {}
@@ -398,6 +413,8 @@ func (*ConnectRequest_Events) isConnectRequest_Message() {}
 func (*ConnectRequest_Bye) isConnectRequest_Message() {}
 
 func (*ConnectRequest_Usage) isConnectRequest_Message() {}
+
+func (*ConnectRequest_Restarts) isConnectRequest_Message() {}
 
 // Hello opens a session. It counts as a renewal received.
 type Hello struct {
@@ -979,6 +996,7 @@ type ConnectResponse struct {
 	//	*ConnectResponse_Network
 	//	*ConnectResponse_Services
 	//	*ConnectResponse_Configs
+	//	*ConnectResponse_RestartGuards
 	Message       isConnectResponse_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1084,6 +1102,15 @@ func (x *ConnectResponse) GetConfigs() *Configs {
 	return nil
 }
 
+func (x *ConnectResponse) GetRestartGuards() *RestartGuards {
+	if x != nil {
+		if x, ok := x.Message.(*ConnectResponse_RestartGuards); ok {
+			return x.RestartGuards
+		}
+	}
+	return nil
+}
+
 type isConnectResponse_Message interface {
 	isConnectResponse_Message()
 }
@@ -1123,6 +1150,11 @@ type ConnectResponse_Configs struct {
 	Configs *Configs `protobuf:"bytes,7,opt,name=configs,proto3,oneof"`
 }
 
+type ConnectResponse_RestartGuards struct {
+	// Which pods liveness may restart.
+	RestartGuards *RestartGuards `protobuf:"bytes,30,opt,name=restart_guards,json=restartGuards,proto3,oneof"`
+}
+
 func (*ConnectResponse_Welcome) isConnectResponse_Message() {}
 
 func (*ConnectResponse_Assignments) isConnectResponse_Message() {}
@@ -1136,6 +1168,8 @@ func (*ConnectResponse_Network) isConnectResponse_Message() {}
 func (*ConnectResponse_Services) isConnectResponse_Message() {}
 
 func (*ConnectResponse_Configs) isConnectResponse_Message() {}
+
+func (*ConnectResponse_RestartGuards) isConnectResponse_Message() {}
 
 // Welcome says that the session is open.
 type Welcome struct {
@@ -1345,7 +1379,9 @@ type Assignment struct {
 	// readiness, startup, leaving none out, whether declared or not.
 	FirstProbeHandle uint32 `protobuf:"varint,6,opt,name=first_probe_handle,json=firstProbeHandle,proto3" json:"first_probe_handle,omitempty"`
 	// The restart counts that the pod comes with from another node, by container.
-	Restarts      map[string]int32 `protobuf:"bytes,7,rep,name=restarts,proto3" json:"restarts,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	Restarts map[string]int32 `protobuf:"bytes,7,rep,name=restarts,proto3" json:"restarts,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	// Its owner's restart guard is on: liveness restarts it only when RestartGuards say that it may.
+	Guarded       bool `protobuf:"varint,30,opt,name=guarded,proto3" json:"guarded,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1429,6 +1465,298 @@ func (x *Assignment) GetRestarts() map[string]int32 {
 	return nil
 }
 
+func (x *Assignment) GetGuarded() bool {
+	if x != nil {
+		return x.Guarded
+	}
+	return false
+}
+
+// RestartGuards are all pods of the node whose owner's restart guard is on: the others' liveness restarts are free. At most
+// 5,000.
+type RestartGuards struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// One for each pod.
+	Pods          []*RestartGuard `protobuf:"bytes,1,rep,name=pods,proto3" json:"pods,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestartGuards) Reset() {
+	*x = RestartGuards{}
+	mi := &file_muster_agent_v1_session_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestartGuards) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestartGuards) ProtoMessage() {}
+
+func (x *RestartGuards) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_agent_v1_session_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestartGuards.ProtoReflect.Descriptor instead.
+func (*RestartGuards) Descriptor() ([]byte, []int) {
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *RestartGuards) GetPods() []*RestartGuard {
+	if x != nil {
+		return x.Pods
+	}
+	return nil
+}
+
+// RestartGuard is how the restart guard stands for one binding of a pod.
+type RestartGuard struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The pod's uid.
+	Uid string `protobuf:"bytes,1,opt,name=uid,proto3" json:"uid,omitempty"`
+	// The binding's epoch.
+	Epoch int64 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// Liveness may restart it without asking.
+	Allowed bool `protobuf:"varint,3,opt,name=allowed,proto3" json:"allowed,omitempty"`
+	// Rises with each change of allowed.
+	Version uint64 `protobuf:"varint,4,opt,name=version,proto3" json:"version,omitempty"`
+	// Too many pods of its owner fail: restarts are held.
+	Holding bool `protobuf:"varint,5,opt,name=holding,proto3" json:"holding,omitempty"`
+	// After how long without a coordinator one held pod of the owner is let go, and then again. 1s to 24h; default 10min.
+	ReleaseAfter  *durationpb.Duration `protobuf:"bytes,6,opt,name=release_after,json=releaseAfter,proto3" json:"release_after,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestartGuard) Reset() {
+	*x = RestartGuard{}
+	mi := &file_muster_agent_v1_session_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestartGuard) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestartGuard) ProtoMessage() {}
+
+func (x *RestartGuard) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_agent_v1_session_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestartGuard.ProtoReflect.Descriptor instead.
+func (*RestartGuard) Descriptor() ([]byte, []int) {
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *RestartGuard) GetUid() string {
+	if x != nil {
+		return x.Uid
+	}
+	return ""
+}
+
+func (x *RestartGuard) GetEpoch() int64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *RestartGuard) GetAllowed() bool {
+	if x != nil {
+		return x.Allowed
+	}
+	return false
+}
+
+func (x *RestartGuard) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *RestartGuard) GetHolding() bool {
+	if x != nil {
+		return x.Holding
+	}
+	return false
+}
+
+func (x *RestartGuard) GetReleaseAfter() *durationpb.Duration {
+	if x != nil {
+		return x.ReleaseAfter
+	}
+	return nil
+}
+
+// RestartBatch is what an agent says of guarded pods: of all after Hello, then of those of which something has changed. At
+// most 5,000.
+type RestartBatch struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// One for each pod.
+	Words         []*RestartWord `protobuf:"bytes,1,rep,name=words,proto3" json:"words,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestartBatch) Reset() {
+	*x = RestartBatch{}
+	mi := &file_muster_agent_v1_session_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestartBatch) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestartBatch) ProtoMessage() {}
+
+func (x *RestartBatch) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_agent_v1_session_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestartBatch.ProtoReflect.Descriptor instead.
+func (*RestartBatch) Descriptor() ([]byte, []int) {
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *RestartBatch) GetWords() []*RestartWord {
+	if x != nil {
+		return x.Words
+	}
+	return nil
+}
+
+// RestartWord is what an agent says of one binding of a guarded pod.
+type RestartWord struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The pod's uid.
+	Uid string `protobuf:"bytes,1,opt,name=uid,proto3" json:"uid,omitempty"`
+	// The binding's epoch.
+	Epoch int64 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// Of the newest RestartGuard that was taken in; 0: none.
+	Version uint64 `protobuf:"varint,3,opt,name=version,proto3" json:"version,omitempty"`
+	// What that said.
+	Allowed bool `protobuf:"varint,4,opt,name=allowed,proto3" json:"allowed,omitempty"`
+	// Its liveness fails, and the restart waits.
+	Held bool `protobuf:"varint,5,opt,name=held,proto3" json:"held,omitempty"`
+	// How long ago liveness restarted it last; unset: never.
+	RestartedAgo *durationpb.Duration `protobuf:"bytes,6,opt,name=restarted_ago,json=restartedAgo,proto3" json:"restarted_ago,omitempty"`
+	// Its liveness has succeeded since.
+	Live          bool `protobuf:"varint,7,opt,name=live,proto3" json:"live,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestartWord) Reset() {
+	*x = RestartWord{}
+	mi := &file_muster_agent_v1_session_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestartWord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestartWord) ProtoMessage() {}
+
+func (x *RestartWord) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_agent_v1_session_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestartWord.ProtoReflect.Descriptor instead.
+func (*RestartWord) Descriptor() ([]byte, []int) {
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *RestartWord) GetUid() string {
+	if x != nil {
+		return x.Uid
+	}
+	return ""
+}
+
+func (x *RestartWord) GetEpoch() int64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *RestartWord) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *RestartWord) GetAllowed() bool {
+	if x != nil {
+		return x.Allowed
+	}
+	return false
+}
+
+func (x *RestartWord) GetHeld() bool {
+	if x != nil {
+		return x.Held
+	}
+	return false
+}
+
+func (x *RestartWord) GetRestartedAgo() *durationpb.Duration {
+	if x != nil {
+		return x.RestartedAgo
+	}
+	return nil
+}
+
+func (x *RestartWord) GetLive() bool {
+	if x != nil {
+		return x.Live
+	}
+	return false
+}
+
 // HeldKey names one binding of one pod.
 type HeldKey struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1442,7 +1770,7 @@ type HeldKey struct {
 
 func (x *HeldKey) Reset() {
 	*x = HeldKey{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[16]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1454,7 +1782,7 @@ func (x *HeldKey) String() string {
 func (*HeldKey) ProtoMessage() {}
 
 func (x *HeldKey) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[16]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1467,7 +1795,7 @@ func (x *HeldKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeldKey.ProtoReflect.Descriptor instead.
 func (*HeldKey) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{16}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *HeldKey) GetUid() string {
@@ -1497,7 +1825,7 @@ type StatusAck struct {
 
 func (x *StatusAck) Reset() {
 	*x = StatusAck{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[17]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1509,7 +1837,7 @@ func (x *StatusAck) String() string {
 func (*StatusAck) ProtoMessage() {}
 
 func (x *StatusAck) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[17]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1522,7 +1850,7 @@ func (x *StatusAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusAck.ProtoReflect.Descriptor instead.
 func (*StatusAck) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{17}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *StatusAck) GetCommitted() []*HeldKey {
@@ -1560,7 +1888,7 @@ type Network struct {
 
 func (x *Network) Reset() {
 	*x = Network{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[18]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1572,7 +1900,7 @@ func (x *Network) String() string {
 func (*Network) ProtoMessage() {}
 
 func (x *Network) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[18]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1585,7 +1913,7 @@ func (x *Network) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Network.ProtoReflect.Descriptor instead.
 func (*Network) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{18}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Network) GetPodCidr() string {
@@ -1645,7 +1973,7 @@ type NetworkNode struct {
 
 func (x *NetworkNode) Reset() {
 	*x = NetworkNode{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[19]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1657,7 +1985,7 @@ func (x *NetworkNode) String() string {
 func (*NetworkNode) ProtoMessage() {}
 
 func (x *NetworkNode) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[19]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1670,7 +1998,7 @@ func (x *NetworkNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkNode.ProtoReflect.Descriptor instead.
 func (*NetworkNode) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{19}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *NetworkNode) GetNode() string {
@@ -1711,7 +2039,7 @@ type Services struct {
 
 func (x *Services) Reset() {
 	*x = Services{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[20]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1723,7 +2051,7 @@ func (x *Services) String() string {
 func (*Services) ProtoMessage() {}
 
 func (x *Services) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[20]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1736,7 +2064,7 @@ func (x *Services) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Services.ProtoReflect.Descriptor instead.
 func (*Services) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{20}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Services) GetFull() bool {
@@ -1780,7 +2108,7 @@ type NamedService struct {
 
 func (x *NamedService) Reset() {
 	*x = NamedService{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[21]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1792,7 +2120,7 @@ func (x *NamedService) String() string {
 func (*NamedService) ProtoMessage() {}
 
 func (x *NamedService) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[21]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1805,7 +2133,7 @@ func (x *NamedService) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NamedService.ProtoReflect.Descriptor instead.
 func (*NamedService) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{21}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *NamedService) GetKey() *ObjectKey {
@@ -1839,7 +2167,7 @@ type Configs struct {
 
 func (x *Configs) Reset() {
 	*x = Configs{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[22]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1851,7 +2179,7 @@ func (x *Configs) String() string {
 func (*Configs) ProtoMessage() {}
 
 func (x *Configs) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[22]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1864,7 +2192,7 @@ func (x *Configs) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Configs.ProtoReflect.Descriptor instead.
 func (*Configs) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{22}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Configs) GetFull() bool {
@@ -1908,7 +2236,7 @@ type ConfigObject struct {
 
 func (x *ConfigObject) Reset() {
 	*x = ConfigObject{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[23]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1920,7 +2248,7 @@ func (x *ConfigObject) String() string {
 func (*ConfigObject) ProtoMessage() {}
 
 func (x *ConfigObject) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[23]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1933,7 +2261,7 @@ func (x *ConfigObject) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfigObject.ProtoReflect.Descriptor instead.
 func (*ConfigObject) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{23}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ConfigObject) GetKey() *ConfigKey {
@@ -1965,7 +2293,7 @@ type ConfigKey struct {
 
 func (x *ConfigKey) Reset() {
 	*x = ConfigKey{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[24]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1977,7 +2305,7 @@ func (x *ConfigKey) String() string {
 func (*ConfigKey) ProtoMessage() {}
 
 func (x *ConfigKey) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[24]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1990,7 +2318,7 @@ func (x *ConfigKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfigKey.ProtoReflect.Descriptor instead.
 func (*ConfigKey) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{24}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ConfigKey) GetKind() string {
@@ -2027,7 +2355,7 @@ type ObjectKey struct {
 
 func (x *ObjectKey) Reset() {
 	*x = ObjectKey{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[25]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2039,7 +2367,7 @@ func (x *ObjectKey) String() string {
 func (*ObjectKey) ProtoMessage() {}
 
 func (x *ObjectKey) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[25]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2052,7 +2380,7 @@ func (x *ObjectKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ObjectKey.ProtoReflect.Descriptor instead.
 func (*ObjectKey) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{25}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ObjectKey) GetNamespace() string {
@@ -2090,7 +2418,7 @@ type Ask struct {
 
 func (x *Ask) Reset() {
 	*x = Ask{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[26]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2102,7 +2430,7 @@ func (x *Ask) String() string {
 func (*Ask) ProtoMessage() {}
 
 func (x *Ask) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[26]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2115,7 +2443,7 @@ func (x *Ask) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ask.ProtoReflect.Descriptor instead.
 func (*Ask) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{26}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Ask) GetId() uint64 {
@@ -2229,7 +2557,7 @@ type ForwardAsk struct {
 
 func (x *ForwardAsk) Reset() {
 	*x = ForwardAsk{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[27]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2241,7 +2569,7 @@ func (x *ForwardAsk) String() string {
 func (*ForwardAsk) ProtoMessage() {}
 
 func (x *ForwardAsk) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[27]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2254,7 +2582,7 @@ func (x *ForwardAsk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForwardAsk.ProtoReflect.Descriptor instead.
 func (*ForwardAsk) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{27}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ForwardAsk) GetUid() string {
@@ -2292,7 +2620,7 @@ type ExecAsk struct {
 
 func (x *ExecAsk) Reset() {
 	*x = ExecAsk{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[28]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2304,7 +2632,7 @@ func (x *ExecAsk) String() string {
 func (*ExecAsk) ProtoMessage() {}
 
 func (x *ExecAsk) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[28]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2317,7 +2645,7 @@ func (x *ExecAsk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecAsk.ProtoReflect.Descriptor instead.
 func (*ExecAsk) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{28}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ExecAsk) GetUid() string {
@@ -2385,7 +2713,7 @@ type LogsAsk struct {
 
 func (x *LogsAsk) Reset() {
 	*x = LogsAsk{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[29]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2397,7 +2725,7 @@ func (x *LogsAsk) String() string {
 func (*LogsAsk) ProtoMessage() {}
 
 func (x *LogsAsk) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[29]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2410,7 +2738,7 @@ func (x *LogsAsk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsAsk.ProtoReflect.Descriptor instead.
 func (*LogsAsk) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{29}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *LogsAsk) GetUid() string {
@@ -2479,7 +2807,7 @@ type ResultsAsk struct {
 
 func (x *ResultsAsk) Reset() {
 	*x = ResultsAsk{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[30]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2491,7 +2819,7 @@ func (x *ResultsAsk) String() string {
 func (*ResultsAsk) ProtoMessage() {}
 
 func (x *ResultsAsk) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[30]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2504,7 +2832,7 @@ func (x *ResultsAsk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResultsAsk.ProtoReflect.Descriptor instead.
 func (*ResultsAsk) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{30}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ResultsAsk) GetUid() string {
@@ -2550,7 +2878,7 @@ type FollowAsk struct {
 
 func (x *FollowAsk) Reset() {
 	*x = FollowAsk{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[31]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2562,7 +2890,7 @@ func (x *FollowAsk) String() string {
 func (*FollowAsk) ProtoMessage() {}
 
 func (x *FollowAsk) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[31]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2575,7 +2903,7 @@ func (x *FollowAsk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowAsk.ProtoReflect.Descriptor instead.
 func (*FollowAsk) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{31}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *FollowAsk) GetUid() string {
@@ -2619,7 +2947,7 @@ type AnswerRequest struct {
 
 func (x *AnswerRequest) Reset() {
 	*x = AnswerRequest{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[32]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2631,7 +2959,7 @@ func (x *AnswerRequest) String() string {
 func (*AnswerRequest) ProtoMessage() {}
 
 func (x *AnswerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[32]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2644,7 +2972,7 @@ func (x *AnswerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnswerRequest.ProtoReflect.Descriptor instead.
 func (*AnswerRequest) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{32}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *AnswerRequest) GetId() uint64 {
@@ -2742,7 +3070,7 @@ type FollowedResults struct {
 
 func (x *FollowedResults) Reset() {
 	*x = FollowedResults{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[33]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2754,7 +3082,7 @@ func (x *FollowedResults) String() string {
 func (*FollowedResults) ProtoMessage() {}
 
 func (x *FollowedResults) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[33]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2767,7 +3095,7 @@ func (x *FollowedResults) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowedResults.ProtoReflect.Descriptor instead.
 func (*FollowedResults) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{33}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *FollowedResults) GetResults() []*v1.ProbeAttempt {
@@ -2795,7 +3123,7 @@ type ProbeResults struct {
 
 func (x *ProbeResults) Reset() {
 	*x = ProbeResults{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[34]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2807,7 +3135,7 @@ func (x *ProbeResults) String() string {
 func (*ProbeResults) ProtoMessage() {}
 
 func (x *ProbeResults) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[34]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2820,7 +3148,7 @@ func (x *ProbeResults) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeResults.ProtoReflect.Descriptor instead.
 func (*ProbeResults) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{34}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ProbeResults) GetResults() []*v1.ProbeAttempt {
@@ -2843,7 +3171,7 @@ type AnswerError struct {
 
 func (x *AnswerError) Reset() {
 	*x = AnswerError{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[35]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2855,7 +3183,7 @@ func (x *AnswerError) String() string {
 func (*AnswerError) ProtoMessage() {}
 
 func (x *AnswerError) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[35]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2868,7 +3196,7 @@ func (x *AnswerError) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnswerError.ProtoReflect.Descriptor instead.
 func (*AnswerError) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{35}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *AnswerError) GetReason() string {
@@ -2908,7 +3236,7 @@ type InteractRequest struct {
 
 func (x *InteractRequest) Reset() {
 	*x = InteractRequest{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[36]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2920,7 +3248,7 @@ func (x *InteractRequest) String() string {
 func (*InteractRequest) ProtoMessage() {}
 
 func (x *InteractRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[36]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2933,7 +3261,7 @@ func (x *InteractRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InteractRequest.ProtoReflect.Descriptor instead.
 func (*InteractRequest) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{36}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *InteractRequest) GetId() uint64 {
@@ -3084,7 +3412,7 @@ type InteractResponse struct {
 
 func (x *InteractResponse) Reset() {
 	*x = InteractResponse{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[37]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3096,7 +3424,7 @@ func (x *InteractResponse) String() string {
 func (*InteractResponse) ProtoMessage() {}
 
 func (x *InteractResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[37]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3109,7 +3437,7 @@ func (x *InteractResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InteractResponse.ProtoReflect.Descriptor instead.
 func (*InteractResponse) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{37}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *InteractResponse) GetInput() isInteractResponse_Input {
@@ -3180,7 +3508,7 @@ type AnswerResponse struct {
 
 func (x *AnswerResponse) Reset() {
 	*x = AnswerResponse{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[38]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3192,7 +3520,7 @@ func (x *AnswerResponse) String() string {
 func (*AnswerResponse) ProtoMessage() {}
 
 func (x *AnswerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[38]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3205,7 +3533,7 @@ func (x *AnswerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnswerResponse.ProtoReflect.Descriptor instead.
 func (*AnswerResponse) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{38}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{42}
 }
 
 // RenewRequest is one renewal. At most 4 KiB, results included.
@@ -3227,7 +3555,7 @@ type RenewRequest struct {
 
 func (x *RenewRequest) Reset() {
 	*x = RenewRequest{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[39]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3239,7 +3567,7 @@ func (x *RenewRequest) String() string {
 func (*RenewRequest) ProtoMessage() {}
 
 func (x *RenewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[39]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3252,7 +3580,7 @@ func (x *RenewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewRequest.ProtoReflect.Descriptor instead.
 func (*RenewRequest) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{39}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *RenewRequest) GetSession() int64 {
@@ -3303,7 +3631,7 @@ type RenewResponse struct {
 
 func (x *RenewResponse) Reset() {
 	*x = RenewResponse{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[40]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3315,7 +3643,7 @@ func (x *RenewResponse) String() string {
 func (*RenewResponse) ProtoMessage() {}
 
 func (x *RenewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[40]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3328,7 +3656,7 @@ func (x *RenewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewResponse.ProtoReflect.Descriptor instead.
 func (*RenewResponse) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{40}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *RenewResponse) GetNumber() uint64 {
@@ -3361,7 +3689,7 @@ const file_muster_agent_v1_session_proto_rawDesc = "" +
 	"\x18RotateCertificateRequest\x12\x10\n" +
 	"\x03csr\x18\x01 \x01(\fR\x03csr\"=\n" +
 	"\x19RotateCertificateResponse\x12 \n" +
-	"\vcertificate\x18\x01 \x01(\fR\vcertificate\"\xd7\x02\n" +
+	"\vcertificate\x18\x01 \x01(\fR\vcertificate\"\x94\x03\n" +
 	"\x0eConnectRequest\x12.\n" +
 	"\x05hello\x18\x01 \x01(\v2\x16.muster.agent.v1.HelloH\x00R\x05hello\x12:\n" +
 	"\bstatuses\x18\x02 \x01(\v2\x1c.muster.agent.v1.StatusBatchH\x00R\bstatuses\x128\n" +
@@ -3369,7 +3697,8 @@ const file_muster_agent_v1_session_proto_rawDesc = "" +
 	"\x06events\x18\x04 \x01(\v2\x1b.muster.agent.v1.EventBatchH\x00R\x06events\x12(\n" +
 	"\x03bye\x18\x05 \x01(\v2\x14.muster.agent.v1.ByeH\x00R\x03bye\x123\n" +
 	"\x05usage\x18\n" +
-	" \x01(\v2\x1b.muster.agent.v1.UsageBatchH\x00R\x05usageB\t\n" +
+	" \x01(\v2\x1b.muster.agent.v1.UsageBatchH\x00R\x05usage\x12;\n" +
+	"\brestarts\x18\x1e \x01(\v2\x1d.muster.agent.v1.RestartBatchH\x00R\brestartsB\t\n" +
 	"\amessage\"\xd0\x01\n" +
 	"\x05Hello\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1a\n" +
@@ -3417,7 +3746,7 @@ const file_muster_agent_v1_session_proto_rawDesc = "" +
 	"\tmicro_cpu\x18\a \x03(\x04R\bmicroCpu\x12!\n" +
 	"\fmemory_bytes\x18\b \x03(\x04R\vmemoryBytes\":\n" +
 	"\x03Bye\x123\n" +
-	"\arestart\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\arestart\"\xa0\x03\n" +
+	"\arestart\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\arestart\"\xe9\x03\n" +
 	"\x0fConnectResponse\x124\n" +
 	"\awelcome\x18\x01 \x01(\v2\x18.muster.agent.v1.WelcomeH\x00R\awelcome\x12@\n" +
 	"\vassignments\x18\x02 \x01(\v2\x1c.muster.agent.v1.AssignmentsH\x00R\vassignments\x12;\n" +
@@ -3426,7 +3755,8 @@ const file_muster_agent_v1_session_proto_rawDesc = "" +
 	"\x03ask\x18\x04 \x01(\v2\x14.muster.agent.v1.AskH\x00R\x03ask\x124\n" +
 	"\anetwork\x18\x05 \x01(\v2\x18.muster.agent.v1.NetworkH\x00R\anetwork\x127\n" +
 	"\bservices\x18\x06 \x01(\v2\x19.muster.agent.v1.ServicesH\x00R\bservices\x124\n" +
-	"\aconfigs\x18\a \x01(\v2\x18.muster.agent.v1.ConfigsH\x00R\aconfigsB\t\n" +
+	"\aconfigs\x18\a \x01(\v2\x18.muster.agent.v1.ConfigsH\x00R\aconfigs\x12G\n" +
+	"\x0erestart_guards\x18\x1e \x01(\v2\x1e.muster.agent.v1.RestartGuardsH\x00R\rrestartGuardsB\t\n" +
 	"\amessage\"\xae\x02\n" +
 	"\aWelcome\x12\x14\n" +
 	"\x05owner\x18\x01 \x01(\tR\x05owner\x126\n" +
@@ -3447,7 +3777,7 @@ const file_muster_agent_v1_session_proto_rawDesc = "" +
 	"\x04full\x18\x02 \x01(\bR\x04full\x12=\n" +
 	"\vassignments\x18\x03 \x03(\v2\x1b.muster.agent.v1.AssignmentR\vassignments\x122\n" +
 	"\aremoved\x18\x04 \x03(\v2\x18.muster.agent.v1.HeldKeyR\aremoved\x12\x12\n" +
-	"\x04more\x18\x05 \x01(\bR\x04more\"\xdb\x02\n" +
+	"\x04more\x18\x05 \x01(\bR\x04more\"\xf5\x02\n" +
 	"\n" +
 	"Assignment\x12 \n" +
 	"\x03pod\x18\x01 \x01(\v2\x0e.muster.v1.PodR\x03pod\x12\x14\n" +
@@ -3457,10 +3787,30 @@ const file_muster_agent_v1_session_proto_rawDesc = "" +
 	"\vstop_reason\x18\x05 \x01(\tR\n" +
 	"stopReason\x12,\n" +
 	"\x12first_probe_handle\x18\x06 \x01(\rR\x10firstProbeHandle\x12E\n" +
-	"\brestarts\x18\a \x03(\v2).muster.agent.v1.Assignment.RestartsEntryR\brestarts\x1a;\n" +
+	"\brestarts\x18\a \x03(\v2).muster.agent.v1.Assignment.RestartsEntryR\brestarts\x12\x18\n" +
+	"\aguarded\x18\x1e \x01(\bR\aguarded\x1a;\n" +
 	"\rRestartsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x05R\x05value:\x028\x01\"1\n" +
+	"\x05value\x18\x02 \x01(\x05R\x05value:\x028\x01\"B\n" +
+	"\rRestartGuards\x121\n" +
+	"\x04pods\x18\x01 \x03(\v2\x1d.muster.agent.v1.RestartGuardR\x04pods\"\xc4\x01\n" +
+	"\fRestartGuard\x12\x10\n" +
+	"\x03uid\x18\x01 \x01(\tR\x03uid\x12\x14\n" +
+	"\x05epoch\x18\x02 \x01(\x03R\x05epoch\x12\x18\n" +
+	"\aallowed\x18\x03 \x01(\bR\aallowed\x12\x18\n" +
+	"\aversion\x18\x04 \x01(\x04R\aversion\x12\x18\n" +
+	"\aholding\x18\x05 \x01(\bR\aholding\x12>\n" +
+	"\rrelease_after\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\freleaseAfter\"B\n" +
+	"\fRestartBatch\x122\n" +
+	"\x05words\x18\x01 \x03(\v2\x1c.muster.agent.v1.RestartWordR\x05words\"\xd1\x01\n" +
+	"\vRestartWord\x12\x10\n" +
+	"\x03uid\x18\x01 \x01(\tR\x03uid\x12\x14\n" +
+	"\x05epoch\x18\x02 \x01(\x03R\x05epoch\x12\x18\n" +
+	"\aversion\x18\x03 \x01(\x04R\aversion\x12\x18\n" +
+	"\aallowed\x18\x04 \x01(\bR\aallowed\x12\x12\n" +
+	"\x04held\x18\x05 \x01(\bR\x04held\x12>\n" +
+	"\rrestarted_ago\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\frestartedAgo\x12\x12\n" +
+	"\x04live\x18\a \x01(\bR\x04live\"1\n" +
 	"\aHeldKey\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x03R\x05epoch\"z\n" +
@@ -3605,7 +3955,7 @@ func file_muster_agent_v1_session_proto_rawDescGZIP() []byte {
 	return file_muster_agent_v1_session_proto_rawDescData
 }
 
-var file_muster_agent_v1_session_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
+var file_muster_agent_v1_session_proto_msgTypes = make([]protoimpl.MessageInfo, 47)
 var file_muster_agent_v1_session_proto_goTypes = []any{
 	(*JoinRequest)(nil),               // 0: muster.agent.v1.JoinRequest
 	(*JoinResponse)(nil),              // 1: muster.agent.v1.JoinResponse
@@ -3623,46 +3973,50 @@ var file_muster_agent_v1_session_proto_goTypes = []any{
 	(*Welcome)(nil),                   // 13: muster.agent.v1.Welcome
 	(*Assignments)(nil),               // 14: muster.agent.v1.Assignments
 	(*Assignment)(nil),                // 15: muster.agent.v1.Assignment
-	(*HeldKey)(nil),                   // 16: muster.agent.v1.HeldKey
-	(*StatusAck)(nil),                 // 17: muster.agent.v1.StatusAck
-	(*Network)(nil),                   // 18: muster.agent.v1.Network
-	(*NetworkNode)(nil),               // 19: muster.agent.v1.NetworkNode
-	(*Services)(nil),                  // 20: muster.agent.v1.Services
-	(*NamedService)(nil),              // 21: muster.agent.v1.NamedService
-	(*Configs)(nil),                   // 22: muster.agent.v1.Configs
-	(*ConfigObject)(nil),              // 23: muster.agent.v1.ConfigObject
-	(*ConfigKey)(nil),                 // 24: muster.agent.v1.ConfigKey
-	(*ObjectKey)(nil),                 // 25: muster.agent.v1.ObjectKey
-	(*Ask)(nil),                       // 26: muster.agent.v1.Ask
-	(*ForwardAsk)(nil),                // 27: muster.agent.v1.ForwardAsk
-	(*ExecAsk)(nil),                   // 28: muster.agent.v1.ExecAsk
-	(*LogsAsk)(nil),                   // 29: muster.agent.v1.LogsAsk
-	(*ResultsAsk)(nil),                // 30: muster.agent.v1.ResultsAsk
-	(*FollowAsk)(nil),                 // 31: muster.agent.v1.FollowAsk
-	(*AnswerRequest)(nil),             // 32: muster.agent.v1.AnswerRequest
-	(*FollowedResults)(nil),           // 33: muster.agent.v1.FollowedResults
-	(*ProbeResults)(nil),              // 34: muster.agent.v1.ProbeResults
-	(*AnswerError)(nil),               // 35: muster.agent.v1.AnswerError
-	(*InteractRequest)(nil),           // 36: muster.agent.v1.InteractRequest
-	(*InteractResponse)(nil),          // 37: muster.agent.v1.InteractResponse
-	(*AnswerResponse)(nil),            // 38: muster.agent.v1.AnswerResponse
-	(*RenewRequest)(nil),              // 39: muster.agent.v1.RenewRequest
-	(*RenewResponse)(nil),             // 40: muster.agent.v1.RenewResponse
-	nil,                               // 41: muster.agent.v1.Assignment.RestartsEntry
-	nil,                               // 42: muster.agent.v1.ConfigObject.DataEntry
-	(*v1.NodeFacts)(nil),              // 43: muster.v1.NodeFacts
-	(*v1.HeldStatus)(nil),             // 44: muster.v1.HeldStatus
-	(*timestamppb.Timestamp)(nil),     // 45: google.protobuf.Timestamp
-	(v1.ProbeResult)(0),               // 46: muster.v1.ProbeResult
-	(*v1.ProbeAttempt)(nil),           // 47: muster.v1.ProbeAttempt
-	(*v1.Event)(nil),                  // 48: muster.v1.Event
-	(*durationpb.Duration)(nil),       // 49: google.protobuf.Duration
-	(*v1.Usage)(nil),                  // 50: muster.v1.Usage
-	(*v1.Pod)(nil),                    // 51: muster.v1.Pod
-	(v1.FailoverClass)(0),             // 52: muster.v1.FailoverClass
-	(*v1.Endpoint)(nil),               // 53: muster.v1.Endpoint
-	(*v1.TerminalSize)(nil),           // 54: muster.v1.TerminalSize
-	(v1.ProbeKind)(0),                 // 55: muster.v1.ProbeKind
+	(*RestartGuards)(nil),             // 16: muster.agent.v1.RestartGuards
+	(*RestartGuard)(nil),              // 17: muster.agent.v1.RestartGuard
+	(*RestartBatch)(nil),              // 18: muster.agent.v1.RestartBatch
+	(*RestartWord)(nil),               // 19: muster.agent.v1.RestartWord
+	(*HeldKey)(nil),                   // 20: muster.agent.v1.HeldKey
+	(*StatusAck)(nil),                 // 21: muster.agent.v1.StatusAck
+	(*Network)(nil),                   // 22: muster.agent.v1.Network
+	(*NetworkNode)(nil),               // 23: muster.agent.v1.NetworkNode
+	(*Services)(nil),                  // 24: muster.agent.v1.Services
+	(*NamedService)(nil),              // 25: muster.agent.v1.NamedService
+	(*Configs)(nil),                   // 26: muster.agent.v1.Configs
+	(*ConfigObject)(nil),              // 27: muster.agent.v1.ConfigObject
+	(*ConfigKey)(nil),                 // 28: muster.agent.v1.ConfigKey
+	(*ObjectKey)(nil),                 // 29: muster.agent.v1.ObjectKey
+	(*Ask)(nil),                       // 30: muster.agent.v1.Ask
+	(*ForwardAsk)(nil),                // 31: muster.agent.v1.ForwardAsk
+	(*ExecAsk)(nil),                   // 32: muster.agent.v1.ExecAsk
+	(*LogsAsk)(nil),                   // 33: muster.agent.v1.LogsAsk
+	(*ResultsAsk)(nil),                // 34: muster.agent.v1.ResultsAsk
+	(*FollowAsk)(nil),                 // 35: muster.agent.v1.FollowAsk
+	(*AnswerRequest)(nil),             // 36: muster.agent.v1.AnswerRequest
+	(*FollowedResults)(nil),           // 37: muster.agent.v1.FollowedResults
+	(*ProbeResults)(nil),              // 38: muster.agent.v1.ProbeResults
+	(*AnswerError)(nil),               // 39: muster.agent.v1.AnswerError
+	(*InteractRequest)(nil),           // 40: muster.agent.v1.InteractRequest
+	(*InteractResponse)(nil),          // 41: muster.agent.v1.InteractResponse
+	(*AnswerResponse)(nil),            // 42: muster.agent.v1.AnswerResponse
+	(*RenewRequest)(nil),              // 43: muster.agent.v1.RenewRequest
+	(*RenewResponse)(nil),             // 44: muster.agent.v1.RenewResponse
+	nil,                               // 45: muster.agent.v1.Assignment.RestartsEntry
+	nil,                               // 46: muster.agent.v1.ConfigObject.DataEntry
+	(*v1.NodeFacts)(nil),              // 47: muster.v1.NodeFacts
+	(*v1.HeldStatus)(nil),             // 48: muster.v1.HeldStatus
+	(*timestamppb.Timestamp)(nil),     // 49: google.protobuf.Timestamp
+	(v1.ProbeResult)(0),               // 50: muster.v1.ProbeResult
+	(*v1.ProbeAttempt)(nil),           // 51: muster.v1.ProbeAttempt
+	(*v1.Event)(nil),                  // 52: muster.v1.Event
+	(*durationpb.Duration)(nil),       // 53: google.protobuf.Duration
+	(*v1.Usage)(nil),                  // 54: muster.v1.Usage
+	(*v1.Pod)(nil),                    // 55: muster.v1.Pod
+	(v1.FailoverClass)(0),             // 56: muster.v1.FailoverClass
+	(*v1.Endpoint)(nil),               // 57: muster.v1.Endpoint
+	(*v1.TerminalSize)(nil),           // 58: muster.v1.TerminalSize
+	(v1.ProbeKind)(0),                 // 59: muster.v1.ProbeKind
 }
 var file_muster_agent_v1_session_proto_depIdxs = []int32{
 	5,  // 0: muster.agent.v1.ConnectRequest.hello:type_name -> muster.agent.v1.Hello
@@ -3671,81 +4025,87 @@ var file_muster_agent_v1_session_proto_depIdxs = []int32{
 	9,  // 3: muster.agent.v1.ConnectRequest.events:type_name -> muster.agent.v1.EventBatch
 	11, // 4: muster.agent.v1.ConnectRequest.bye:type_name -> muster.agent.v1.Bye
 	10, // 5: muster.agent.v1.ConnectRequest.usage:type_name -> muster.agent.v1.UsageBatch
-	43, // 6: muster.agent.v1.Hello.facts:type_name -> muster.v1.NodeFacts
-	44, // 7: muster.agent.v1.StatusBatch.statuses:type_name -> muster.v1.HeldStatus
-	45, // 8: muster.agent.v1.ResultBatch.base:type_name -> google.protobuf.Timestamp
-	8,  // 9: muster.agent.v1.ResultBatch.changes:type_name -> muster.agent.v1.ProbeChange
-	46, // 10: muster.agent.v1.ProbeChange.verdict:type_name -> muster.v1.ProbeResult
-	45, // 11: muster.agent.v1.ProbeChange.since:type_name -> google.protobuf.Timestamp
-	47, // 12: muster.agent.v1.ProbeChange.last:type_name -> muster.v1.ProbeAttempt
-	48, // 13: muster.agent.v1.EventBatch.events:type_name -> muster.v1.Event
-	49, // 14: muster.agent.v1.UsageBatch.age:type_name -> google.protobuf.Duration
-	49, // 15: muster.agent.v1.UsageBatch.window:type_name -> google.protobuf.Duration
-	50, // 16: muster.agent.v1.UsageBatch.machine:type_name -> muster.v1.Usage
-	50, // 17: muster.agent.v1.UsageBatch.agent:type_name -> muster.v1.Usage
-	50, // 18: muster.agent.v1.UsageBatch.supervisors:type_name -> muster.v1.Usage
-	49, // 19: muster.agent.v1.Bye.restart:type_name -> google.protobuf.Duration
-	13, // 20: muster.agent.v1.ConnectResponse.welcome:type_name -> muster.agent.v1.Welcome
-	14, // 21: muster.agent.v1.ConnectResponse.assignments:type_name -> muster.agent.v1.Assignments
-	17, // 22: muster.agent.v1.ConnectResponse.status_ack:type_name -> muster.agent.v1.StatusAck
-	26, // 23: muster.agent.v1.ConnectResponse.ask:type_name -> muster.agent.v1.Ask
-	18, // 24: muster.agent.v1.ConnectResponse.network:type_name -> muster.agent.v1.Network
-	20, // 25: muster.agent.v1.ConnectResponse.services:type_name -> muster.agent.v1.Services
-	22, // 26: muster.agent.v1.ConnectResponse.configs:type_name -> muster.agent.v1.Configs
-	49, // 27: muster.agent.v1.Welcome.lease_ttl:type_name -> google.protobuf.Duration
-	49, // 28: muster.agent.v1.Welcome.renew_every:type_name -> google.protobuf.Duration
-	15, // 29: muster.agent.v1.Assignments.assignments:type_name -> muster.agent.v1.Assignment
-	16, // 30: muster.agent.v1.Assignments.removed:type_name -> muster.agent.v1.HeldKey
-	51, // 31: muster.agent.v1.Assignment.pod:type_name -> muster.v1.Pod
-	52, // 32: muster.agent.v1.Assignment.class:type_name -> muster.v1.FailoverClass
-	41, // 33: muster.agent.v1.Assignment.restarts:type_name -> muster.agent.v1.Assignment.RestartsEntry
-	16, // 34: muster.agent.v1.StatusAck.committed:type_name -> muster.agent.v1.HeldKey
-	16, // 35: muster.agent.v1.StatusAck.not_yours:type_name -> muster.agent.v1.HeldKey
-	19, // 36: muster.agent.v1.Network.nodes:type_name -> muster.agent.v1.NetworkNode
-	21, // 37: muster.agent.v1.Services.services:type_name -> muster.agent.v1.NamedService
-	25, // 38: muster.agent.v1.Services.removed:type_name -> muster.agent.v1.ObjectKey
-	25, // 39: muster.agent.v1.NamedService.key:type_name -> muster.agent.v1.ObjectKey
-	53, // 40: muster.agent.v1.NamedService.endpoints:type_name -> muster.v1.Endpoint
-	23, // 41: muster.agent.v1.Configs.objects:type_name -> muster.agent.v1.ConfigObject
-	24, // 42: muster.agent.v1.Configs.removed:type_name -> muster.agent.v1.ConfigKey
-	24, // 43: muster.agent.v1.ConfigObject.key:type_name -> muster.agent.v1.ConfigKey
-	42, // 44: muster.agent.v1.ConfigObject.data:type_name -> muster.agent.v1.ConfigObject.DataEntry
-	29, // 45: muster.agent.v1.Ask.logs:type_name -> muster.agent.v1.LogsAsk
-	30, // 46: muster.agent.v1.Ask.results:type_name -> muster.agent.v1.ResultsAsk
-	28, // 47: muster.agent.v1.Ask.exec:type_name -> muster.agent.v1.ExecAsk
-	31, // 48: muster.agent.v1.Ask.follow:type_name -> muster.agent.v1.FollowAsk
-	27, // 49: muster.agent.v1.Ask.forward:type_name -> muster.agent.v1.ForwardAsk
-	54, // 50: muster.agent.v1.ExecAsk.size:type_name -> muster.v1.TerminalSize
-	49, // 51: muster.agent.v1.LogsAsk.since:type_name -> google.protobuf.Duration
-	55, // 52: muster.agent.v1.ResultsAsk.kind:type_name -> muster.v1.ProbeKind
-	55, // 53: muster.agent.v1.FollowAsk.kind:type_name -> muster.v1.ProbeKind
-	34, // 54: muster.agent.v1.AnswerRequest.results:type_name -> muster.agent.v1.ProbeResults
-	35, // 55: muster.agent.v1.AnswerRequest.error:type_name -> muster.agent.v1.AnswerError
-	33, // 56: muster.agent.v1.AnswerRequest.followed:type_name -> muster.agent.v1.FollowedResults
-	47, // 57: muster.agent.v1.FollowedResults.results:type_name -> muster.v1.ProbeAttempt
-	47, // 58: muster.agent.v1.ProbeResults.results:type_name -> muster.v1.ProbeAttempt
-	35, // 59: muster.agent.v1.InteractRequest.error:type_name -> muster.agent.v1.AnswerError
-	54, // 60: muster.agent.v1.InteractResponse.size:type_name -> muster.v1.TerminalSize
-	49, // 61: muster.agent.v1.RenewRequest.longest:type_name -> google.protobuf.Duration
-	7,  // 62: muster.agent.v1.RenewRequest.results:type_name -> muster.agent.v1.ResultBatch
-	49, // 63: muster.agent.v1.RenewResponse.ttl:type_name -> google.protobuf.Duration
-	0,  // 64: muster.agent.v1.AgentService.Join:input_type -> muster.agent.v1.JoinRequest
-	2,  // 65: muster.agent.v1.AgentService.RotateCertificate:input_type -> muster.agent.v1.RotateCertificateRequest
-	4,  // 66: muster.agent.v1.AgentService.Connect:input_type -> muster.agent.v1.ConnectRequest
-	39, // 67: muster.agent.v1.AgentService.Renew:input_type -> muster.agent.v1.RenewRequest
-	32, // 68: muster.agent.v1.AgentService.Answer:input_type -> muster.agent.v1.AnswerRequest
-	36, // 69: muster.agent.v1.AgentService.Interact:input_type -> muster.agent.v1.InteractRequest
-	1,  // 70: muster.agent.v1.AgentService.Join:output_type -> muster.agent.v1.JoinResponse
-	3,  // 71: muster.agent.v1.AgentService.RotateCertificate:output_type -> muster.agent.v1.RotateCertificateResponse
-	12, // 72: muster.agent.v1.AgentService.Connect:output_type -> muster.agent.v1.ConnectResponse
-	40, // 73: muster.agent.v1.AgentService.Renew:output_type -> muster.agent.v1.RenewResponse
-	38, // 74: muster.agent.v1.AgentService.Answer:output_type -> muster.agent.v1.AnswerResponse
-	37, // 75: muster.agent.v1.AgentService.Interact:output_type -> muster.agent.v1.InteractResponse
-	70, // [70:76] is the sub-list for method output_type
-	64, // [64:70] is the sub-list for method input_type
-	64, // [64:64] is the sub-list for extension type_name
-	64, // [64:64] is the sub-list for extension extendee
-	0,  // [0:64] is the sub-list for field type_name
+	18, // 6: muster.agent.v1.ConnectRequest.restarts:type_name -> muster.agent.v1.RestartBatch
+	47, // 7: muster.agent.v1.Hello.facts:type_name -> muster.v1.NodeFacts
+	48, // 8: muster.agent.v1.StatusBatch.statuses:type_name -> muster.v1.HeldStatus
+	49, // 9: muster.agent.v1.ResultBatch.base:type_name -> google.protobuf.Timestamp
+	8,  // 10: muster.agent.v1.ResultBatch.changes:type_name -> muster.agent.v1.ProbeChange
+	50, // 11: muster.agent.v1.ProbeChange.verdict:type_name -> muster.v1.ProbeResult
+	49, // 12: muster.agent.v1.ProbeChange.since:type_name -> google.protobuf.Timestamp
+	51, // 13: muster.agent.v1.ProbeChange.last:type_name -> muster.v1.ProbeAttempt
+	52, // 14: muster.agent.v1.EventBatch.events:type_name -> muster.v1.Event
+	53, // 15: muster.agent.v1.UsageBatch.age:type_name -> google.protobuf.Duration
+	53, // 16: muster.agent.v1.UsageBatch.window:type_name -> google.protobuf.Duration
+	54, // 17: muster.agent.v1.UsageBatch.machine:type_name -> muster.v1.Usage
+	54, // 18: muster.agent.v1.UsageBatch.agent:type_name -> muster.v1.Usage
+	54, // 19: muster.agent.v1.UsageBatch.supervisors:type_name -> muster.v1.Usage
+	53, // 20: muster.agent.v1.Bye.restart:type_name -> google.protobuf.Duration
+	13, // 21: muster.agent.v1.ConnectResponse.welcome:type_name -> muster.agent.v1.Welcome
+	14, // 22: muster.agent.v1.ConnectResponse.assignments:type_name -> muster.agent.v1.Assignments
+	21, // 23: muster.agent.v1.ConnectResponse.status_ack:type_name -> muster.agent.v1.StatusAck
+	30, // 24: muster.agent.v1.ConnectResponse.ask:type_name -> muster.agent.v1.Ask
+	22, // 25: muster.agent.v1.ConnectResponse.network:type_name -> muster.agent.v1.Network
+	24, // 26: muster.agent.v1.ConnectResponse.services:type_name -> muster.agent.v1.Services
+	26, // 27: muster.agent.v1.ConnectResponse.configs:type_name -> muster.agent.v1.Configs
+	16, // 28: muster.agent.v1.ConnectResponse.restart_guards:type_name -> muster.agent.v1.RestartGuards
+	53, // 29: muster.agent.v1.Welcome.lease_ttl:type_name -> google.protobuf.Duration
+	53, // 30: muster.agent.v1.Welcome.renew_every:type_name -> google.protobuf.Duration
+	15, // 31: muster.agent.v1.Assignments.assignments:type_name -> muster.agent.v1.Assignment
+	20, // 32: muster.agent.v1.Assignments.removed:type_name -> muster.agent.v1.HeldKey
+	55, // 33: muster.agent.v1.Assignment.pod:type_name -> muster.v1.Pod
+	56, // 34: muster.agent.v1.Assignment.class:type_name -> muster.v1.FailoverClass
+	45, // 35: muster.agent.v1.Assignment.restarts:type_name -> muster.agent.v1.Assignment.RestartsEntry
+	17, // 36: muster.agent.v1.RestartGuards.pods:type_name -> muster.agent.v1.RestartGuard
+	53, // 37: muster.agent.v1.RestartGuard.release_after:type_name -> google.protobuf.Duration
+	19, // 38: muster.agent.v1.RestartBatch.words:type_name -> muster.agent.v1.RestartWord
+	53, // 39: muster.agent.v1.RestartWord.restarted_ago:type_name -> google.protobuf.Duration
+	20, // 40: muster.agent.v1.StatusAck.committed:type_name -> muster.agent.v1.HeldKey
+	20, // 41: muster.agent.v1.StatusAck.not_yours:type_name -> muster.agent.v1.HeldKey
+	23, // 42: muster.agent.v1.Network.nodes:type_name -> muster.agent.v1.NetworkNode
+	25, // 43: muster.agent.v1.Services.services:type_name -> muster.agent.v1.NamedService
+	29, // 44: muster.agent.v1.Services.removed:type_name -> muster.agent.v1.ObjectKey
+	29, // 45: muster.agent.v1.NamedService.key:type_name -> muster.agent.v1.ObjectKey
+	57, // 46: muster.agent.v1.NamedService.endpoints:type_name -> muster.v1.Endpoint
+	27, // 47: muster.agent.v1.Configs.objects:type_name -> muster.agent.v1.ConfigObject
+	28, // 48: muster.agent.v1.Configs.removed:type_name -> muster.agent.v1.ConfigKey
+	28, // 49: muster.agent.v1.ConfigObject.key:type_name -> muster.agent.v1.ConfigKey
+	46, // 50: muster.agent.v1.ConfigObject.data:type_name -> muster.agent.v1.ConfigObject.DataEntry
+	33, // 51: muster.agent.v1.Ask.logs:type_name -> muster.agent.v1.LogsAsk
+	34, // 52: muster.agent.v1.Ask.results:type_name -> muster.agent.v1.ResultsAsk
+	32, // 53: muster.agent.v1.Ask.exec:type_name -> muster.agent.v1.ExecAsk
+	35, // 54: muster.agent.v1.Ask.follow:type_name -> muster.agent.v1.FollowAsk
+	31, // 55: muster.agent.v1.Ask.forward:type_name -> muster.agent.v1.ForwardAsk
+	58, // 56: muster.agent.v1.ExecAsk.size:type_name -> muster.v1.TerminalSize
+	53, // 57: muster.agent.v1.LogsAsk.since:type_name -> google.protobuf.Duration
+	59, // 58: muster.agent.v1.ResultsAsk.kind:type_name -> muster.v1.ProbeKind
+	59, // 59: muster.agent.v1.FollowAsk.kind:type_name -> muster.v1.ProbeKind
+	38, // 60: muster.agent.v1.AnswerRequest.results:type_name -> muster.agent.v1.ProbeResults
+	39, // 61: muster.agent.v1.AnswerRequest.error:type_name -> muster.agent.v1.AnswerError
+	37, // 62: muster.agent.v1.AnswerRequest.followed:type_name -> muster.agent.v1.FollowedResults
+	51, // 63: muster.agent.v1.FollowedResults.results:type_name -> muster.v1.ProbeAttempt
+	51, // 64: muster.agent.v1.ProbeResults.results:type_name -> muster.v1.ProbeAttempt
+	39, // 65: muster.agent.v1.InteractRequest.error:type_name -> muster.agent.v1.AnswerError
+	58, // 66: muster.agent.v1.InteractResponse.size:type_name -> muster.v1.TerminalSize
+	53, // 67: muster.agent.v1.RenewRequest.longest:type_name -> google.protobuf.Duration
+	7,  // 68: muster.agent.v1.RenewRequest.results:type_name -> muster.agent.v1.ResultBatch
+	53, // 69: muster.agent.v1.RenewResponse.ttl:type_name -> google.protobuf.Duration
+	0,  // 70: muster.agent.v1.AgentService.Join:input_type -> muster.agent.v1.JoinRequest
+	2,  // 71: muster.agent.v1.AgentService.RotateCertificate:input_type -> muster.agent.v1.RotateCertificateRequest
+	4,  // 72: muster.agent.v1.AgentService.Connect:input_type -> muster.agent.v1.ConnectRequest
+	43, // 73: muster.agent.v1.AgentService.Renew:input_type -> muster.agent.v1.RenewRequest
+	36, // 74: muster.agent.v1.AgentService.Answer:input_type -> muster.agent.v1.AnswerRequest
+	40, // 75: muster.agent.v1.AgentService.Interact:input_type -> muster.agent.v1.InteractRequest
+	1,  // 76: muster.agent.v1.AgentService.Join:output_type -> muster.agent.v1.JoinResponse
+	3,  // 77: muster.agent.v1.AgentService.RotateCertificate:output_type -> muster.agent.v1.RotateCertificateResponse
+	12, // 78: muster.agent.v1.AgentService.Connect:output_type -> muster.agent.v1.ConnectResponse
+	44, // 79: muster.agent.v1.AgentService.Renew:output_type -> muster.agent.v1.RenewResponse
+	42, // 80: muster.agent.v1.AgentService.Answer:output_type -> muster.agent.v1.AnswerResponse
+	41, // 81: muster.agent.v1.AgentService.Interact:output_type -> muster.agent.v1.InteractResponse
+	76, // [76:82] is the sub-list for method output_type
+	70, // [70:76] is the sub-list for method input_type
+	70, // [70:70] is the sub-list for extension type_name
+	70, // [70:70] is the sub-list for extension extendee
+	0,  // [0:70] is the sub-list for field type_name
 }
 
 func init() { file_muster_agent_v1_session_proto_init() }
@@ -3760,6 +4120,7 @@ func file_muster_agent_v1_session_proto_init() {
 		(*ConnectRequest_Events)(nil),
 		(*ConnectRequest_Bye)(nil),
 		(*ConnectRequest_Usage)(nil),
+		(*ConnectRequest_Restarts)(nil),
 	}
 	file_muster_agent_v1_session_proto_msgTypes[12].OneofWrappers = []any{
 		(*ConnectResponse_Welcome)(nil),
@@ -3769,22 +4130,23 @@ func file_muster_agent_v1_session_proto_init() {
 		(*ConnectResponse_Network)(nil),
 		(*ConnectResponse_Services)(nil),
 		(*ConnectResponse_Configs)(nil),
+		(*ConnectResponse_RestartGuards)(nil),
 	}
-	file_muster_agent_v1_session_proto_msgTypes[26].OneofWrappers = []any{
+	file_muster_agent_v1_session_proto_msgTypes[30].OneofWrappers = []any{
 		(*Ask_Logs)(nil),
 		(*Ask_Results)(nil),
 		(*Ask_Exec)(nil),
 		(*Ask_Follow)(nil),
 		(*Ask_Forward)(nil),
 	}
-	file_muster_agent_v1_session_proto_msgTypes[29].OneofWrappers = []any{}
-	file_muster_agent_v1_session_proto_msgTypes[32].OneofWrappers = []any{
+	file_muster_agent_v1_session_proto_msgTypes[33].OneofWrappers = []any{}
+	file_muster_agent_v1_session_proto_msgTypes[36].OneofWrappers = []any{
 		(*AnswerRequest_Data)(nil),
 		(*AnswerRequest_Results)(nil),
 		(*AnswerRequest_Error)(nil),
 		(*AnswerRequest_Followed)(nil),
 	}
-	file_muster_agent_v1_session_proto_msgTypes[36].OneofWrappers = []any{
+	file_muster_agent_v1_session_proto_msgTypes[40].OneofWrappers = []any{
 		(*InteractRequest_Stdout)(nil),
 		(*InteractRequest_Stderr)(nil),
 		(*InteractRequest_ExitCode)(nil),
@@ -3793,7 +4155,7 @@ func file_muster_agent_v1_session_proto_init() {
 		(*InteractRequest_Connected)(nil),
 		(*InteractRequest_StdoutClosed)(nil),
 	}
-	file_muster_agent_v1_session_proto_msgTypes[37].OneofWrappers = []any{
+	file_muster_agent_v1_session_proto_msgTypes[41].OneofWrappers = []any{
 		(*InteractResponse_Stdin)(nil),
 		(*InteractResponse_StdinClosed)(nil),
 		(*InteractResponse_Size)(nil),
@@ -3804,7 +4166,7 @@ func file_muster_agent_v1_session_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_muster_agent_v1_session_proto_rawDesc), len(file_muster_agent_v1_session_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   43,
+			NumMessages:   47,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
