@@ -184,3 +184,33 @@ func TestNoVerdictFlipsWithoutAFullRun(t *testing.T) {
 		}
 	})
 }
+
+func TestAFailingVerdictThatIsHeldGoesOnBeingAskedAndASuccessEndsIt(t *testing.T) {
+	const s, f = spec.ResultSuccess, spec.ResultFailure
+	tr := tracker(spec.Liveness, 1, 2)
+	tr.See(running("a"), t0)
+	tr.Observe(f, t0)
+	tr.Observe(f, t0)
+	held := running("a")
+	held.Held = true
+	if tr.See(held, t0) || !tr.Open(t0) || tr.Verdict() != f {
+		t.Fatalf("held: open %v, verdict %v; want it asked, and failing", tr.Open(t0), tr.Verdict())
+	}
+	if tr.Observe(f, t0) || !tr.Open(t0) {
+		t.Error("one more failure ends the asking")
+	}
+	if !tr.Observe(s, t0) || tr.Verdict() != s {
+		t.Error("a success does not end the failing verdict")
+	}
+	tr.See(running("a"), t0)
+	if tr.Observe(f, t0) || tr.Verdict() != s || !tr.Observe(f, t0) || tr.Open(t0) {
+		t.Error("afterwards a verdict takes no full run, or does not end the asking")
+	}
+	tr.See(held, t0)
+	if tr.See(running("a"), t0); tr.Open(t0) || tr.Verdict() != f {
+		t.Error("let go, it is asked on")
+	}
+	if tr.See(running("b"), t0); !tr.Open(t0) || tr.Verdict() != s {
+		t.Error("a new instance does not begin anew")
+	}
+}

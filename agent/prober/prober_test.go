@@ -321,3 +321,48 @@ func TestASlowProbeHoldsNoOther(t *testing.T) {
 		t.Errorf("slow probe: attempts at %v, want 0 and 5 s: its steps never overlap, and times that pass count as one", starts)
 	}
 }
+
+func TestAHeldLivenessIsAskedAPeriodAfterTheLastTimeAndOn(t *testing.T) {
+	row := Row{}
+	fails := true
+	r := run(t, time.Minute, func(context.Context, *probe.Question) probe.Answer {
+		if fails {
+			return probe.Answer{Outcome: spec.OutcomeFailure, CPU: -1}
+		}
+		return probe.Answer{Outcome: spec.OutcomeSuccess, CPU: -1}
+	}, func(r *recorder) {
+		row = live("p", 10*time.Second)
+		r.Set(row)
+		time.Sleep(20*time.Second + time.Millisecond)
+		row.Held = true
+		r.Set(row)
+		time.Sleep(15 * time.Second)
+		fails = false
+	})
+	if got := r.starts[row.ID]; len(got) != 6 || got[3] < 30*time.Second || got[3] > 30*time.Second+Slot {
+		t.Errorf("asked at %v, want each 10 s", got)
+	}
+	if last := r.reports[len(r.reports)-1]; last.Outcome != spec.OutcomeSuccess || last.Verdict != spec.ResultSuccess {
+		t.Errorf("the last report is %+v, want that it succeeds", last)
+	}
+}
+
+func TestTheFirstSuccessOfAGuardedRowIsReportedAndOthersAreNot(t *testing.T) {
+	for _, guarded := range []bool{false, true} {
+		r := run(t, time.Minute, always(spec.OutcomeSuccess), func(r *recorder) {
+			row := live("p", 10*time.Second)
+			row.Guarded = guarded
+			r.Set(row)
+			time.Sleep(35 * time.Second)
+			row.Instance = "b"
+			r.Set(row)
+		})
+		want := 0
+		if guarded {
+			want = 2
+		}
+		if len(r.reports) != want {
+			t.Errorf("guarded %v: %d reports, want %d: one an instance", guarded, len(r.reports), want)
+		}
+	}
+}

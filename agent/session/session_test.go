@@ -86,6 +86,11 @@ type world struct {
 	attempts chan spec.ProbeAttempt
 	// unfollowed is closed when nobody follows any more.
 	unfollowed chan struct{}
+	// guards has what was told of restart guards, and words what there is to say of all pods; restarts has what is new.
+	guards   [][]spec.PodGuard
+	words    []spec.RestartWord
+	restarts chan []spec.RestartWord
+	cutOff   int
 }
 
 func (w *world) Hello() (int64, error) {
@@ -112,15 +117,25 @@ func (l lease) Acked(session int64, n uint64, ttl time.Duration) {
 	l.acked = append(l.acked, fmt.Sprintf("%d/%d %v", session, n, ttl))
 }
 
-func (w *world) Configure(Configs)     {}
-func (w *world) Guard([]spec.PodGuard) {}
-func (w *world) CutOff()               {}
+func (w *world) Configure(Configs) {}
+
+func (w *world) Guard(all []spec.PodGuard) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.guards = append(w.guards, all)
+}
+
+func (w *world) CutOff() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.cutOff++
+}
+
 func (w *world) NextRestarts(ctx context.Context, all bool) ([]spec.RestartWord, error) {
 	if all {
-		return nil, nil
+		return w.words, nil
 	}
-	<-ctx.Done()
-	return nil, ctx.Err()
+	return next(ctx, w.restarts)
 }
 func (w *world) Assign(a Assignments) {
 	w.mu.Lock()
@@ -217,6 +232,7 @@ func bubble(t *testing.T, prepare, f func(w *world)) {
 		w := &world{
 			t: t, answers: map[uint64][]*agentv1.AnswerRequest{}, answered: map[uint64]error{}, unwanted: make(chan struct{}),
 			statuses: make(chan []spec.HeldStatus), events: make(chan []spec.Event), reopen: make(chan struct{}, 1),
+			restarts: make(chan []spec.RestartWord),
 		}
 		if prepare != nil {
 			prepare(w)
