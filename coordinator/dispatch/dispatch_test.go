@@ -44,6 +44,7 @@ type world struct {
 
 	mu     sync.Mutex
 	events []spec.Event
+	guards guardTable
 }
 
 func (w *world) Write(e ...spec.Event) int {
@@ -79,7 +80,7 @@ func serve(t *testing.T) *world {
 		t.Fatal(err)
 	}
 	w.d = New(Config{Owner: "me", Version: "0.1.0", GossipSeeds: func() []string { return nil }}, Deps{
-		Store: w.store, Cache: w.cache, Leases: leases, Probes: w.probes, Usage: w.usage, Endpoints: w.endpoints, Events: w, Authority: authority{},
+		Store: w.store, Cache: w.cache, Leases: leases, Probes: w.probes, Usage: w.usage, Endpoints: w.endpoints, Events: w, Authority: authority{}, Guards: &w.guards,
 		Delivered: func(_ string, epoch int64) { w.delivered <- epoch },
 		Log:       log,
 	})

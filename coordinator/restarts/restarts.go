@@ -185,6 +185,7 @@ func (t *Table) podLocked(v *store.View, name spec.ObjectName, dirty map[string]
 	if o.pods[name] == is {
 		return
 	}
+	delete(t.byUID, o.pods[name].UID) // another pod may have had the name
 	o.pods[name], t.byPod[name], t.byUID[p.UID] = is, o.uid, name
 	dirty[o.uid] = true
 }

@@ -402,3 +402,26 @@ func TestAnyChangeConvergesAndRollsWithinItsBounds(t *testing.T) {
 		}
 	})
 }
+
+func TestHeldRestartsAreAConditionForAsLongAsTheyAre(t *testing.T) {
+	w := &world{d: deployment(3, "a")}
+	held := func(why string) *spec.Condition {
+		out := Decide(Input{Deployment: w.d, Held: why, Suffix: w.suffix, Now: now})
+		w.d.Status = out.Status
+		for i := range out.Status.Conditions {
+			if c := &out.Status.Conditions[i]; c.Type == "RestartsHeld" {
+				return c
+			}
+		}
+		return nil
+	}
+	if c := held(""); c != nil {
+		t.Errorf("never held: %+v", c)
+	}
+	if c := held("too many fail"); c == nil || c.Status != spec.ConditionTrue || c.Reason != "TooManyFail" || c.Message != "too many fail" || !c.TransitionTime.Equal(now) {
+		t.Errorf("held: %+v", c)
+	}
+	if c := held(""); c == nil || c.Status != spec.ConditionFalse || c.Reason != "Released" || c.Message != "" {
+		t.Errorf("held no more: %+v", c)
+	}
+}
