@@ -264,7 +264,7 @@ func (c *Coordinator) run(ctx context.Context, dir *datadir.Dir) error {
 	}
 	lead = leader.New(leader.Config{AgentGrace: c.cfg.AgentGrace, PodCIDR: c.cfg.PodCIDR, Now: c.now}, leader.Deps{
 		Store: db, Cache: cache, Leases: leases, Guards: askGuard, Witnesses: witnesses(gossip), Members: members(gossip),
-		Events: recorder, Held: heldText(guards), Suffix: suffix, Log: log, Metrics: metrics,
+		Events: recorder, Held: guards.Why, Suffix: suffix, Log: log, Metrics: metrics,
 	})
 	sessions = dispatch.New(dispatch.Config{
 		Owner: c.owner, ClusterID: authority.ClusterID(), Generation: 1, Version: version.Version, PodCIDR: c.cfg.PodCIDR,

@@ -18,23 +18,12 @@ import (
 
 	"github.com/musterhq/muster/coordinator/failover"
 	"github.com/musterhq/muster/coordinator/fleet"
-	"github.com/musterhq/muster/coordinator/restarts"
 	"github.com/musterhq/muster/coordinator/trust"
 	musterv1 "github.com/musterhq/muster/gen/muster/v1"
 	"github.com/musterhq/muster/internal/fence"
 	"github.com/musterhq/muster/internal/identity"
 	"github.com/musterhq/muster/internal/membership"
 )
-
-// heldText says why restarts of a Deployment are held.
-func heldText(t *restarts.Table) func(uid string) string {
-	return func(uid string) string {
-		if s, ok := t.Standing(uid); ok && s.Holding {
-			return restarts.Text(&s.Settings)
-		}
-		return ""
-	}
-}
 
 // guardOf is what a guard's answer means for the verdict on its node.
 func guardOf(s membership.GuardSign) failover.Guard {

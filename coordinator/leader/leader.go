@@ -77,8 +77,9 @@ type Deps struct {
 	// Members returns the gossip's word on each member.
 	Members func() map[string]string
 	Events  Events
-	// Held says why restarts of a Deployment are held, by its uid; empty when they are not. It may be nil.
-	Held    func(uid string) string
+	// Held says why restarts of a Deployment are held, by its uid, empty when they are not; or that this is not known yet. It
+	// may be nil.
+	Held    func(uid string) (why string, known bool)
 	Suffix  func() string
 	Log     *slog.Logger
 	Metrics Metrics

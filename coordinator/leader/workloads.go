@@ -43,7 +43,8 @@ func (t *terms) workloads(now time.Duration, v *store.View, pods []fleet.Pod) ti
 		}
 		in := workload.Input{Deployment: &d, Pods: owned[d.UID], History: history[d.UID], Suffix: t.deps.Suffix, Now: wall}
 		if t.deps.Held != nil {
-			in.Held = t.deps.Held(d.UID)
+			why, known := t.deps.Held(d.UID)
+			in.Held, in.HeldUnknown = why, !known
 		}
 		out := workload.Decide(in)
 		if !out.Recheck.IsZero() {

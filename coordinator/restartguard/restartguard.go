@@ -33,6 +33,8 @@ type Decision struct {
 	Since time.Duration
 	// Pods, Most, Failing and Held are numbers of pods.
 	Pods, Most, Failing, Held int
+	// Unknown is how many pods no agent has spoken of since this coordinator's start, in the time that is given to them.
+	Unknown int
 	// Recheck is when time alone may change the decision; 0 when it does not.
 	Recheck time.Duration
 }
@@ -154,7 +156,11 @@ func (g *Guard) restarting(now time.Duration, p *pod) bool {
 func (g *Guard) failing(now time.Duration, p *pod) bool { return p.held || g.restarting(now, p) }
 
 func (g *Guard) counted(now time.Duration, p *pod) bool {
-	return p.allowed || p.maybe || g.restarting(now, p) || !p.known && now < g.start+g.settings.ReleaseAfter
+	return p.allowed || p.maybe || g.restarting(now, p) || g.unknown(now, p)
+}
+
+func (g *Guard) unknown(now time.Duration, p *pod) bool {
+	return !p.known && now < g.start+g.settings.ReleaseAfter
 }
 
 // count counts pods.
@@ -204,6 +210,7 @@ func (g *Guard) Decide(now time.Duration) Decision {
 	d.Most = d.Pods * g.settings.Share / 100
 	d.Failing = g.count(func(p *pod) bool { return g.failing(now, p) })
 	d.Held = g.count(func(p *pod) bool { return p.held })
+	d.Unknown = g.count(func(p *pod) bool { return g.unknown(now, p) })
 	switch {
 	case !g.holding && d.Failing > d.Most && d.Held > 0:
 		g.holding, g.since, g.resumed, g.calming, g.release = true, now, false, false, nil

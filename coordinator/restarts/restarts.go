@@ -46,12 +46,6 @@ type Config struct {
 	Log *slog.Logger
 }
 
-// Standing is how the guard of a Deployment stands.
-type Standing struct {
-	restartguard.Decision
-	Settings spec.RestartGuard
-}
-
 // owner is one Deployment with its pods.
 type owner struct {
 	uid  string
@@ -268,11 +262,11 @@ func (t *Table) recordLocked(o *owner, d *spec.Deployment) {
 	}
 	t.cfg.Log.Warn("restarts of a deployment are held: too many of its pods fail liveness at once", "deployment", o.name.String(),
 		"failing", o.last.Failing, "pods", o.last.Pods, "held", o.last.Held)
-	t.cfg.Events.Record(ref, spec.EventWarning, ReasonHeld, Text(&o.settings)+fmt.Sprintf(": \"muster resume deployment/%s\" lets them go on one at a time", o.name.Name))
+	t.cfg.Events.Record(ref, spec.EventWarning, ReasonHeld, text(&o.settings)+fmt.Sprintf(": \"muster resume deployment/%s\" lets them go on one at a time", o.name.Name))
 }
 
-// Text says why restarts are held, in the same words for as long as they are.
-func Text(g *spec.RestartGuard) string {
+// text says why restarts are held, in the same words for as long as they are.
+func text(g *spec.RestartGuard) string {
 	return fmt.Sprintf("More than %d%% of the pods fail liveness within %v, restarts are held for at most %v", g.Share, g.Window, g.ReleaseAfter)
 }
 
@@ -343,15 +337,19 @@ func (t *Table) Guarded(v *store.View, p *fleet.Pod) (spec.PodGuard, bool) {
 	return spec.PodGuard{UID: p.UID, Epoch: p.Epoch, ReleaseAfter: settings.ReleaseAfter}, true
 }
 
-// Standing is how the guard of a Deployment stands; false when it is off, or has no pods yet.
-func (t *Table) Standing(uid string) (Standing, bool) {
+// Why says why restarts of a Deployment are held, empty when they are not; known is false while that has to be heard from
+// agents, after this coordinator's start.
+func (t *Table) Why(uid string) (why string, known bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	o := t.owners[uid]
-	if o == nil || o.guard == nil {
-		return Standing{}, false
+	switch {
+	case o == nil || o.guard == nil:
+		return "", t.began != 0
+	case o.last.Holding:
+		return text(&o.settings), true
 	}
-	return Standing{o.last, o.settings}, true
+	return "", o.last.Unknown == 0
 }
 
 // Resume lets the held restarts of a Deployment go on one at a time; false when none are held.

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/musterhq/muster/coordinator/fleet"
+	"github.com/musterhq/muster/coordinator/restartguard"
 	"github.com/musterhq/muster/coordinator/store"
 	"github.com/musterhq/muster/coordinator/store/memory"
 	"github.com/musterhq/muster/internal/spec"
@@ -84,6 +85,13 @@ func (w *world) guarded(name string) (spec.PodGuard, bool) {
 		w.t.Fatalf("no pod %s", name)
 	}
 	return w.table.Guarded(v, &p)
+}
+
+// standing is the last decision about the Deployment.
+func (w *world) standing() restartguard.Decision {
+	w.table.mu.Lock()
+	defer w.table.mu.Unlock()
+	return w.table.owners["d"].last
 }
 
 func (w *world) names() []string {
@@ -246,15 +254,18 @@ func TestAnOutageIsToldOnceAndSoIsItsEnd(t *testing.T) {
 		w.outage()
 		time.Sleep(2 * time.Minute)
 		w.settle()
-		s, ok := w.table.Standing("d")
-		if deployments, pods := w.table.Held(); !ok || !s.Holding || w.restarted() != 2 || deployments != 1 || pods != 2 {
+		s := w.standing()
+		if deployments, pods := w.table.Held(); !s.Holding || w.restarted() != 2 || deployments != 1 || pods != 2 {
 			t.Fatalf("%+v, %d restarted, %d Deployments and %d pods held", s, w.restarted(), deployments, pods)
 		}
 		for _, a := range w.pods {
 			a.failing, a.word.Live = false, true
 		}
 		w.settle()
-		if s, _ := w.table.Standing("d"); s.Holding || w.restarted() != 2 || w.changed != 2 {
+		if why, known := w.table.Why("d"); why != "" || !known {
+			t.Errorf("afterwards: %q, known %v", why, known)
+		}
+		if s := w.standing(); s.Holding || w.restarted() != 2 || w.changed != 2 {
 			t.Errorf("afterwards %+v, %d restarted, %d changes", s, w.restarted(), w.changed)
 		}
 		if len(w.said) != 2 || !strings.HasPrefix(w.said[0], "Warning Deployment/site RestartsHeld: More than 50% of the pods fail liveness within 1m0s") ||
@@ -313,7 +324,13 @@ func TestACoordinatorThatComesBackLearnsFromAgentsWhatIsAllowedAndRestarted(t *t
 		}
 		w.settle()
 		w.outage()
+		if why, known := w.table.Why("d"); why == "" || !known {
+			t.Errorf("held: %q, known %v", why, known)
+		}
 		w.run()
+		if why, known := w.table.Why("d"); why != "" || known {
+			t.Errorf("before an agent has spoken: %q, known %v", why, known)
+		}
 		if w.table.Resume("d") {
 			t.Error("it knows of held restarts that nobody has told it of")
 		}
@@ -321,7 +338,7 @@ func TestACoordinatorThatComesBackLearnsFromAgentsWhatIsAllowedAndRestarted(t *t
 			w.settle()
 			time.Sleep(50 * time.Second)
 		}
-		s, _ := w.table.Standing("d")
+		s := w.standing()
 		if w.restarted() != 2 || !s.Holding || s.Failing != 4 {
 			t.Errorf("%d restarted, %+v; want 2, and the others held", w.restarted(), s)
 		}
@@ -337,7 +354,7 @@ func TestOnlyTheHolderSpeaksForAPod(t *testing.T) {
 		w.table.Heard("elsewhere", []spec.RestartWord{held})
 		held.Epoch++
 		w.table.Heard("node-a", []spec.RestartWord{held, {UID: "none", Epoch: 1}})
-		if s, _ := w.table.Standing("d"); s.Decision.Held != 0 {
+		if s := w.standing(); s.Held != 0 {
 			t.Errorf("%+v, want nothing held", s)
 		}
 	})

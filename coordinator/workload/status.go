@@ -43,10 +43,12 @@ func (r *rollout) status() {
 		enough.Status, enough.Reason = spec.ConditionTrue, "MinimumReplicasAvailable"
 	}
 	st.Conditions = []spec.Condition{enough, r.progress(&st)}
-	switch {
+	switch was := conditionOf(old, restartsHeld); {
+	case r.HeldUnknown && was.Type != "":
+		st.Conditions = append(st.Conditions, was)
 	case r.Held != "":
 		st.Conditions = append(st.Conditions, spec.Condition{Type: restartsHeld, Status: spec.ConditionTrue, Reason: "TooManyFail", Message: r.Held})
-	case conditionOf(old, restartsHeld).Type != "":
+	case was.Type != "":
 		st.Conditions = append(st.Conditions, spec.Condition{Type: restartsHeld, Status: spec.ConditionFalse, Reason: "Released"})
 	}
 	for i := range st.Conditions {

@@ -53,6 +53,8 @@ type Input struct {
 	History []*spec.DeploymentRevision
 	// Held says why restarts of its pods are held; empty when they are not.
 	Held string
+	// HeldUnknown leaves what is said of that as it was.
+	HeldUnknown bool
 	// Suffix returns a new random suffix for each call.
 	Suffix func() string
 	Now    time.Time

@@ -421,6 +421,10 @@ func TestHeldRestartsAreAConditionForAsLongAsTheyAre(t *testing.T) {
 	if c := held("too many fail"); c == nil || c.Status != spec.ConditionTrue || c.Reason != "TooManyFail" || c.Message != "too many fail" || !c.TransitionTime.Equal(now) {
 		t.Errorf("held: %+v", c)
 	}
+	unknown := Decide(Input{Deployment: w.d, HeldUnknown: true, Suffix: w.suffix, Now: now.Add(time.Hour)})
+	if c := condition(unknown.Status, "RestartsHeld"); c.Status != spec.ConditionTrue || !c.TransitionTime.Equal(now) {
+		t.Errorf("not known: %+v, want it as it was", c)
+	}
 	if c := held(""); c == nil || c.Status != spec.ConditionFalse || c.Reason != "Released" || c.Message != "" {
 		t.Errorf("held no more: %+v", c)
 	}

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	musterv1 "github.com/musterhq/muster/gen/muster/v1"
+	"github.com/musterhq/muster/internal/spec"
 )
 
 // fields are the words of a table's lines.
@@ -485,5 +486,28 @@ func TestObjectsHaveKubernetesShape(t *testing.T) {
 	}
 	if y := s.ok("get", "pod", "web", "-o", "yaml"); !strings.HasPrefix(y, "apiVersion: v1\nkind: Pod\nmetadata:\n") {
 		t.Errorf("-o yaml: %s", y)
+	}
+}
+
+func TestHeldRestartsAreShownAndResumed(t *testing.T) {
+	f := aCluster()
+	s := newShell(t, f)
+	if got := s.ok("resume", "deployment/site"); got != "deployment/site: restarts go on, one at a time\n" {
+		t.Errorf("resume: %q", got)
+	}
+	d := f.deployments["default/site"]
+	for want, change := range map[string]func(){
+		"on":      func() {},
+		"off":     func() { d.Meta.Annotations = map[string]string{spec.AnnotationRestartGuard: "off"} },
+		"holding": func() { d.Status.Conditions = []*musterv1.Condition{{Type: "RestartsHeld", Status: "True"}} },
+	} {
+		d.Meta.Annotations, d.Status.Conditions = nil, nil
+		change()
+		if got := s.ok("get", "deployment", "site", "-o", "wide"); !strings.HasSuffix(strings.TrimSpace(got), " "+want) {
+			t.Errorf("want %s: %q", want, got)
+		}
+		if got := s.ok("describe", "deployment", "site"); !strings.Contains(got, "Restart Guard:") || !strings.Contains(got, want) {
+			t.Errorf("want %s: %s", want, got)
+		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -69,7 +70,18 @@ func TestABackEndThatStopsRestartsNoMoreThanHalfOfAFrontEndWhoseLivenessAsksIt(t
 	c.Eventually(30*time.Second, "without a guard all are restarted", func() bool {
 		return atMostHalf() && count("app=unguarded", restarted) == 3
 	})
-	c.Throughout(12*time.Second, "no more than half are ever restarted", atMostHalf)
+	c.Throughout(5*time.Second, "no more than half are ever restarted", atMostHalf)
+	// A coordinator that knows nothing hears from the agents what is held.
+	if err := c.Process("coordinator").Signal(syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	c.Process("coordinator").Wait(t, 10*time.Second)
+	c.StartCoordinator()
+	c.Eventually(30*time.Second, "a new coordinator holds restarts", func() bool {
+		said, err := c.Try("get", "events")
+		return atMostHalf() && err == nil && strings.Contains(said, "RestartsHeld") && strings.Contains(c.Muster("get", "deployment", "front", "-o", "wide"), "holding")
+	})
+	c.Throughout(7*time.Second, "no more than half are ever restarted", atMostHalf)
 	if len(ever) == 0 {
 		t.Error("none was restarted: a few that fail are not held")
 	}
