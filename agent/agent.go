@@ -252,7 +252,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer func() { _ = measured.Shutdown(context.WithoutCancel(ctx)) }()
+	defer telemetry.Shutdown(log, measured)
 	attempter := probe.New(runtime)
 	names := dns.NewNames()
 	resolver := dns.New(dns.Config{Allow: mayAsk(flat, ip)}, names, log)

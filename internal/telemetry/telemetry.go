@@ -1,6 +1,6 @@
-// Package telemetry is how a server shows itself: its log, its metrics (OpenTelemetry, read by Prometheus) and its
-// health, and the HTTPS listener that serves them. What is measured is each part's business: a part takes the meter
-// that is handed to it.
+// Package telemetry is how a server shows itself: its log, its metrics and traces (OpenTelemetry; read by Prometheus,
+// exported by OTLP where the environment says so) and its health, and the HTTPS listener that serves them. What is
+// measured is each part's business: a part takes the meter or tracer that is handed to it.
 package telemetry
 
 import (
@@ -10,18 +10,15 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
-	"os"
 	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/spf13/pflag"
-	"go.opentelemetry.io/otel/attribute"
 	otelprom "go.opentelemetry.io/otel/exporters/prometheus"
 	"go.opentelemetry.io/otel/metric"
 	sdk "go.opentelemetry.io/otel/sdk/metric"
-	"go.opentelemetry.io/otel/sdk/resource"
 )
 
 // LogConfig says how a server logs.
@@ -64,8 +61,8 @@ type Metrics struct {
 }
 
 // NewMetrics makes the metrics of a server: service is coordinator or agent, instance its name. Those of the process and
-// of Go's runtime are there from the start. Export by OTLP is not built yet: where the environment asks for it, the log
-// says so.
+// of Go's runtime are there from the start, on Handler only. Where the environment asks for it (OTEL_METRICS_EXPORTER,
+// OTEL_EXPORTER_OTLP_ENDPOINT and their kin) all others are exported by OTLP too; an error names the variable.
 func NewMetrics(service, instance, version string, log *slog.Logger) (*Metrics, error) {
 	m := &Metrics{registry: prometheus.NewRegistry()}
 	m.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
@@ -73,17 +70,23 @@ func NewMetrics(service, instance, version string, log *slog.Logger) (*Metrics, 
 	if err != nil {
 		return nil, fmt.Errorf("metrics: %w", err)
 	}
-	m.provider = sdk.NewMeterProvider(sdk.WithReader(exporter), sdk.WithResource(resource.NewSchemaless(
-		attribute.String("service.name", "muster-"+service),
-		attribute.String("service.instance.id", instance),
-		attribute.String("service.version", version),
-	)))
-	for _, name := range []string{"OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"} {
-		if os.Getenv(name) != "" {
-			log.Warn("export by OTLP: not built yet; metrics are on /metrics", "variable", name)
-		}
+	from, err := identify(service, instance, version)
+	if err != nil {
+		return nil, err
 	}
-	return m, nil
+	exported, other, err := exportedMetrics(log)
+	if err != nil {
+		return nil, err
+	}
+	options := []sdk.Option{sdk.WithReader(exporter), sdk.WithResource(from)}
+	if exported != nil {
+		options = append(options, sdk.WithReader(exported))
+	}
+	m.provider = sdk.NewMeterProvider(options...)
+	if other != nil {
+		err = other.count(m)
+	}
+	return m, err
 }
 
 // Meter returns the meter of a part, named by its package.
@@ -97,7 +100,7 @@ func (m *Metrics) Handler() http.Handler {
 	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{EnableOpenMetrics: true, MaxRequestsInFlight: 8})
 }
 
-// Shutdown ends the metrics: what is measured later is lost.
+// Shutdown ends the metrics, after one last export where there is one: what is measured later is lost.
 func (m *Metrics) Shutdown(ctx context.Context) error {
 	// A second shutdown is no error.
 	if err := m.provider.Shutdown(ctx); err != nil && !errors.Is(err, sdk.ErrReaderShutdown) {

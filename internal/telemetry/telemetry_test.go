@@ -51,14 +51,9 @@ func TestLogsAreTextOrJSONFromALevelOn(t *testing.T) {
 }
 
 func TestAPartsMetricsAndNobodyElsesAreServed(t *testing.T) {
-	t.Setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4317")
-	var b strings.Builder
-	m, err := NewMetrics("agent", "n1", "1.2.3", slog.New(slog.NewTextHandler(&b, nil)))
+	m, err := NewMetrics("agent", "n1", "1.2.3", quiet)
 	if err != nil {
 		t.Fatal(err)
-	}
-	if !strings.Contains(b.String(), "not built yet") {
-		t.Errorf("OTLP was asked for, and the log says %q", b.String())
 	}
 	count, err := m.Meter("github.com/musterhq/muster/agent/prober").Int64Counter("prober_probe")
 	if err != nil {
