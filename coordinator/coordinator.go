@@ -245,7 +245,11 @@ func (c *Coordinator) run(ctx context.Context, dir *datadir.Dir) error {
 	if err != nil {
 		return err
 	}
-	defer func() { _ = measured.Shutdown(work) }() // what was measured has been read, or is lost
+	followed, err := telemetry.NewTraces("coordinator", c.cfg.Name, version.Version, measured, log)
+	if err != nil {
+		return err
+	}
+	defer telemetry.Shutdown(log, measured, followed)
 	metrics, err := newMetrics(measured, cache)
 	if err != nil {
 		return err
@@ -264,7 +268,7 @@ func (c *Coordinator) run(ctx context.Context, dir *datadir.Dir) error {
 	}
 	lead = leader.New(leader.Config{AgentGrace: c.cfg.AgentGrace, PodCIDR: c.cfg.PodCIDR, Now: c.now}, leader.Deps{
 		Store: db, Cache: cache, Leases: leases, Guards: askGuard, Witnesses: witnesses(gossip), Members: members(gossip),
-		Events: recorder, Held: guards.Why, Suffix: suffix, Log: log, Metrics: metrics,
+		Events: recorder, Held: guards.Why, Suffix: suffix, Log: log, Metrics: metrics, Traces: &traces{followed.Tracer("coordinator")},
 	})
 	sessions = dispatch.New(dispatch.Config{
 		Owner: c.owner, ClusterID: authority.ClusterID(), Generation: 1, Version: version.Version, PodCIDR: c.cfg.PodCIDR,

@@ -41,6 +41,40 @@ func (m *Move) Record() *spec.Failover {
 	}
 }
 
+// Span is a phase of a move in time.
+type Span struct {
+	// Phase is detect, confirm, fence, place, deliver, start or ready.
+	Phase      string
+	Start, End time.Time
+	// Reached is false of the phase that was under way when the move was given up.
+	Reached bool
+}
+
+// Spans are the phases as they were, in their order, without those of which an end is not known. now, and wall beside it,
+// is when the move ended: one that did not get ready was given up then, in the phase that followed the last moment known.
+func (m *Move) Spans(now time.Duration, wall time.Time) []Span {
+	at := func(moment time.Duration) time.Time { return wall.Add(moment - now) }
+	moments := [...]time.Duration{m.Heard, m.Suspected, m.Judged, m.Free, m.Bound, m.Delivered, m.Running, m.Ready}
+	last := 0
+	for i, moment := range moments {
+		if moment != 0 {
+			last = i
+		}
+	}
+	var spans []Span
+	for i, phase := range [...]string{"detect", "confirm", "fence", "place", "deliver", "start", "ready"} {
+		from, to := moments[i], moments[i+1]
+		switch {
+		case from == 0:
+		case to != 0:
+			spans = append(spans, Span{Phase: phase, Start: at(from), End: at(max(from, to)), Reached: true})
+		case i == last:
+			spans = append(spans, Span{Phase: phase, Start: at(from), End: at(max(from, now))})
+		}
+	}
+	return spans
+}
+
 // Observe takes what is seen of the moved pod under its new epoch, and reports whether a phase has ended. A pod that is
 // seen ready was running before that.
 func (m *Move) Observe(now time.Duration, held *spec.HeldStatus) bool {

@@ -1,8 +1,11 @@
 package failover
 
 import (
+	"fmt"
 	"testing"
 	"time"
+
+	"pgregory.net/rapid"
 
 	"github.com/musterhq/muster/internal/spec"
 )
@@ -126,4 +129,40 @@ func TestAPodThatIsSeenReadyAtOnceWasDeliveredAndRan(t *testing.T) {
 	if p := m.Record().Phases; p.Detect != -1 || p.Deliver != 2*sec || p.Start != 0 || p.Ready != 0 {
 		t.Errorf("%+v", p)
 	}
+}
+
+func TestTheSpansOfAMoveAreThePhasesThatItsRecordHas(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		m := &Move{}
+		at := time.Duration(0)
+		for i, moment := range []*time.Duration{&m.Heard, &m.Suspected, &m.Judged, &m.Free, &m.Bound, &m.Delivered, &m.Running, &m.Ready} {
+			at += time.Duration(rapid.IntRange(0, 5).Draw(t, "after")) * sec
+			if rapid.Bool().Draw(t, fmt.Sprint("known ", i)) {
+				*moment = at + sec
+			}
+		}
+		now := at + 2*sec
+		p := m.Record().Phases
+		want := map[string]time.Duration{
+			"detect": p.Detect, "confirm": p.Confirm, "fence": p.Fence, "place": p.Place, "deliver": p.Deliver, "start": p.Start, "ready": p.Ready,
+		}
+		open := 0
+		for _, s := range m.Spans(now, wall) {
+			switch took := s.End.Sub(s.Start); {
+			case !s.Reached:
+				open++
+				if want[s.Phase] != -1 || !s.End.Equal(wall) || open > 1 {
+					t.Errorf("open: %+v, recorded %v", s, want[s.Phase])
+				}
+			case took != want[s.Phase] || s.End.After(wall):
+				t.Errorf("%s took %v, recorded %v", s.Phase, took, want[s.Phase])
+			}
+			want[s.Phase] = -1
+		}
+		for phase, took := range want {
+			if took != -1 {
+				t.Errorf("no span of %s, recorded %v", phase, took)
+			}
+		}
+	})
 }

@@ -83,12 +83,27 @@ type Deps struct {
 	Suffix  func() string
 	Log     *slog.Logger
 	Metrics Metrics
+	Traces  Traces
 }
 
 // Metrics is told of every failover whose phases are known.
 type Metrics interface {
 	Failover(f *spec.Failover)
 }
+
+// Traces is told of every move that has ended, at now by the leader's clock: outcome is Ready, or why it was given up.
+type Traces interface {
+	Moved(m *failover.Move, now time.Duration, outcome string)
+}
+
+// The ways in which a move ends.
+const (
+	OutcomeReady = "ready"
+	// OutcomeSuperseded is that of a pod that was bound anew, or deleted, before it was ready.
+	OutcomeSuperseded = "superseded"
+	// OutcomeUnled is that of a move that the leader did not see the end of: it leads no more.
+	OutcomeUnled = "unled"
+)
 
 // Leader leads, term after term. Its methods may be called from any goroutine, also while it does not lead.
 type Leader struct {
@@ -262,6 +277,11 @@ func (l *Leader) Run(ctx context.Context, term election.Term) error {
 	}
 	t := &terms{Leader: l, ctx: ctx, sealers: map[string]*fence.Sealer{}, moves: map[int64]*failover.Move{}, leaving: map[spec.ObjectName]*failover.Move{}, given: map[string]network{}}
 	defer t.testing.Wait()
+	defer func() {
+		for _, m := range t.moves {
+			l.deps.Traces.Moved(m, l.cfg.Now(), OutcomeUnled)
+		}
+	}()
 	due := l.cfg.Now()
 	for {
 		changed := l.deps.Cache.Changed()

@@ -31,6 +31,7 @@ type world struct {
 	dead  map[string]time.Duration // since when nothing is heard
 	guard map[string]failover.Guard
 	moved []*spec.Failover
+	ended []string // pod, outcome, last phase
 	said  []string
 }
 
@@ -64,6 +65,13 @@ func (w *world) Failover(f *spec.Failover) {
 	w.moved = append(w.moved, f)
 }
 
+func (w *world) Moved(m *failover.Move, now time.Duration, outcome string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	spans := m.Spans(now, time.Now())
+	w.ended = append(w.ended, fmt.Sprint(m.Pod.Name, " ", outcome, " ", spans[len(spans)-1].Phase))
+}
+
 func (w *world) kill(node string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -79,7 +87,7 @@ func lead(t *testing.T, nodes int, test func(w *world)) {
 		w.cache = store.NewCache(w.store, log)
 		n := 0
 		w.leader = New(Config{AgentGrace: 5 * time.Second, PodCIDR: netip.MustParsePrefix("10.77.0.0/22"), Now: w.now}, Deps{
-			Store: w.store, Cache: w.cache, Leases: w, Events: w, Metrics: w, Log: log,
+			Store: w.store, Cache: w.cache, Leases: w, Events: w, Metrics: w, Traces: w, Log: log,
 			Guards: func(_ context.Context, address string) failover.Guard {
 				w.mu.Lock()
 				defer w.mu.Unlock()
@@ -174,6 +182,45 @@ func TestAFastPodLeavesALostNodeAtOnceWithItsPhasesRecorded(t *testing.T) {
 			t.Errorf("failovers %+v, want one with every phase, the fence's 0", w.moved)
 		}
 	})
+}
+
+func TestAMoveIsTracedOnceWhenItHasFinishedOrIsGivenUp(t *testing.T) {
+	var w *world
+	lead(t, 3, func(in *world) {
+		w = in
+		for _, name := range []string{"good", "again", "open"} {
+			w.pod(name, spec.Fast)
+			w.say(name, false)
+		}
+		move := func(name string) {
+			from := w.look(name).Node()
+			if err := w.leader.Move(t.Context(), w.look(name).Key(), false); err != nil {
+				t.Fatal(err)
+			}
+			w.say(name, true)
+			time.Sleep(time.Second)
+			if p := w.look(name); p.Node() == from {
+				t.Fatalf("%s is still on %s", name, from)
+			}
+			w.leader.Delivered("", w.look(name).Epoch)
+			time.Sleep(2 * time.Second)
+		}
+		move("good")
+		w.say("good", false)
+		move("again")
+		w.kill(w.look("again").Node())
+		time.Sleep(10 * time.Second)
+		w.say("again", false)
+		move("open")
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if got, want := fmt.Sprint(w.ended), "[good ready ready again superseded start again ready ready]"; got != want {
+			t.Errorf("ended: %s, want %s", got, want)
+		}
+	})
+	if got := w.ended[len(w.ended)-1]; len(w.ended) != 4 || got != "open unled start" {
+		t.Errorf("ended: %v, want last what the leader left open", w.ended)
+	}
 }
 
 func TestAFencedPodWaitsForTheSealedLeaseAndLeavesOnlyIfItIsStillThat(t *testing.T) {

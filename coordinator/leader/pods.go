@@ -252,7 +252,8 @@ func (t *terms) observe(now time.Duration, pods []fleet.Pod) {
 		p := byEpoch[epoch]
 		if p == nil {
 			if now-m.Bound > time.Second {
-				delete(t.moves, epoch) // bound anew, or gone
+				t.deps.Traces.Moved(m, now, OutcomeSuperseded)
+				delete(t.moves, epoch)
 			}
 			continue
 		}
@@ -268,6 +269,7 @@ func (t *terms) observe(now time.Duration, pods []fleet.Pod) {
 		}
 		if m.Ready != 0 {
 			t.deps.Metrics.Failover(m.Record())
+			t.deps.Traces.Moved(m, now, OutcomeReady)
 			delete(t.moves, epoch)
 			t.mu.Lock()
 			delete(t.delivered, epoch)
