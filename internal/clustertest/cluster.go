@@ -36,6 +36,8 @@ type Cluster struct {
 	bin   string
 	procs map[string]*Process
 	join  string
+	// env is what servers have in their environment beside the test's own.
+	env []string
 	// net has a host for every server, of its name; nil on loopback.
 	net *hosts.Net
 	// coordinatorFlags are besides the usual ones.
@@ -67,6 +69,11 @@ func WithLease(ttl, grace time.Duration) Option {
 // WithCoordinator gives coordinators more flags.
 func WithCoordinator(flags ...string) Option {
 	return func(c *Cluster) { c.coordinatorFlags = flags }
+}
+
+// WithEnv gives every server variables, as os.Environ has them.
+func WithEnv(env ...string) Option {
+	return func(c *Cluster) { c.env = env }
 }
 
 // OnHosts runs every server on a host of its own. It skips the test where that cannot be.
@@ -194,6 +201,7 @@ func (c *Cluster) start(name string, args ...string) *Process {
 	defer f.Close()
 	cmd := exec.Command(c.bin, args...)
 	cmd.Stdout, cmd.Stderr = f, f
+	cmd.Env = append(os.Environ(), c.env...)
 	if err := c.launch(name, cmd); err != nil {
 		c.t.Fatal(err)
 	}
