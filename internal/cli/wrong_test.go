@@ -37,7 +37,7 @@ import (
 	"github.com/musterhq/muster/internal/spec"
 )
 
-var update = flag.Bool("update", false, "write what is answered into testdata/wrong.golden")
+var update = flag.Bool("update", false, "write what is answered into testdata/wrong.golden, and deploy/agent.yaml and coordinator.yaml")
 
 // real is the coordinator's own API on a store in memory; it stands for the leader, the sessions and the tokens of a
 // cluster in which no node is connected and a pod with the selector nowhere fits none.
