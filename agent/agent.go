@@ -352,6 +352,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		g.Go(func() error { return flat.Run(ctx) })
 	}
 	g.Go(func() error { return https.Run(ctx) })
+	g.Go(func() error { return telemetry.TellSystemd(ctx, health, log) })
 	g.Go(func() error { return a.rotate(ctx, dialer, holder, filepath.Join(dir.Path(), identityFile), creds) })
 	return g.Wait()
 }

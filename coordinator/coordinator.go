@@ -254,7 +254,9 @@ func (c *Coordinator) run(ctx context.Context, dir *datadir.Dir) error {
 	if err != nil {
 		return err
 	}
-	https, err := c.https(web, identity.ServerTLS(authority.CA(), holder), authority, db, measured)
+	ready := &telemetry.Health{}
+	ready.Check("store", db.Writable)
+	https, err := c.https(web, identity.ServerTLS(authority.CA(), holder), authority, ready, measured)
 	if err != nil {
 		return err
 	}
@@ -318,6 +320,7 @@ func (c *Coordinator) run(ctx context.Context, dir *datadir.Dir) error {
 		stop()
 		return errors.Join(err, g.Wait())
 	}
+	g.Go(func() error { return telemetry.TellSystemd(work, ready, log) })
 	log.Info("coordinator serves", "listen", addresses.Listen, "http", addresses.HTTP, "gossip", addresses.Gossip, "cluster", authority.ClusterID())
 
 	select {
@@ -374,9 +377,7 @@ func closeStore(db *etcd.Store, log *slog.Logger) {
 }
 
 // https serves metrics and health.
-func (c *Coordinator) https(l net.Listener, cfg *tls.Config, a *trust.Authority, db store.Store, m *telemetry.Metrics) (*telemetry.HTTPS, error) {
-	ready := &telemetry.Health{}
-	ready.Check("store", db.Writable)
+func (c *Coordinator) https(l net.Listener, cfg *tls.Config, a *trust.Authority, ready *telemetry.Health, m *telemetry.Metrics) (*telemetry.HTTPS, error) {
 	auth := telemetry.AuthRequired
 	if c.cfg.OpenMetrics {
 		auth = telemetry.AuthNone

@@ -1,0 +1,56 @@
+package telemetry
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+)
+
+// statusEvery is how often systemd's status follows the checks.
+const statusEvery = 30 * time.Second
+
+// TellSystemd tells systemd that the server serves, what the checks say (systemctl status shows it) and, when ctx ends,
+// that it stops. It returns then, or at once where no systemd listens (NOTIFY_SOCKET). A message that does not get
+// through is logged once: nothing depends on it but the unit's start.
+func TellSystemd(ctx context.Context, h *Health, log *slog.Logger) error {
+	if os.Getenv("NOTIFY_SOCKET") == "" {
+		return nil
+	}
+	warned := false
+	tell(ctx, h, func(state string) {
+		if _, err := daemon.SdNotify(false, state); err != nil && !warned {
+			warned = true
+			log.Warn("systemd not told", "err", err)
+		}
+	})
+	return nil
+}
+
+// tell sends what has changed.
+func tell(ctx context.Context, h *Health, send func(state string)) {
+	tick := time.NewTicker(statusEvery)
+	defer tick.Stop()
+	said := ""
+	for {
+		_, lines := h.Ready(ctx)
+		switch status := "STATUS=serves: " + strings.Join(lines, ", "); {
+		case ctx.Err() != nil:
+		case said == "":
+			send(daemon.SdNotifyReady + "\n" + status)
+			said = status
+		case status != said:
+			send(status)
+			said = status
+		}
+		select {
+		case <-ctx.Done():
+			send(daemon.SdNotifyStopping + "\nSTATUS=stops")
+			return
+		case <-tick.C:
+		}
+	}
+}
