@@ -306,12 +306,19 @@ func (a *Agent) Run(ctx context.Context) error {
 	}, session.Deps{
 		Lease: leases, Pods: &pods{parts.runner, leases}, Probes: &probeMemory{parts.prober, memory}, Events: recorder, Usage: meter, Log: log,
 	})
+	if err := errors.Join(watchSession(measured, parts.session.Up), measured.Certificate(holder)); err != nil {
+		return err
+	}
 	health := &telemetry.Health{}
 	health.Check("session", func(context.Context) error {
-		if up, err := parts.session.Up(); !up {
+		switch up, err := parts.session.Up(); {
+		case up:
+			return nil
+		case err == nil: // the first is being opened
+			return errors.New("no session with a coordinator yet")
+		default:
 			return fmt.Errorf("no session with a coordinator: %w", err)
 		}
-		return nil
 	})
 	if flat != nil {
 		health.Check("network", func(context.Context) error { return flat.Err() })

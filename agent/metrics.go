@@ -67,6 +67,21 @@ func newMetrics(t *telemetry.Metrics) (*metrics, error) {
 	return m, err
 }
 
+// watchSession shows whether there is a session with a coordinator.
+func watchSession(t *telemetry.Metrics, up func() (bool, error)) error {
+	_, err := t.Meter("agent").Int64ObservableGauge("muster_session_up",
+		metric.WithDescription("1 while the agent has a session with a coordinator."),
+		metric.WithInt64Callback(func(_ context.Context, o metric.Int64Observer) error {
+			n := int64(0)
+			if ok, _ := up(); ok {
+				n = 1
+			}
+			o.Observe(n)
+			return nil
+		}))
+	return err
+}
+
 var resultLabels = [...]string{spec.ResultUnknown: "unknown", spec.ResultSuccess: "successful", spec.ResultFailure: "failed"}
 
 // Run counts a run, with the kubelet's labels (13).

@@ -272,6 +272,9 @@ func (c *Coordinator) run(ctx context.Context, dir *datadir.Dir) error {
 		Store: db, Cache: cache, Leases: leases, Guards: askGuard, Witnesses: witnesses(gossip), Members: members(gossip),
 		Events: recorder, Held: guards.Why, Suffix: suffix, Log: log, Metrics: metrics, Traces: &traces{followed.Tracer("coordinator")},
 	})
+	if err := errors.Join(watchBrake(measured, lead.Frozen), measured.Certificate(holder)); err != nil {
+		return err
+	}
 	sessions = dispatch.New(dispatch.Config{
 		Owner: c.owner, ClusterID: authority.ClusterID(), Generation: 1, Version: version.Version, PodCIDR: c.cfg.PodCIDR,
 		GossipKey: authority.GossipKey(), GossipSeeds: func() []string { return []string{gossip.Address()} },

@@ -54,6 +54,22 @@ func newMetrics(t *telemetry.Metrics, cache *store.Cache) (*metrics, error) {
 	if err != nil {
 		return nil, err
 	}
+	_, err = meter.Int64ObservableGauge("muster_pods", metric.WithDescription("Pods by phase, as they are shown."),
+		metric.WithInt64Callback(func(_ context.Context, o metric.Int64Observer) error {
+			v := cache.View()
+			counts := map[spec.Phase]int64{}
+			pods := fleet.Pods(v)
+			for i := range pods {
+				counts[fleet.Shown(v, &pods[i]).Phase]++
+			}
+			for phase, n := range counts {
+				o.Observe(n, metric.WithAttributes(attribute.String("phase", string(phase))))
+			}
+			return nil
+		}))
+	if err != nil {
+		return nil, err
+	}
 	_, err = meter.Int64ObservableGauge("muster_store_revision", metric.WithDescription("The newest store revision seen."),
 		metric.WithInt64Callback(func(_ context.Context, o metric.Int64Observer) error {
 			o.Observe(cache.View().Revision())
@@ -70,6 +86,21 @@ func guardMetrics(t *telemetry.Metrics, guards *restarts.Table) error {
 			deployments, pods := guards.Held()
 			o.Observe(int64(deployments), metric.WithAttributes(attribute.String("kind", "deployments")))
 			o.Observe(int64(pods), metric.WithAttributes(attribute.String("kind", "pods")))
+			return nil
+		}))
+	return err
+}
+
+// watchBrake shows whether failover is frozen: frozen says why, or nothing.
+func watchBrake(t *telemetry.Metrics, frozen func() string) error {
+	_, err := t.Meter("coordinator").Int64ObservableGauge("muster_failover_frozen",
+		metric.WithDescription("1 while the brake holds failover: muster status says why, muster resume lets it go on."),
+		metric.WithInt64Callback(func(_ context.Context, o metric.Int64Observer) error {
+			n := int64(0)
+			if frozen() != "" {
+				n = 1
+			}
+			o.Observe(n)
 			return nil
 		}))
 	return err

@@ -10,8 +10,11 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 )
 
-// statusEvery is how often systemd's status follows the checks.
-const statusEvery = 30 * time.Second
+// The checks are asked so often for systemd's status, the second while one of them fails.
+const (
+	statusEvery = 30 * time.Second
+	failedEvery = time.Second
+)
 
 // TellSystemd tells systemd that the server serves, what the checks say (systemctl status shows it) and, when ctx ends,
 // that it stops. It returns then, or at once where no systemd listens (NOTIFY_SOCKET). A message that does not get
@@ -32,11 +35,13 @@ func TellSystemd(ctx context.Context, h *Health, log *slog.Logger) error {
 
 // tell sends what has changed.
 func tell(ctx context.Context, h *Health, send func(state string)) {
-	tick := time.NewTicker(statusEvery)
-	defer tick.Stop()
 	said := ""
 	for {
-		_, lines := h.Ready(ctx)
+		wait := failedEvery
+		ok, lines := h.Ready(ctx)
+		if ok {
+			wait = statusEvery
+		}
 		switch status := "STATUS=serves: " + strings.Join(lines, ", "); {
 		case ctx.Err() != nil:
 		case said == "":
@@ -50,7 +55,7 @@ func tell(ctx context.Context, h *Health, send func(state string)) {
 		case <-ctx.Done():
 			send(daemon.SdNotifyStopping + "\nSTATUS=stops")
 			return
-		case <-tick.C:
+		case <-time.After(wait):
 		}
 	}
 }

@@ -19,6 +19,8 @@ import (
 	otelprom "go.opentelemetry.io/otel/exporters/prometheus"
 	"go.opentelemetry.io/otel/metric"
 	sdk "go.opentelemetry.io/otel/sdk/metric"
+
+	"github.com/musterhq/muster/internal/identity"
 )
 
 // LogConfig says how a server logs.
@@ -94,6 +96,20 @@ func (m *Metrics) Meter(name string) metric.Meter { return m.provider.Meter(name
 
 // Registerer takes collectors that are Prometheus' own.
 func (m *Metrics) Registerer() prometheus.Registerer { return m.registry }
+
+// Certificate shows until when the server's certificate is valid, as a Unix time in seconds. It is replaced at two thirds
+// of its life, so a time that comes near means that this fails.
+func (m *Metrics) Certificate(holder *identity.Holder) error {
+	_, err := m.Meter("telemetry").Int64ObservableGauge("muster_certificate_not_after_timestamp", metric.WithUnit("s"),
+		metric.WithDescription("When the server's certificate ends, as a Unix time."),
+		metric.WithInt64Callback(func(_ context.Context, o metric.Int64Observer) error {
+			if c := holder.Get(); c != nil {
+				o.Observe(c.Leaf.NotAfter.Unix())
+			}
+			return nil
+		}))
+	return err
+}
 
 // Handler serves the metrics, in Prometheus' text format or OpenMetrics'.
 func (m *Metrics) Handler() http.Handler {
