@@ -41,6 +41,9 @@ func (s *serverFlags) check() error {
 	case s.metricsAuth != "required" && s.metricsAuth != "none":
 		return usagef("--metrics-auth %s: want required or none", s.metricsAuth)
 	}
+	if err := telemetry.CheckExport(); err != nil {
+		return &usageError{err}
+	}
 	return nil
 }
 

@@ -97,6 +97,21 @@ func export(signal string) (protocol string, err error) {
 	return protocolHTTP, nil
 }
 
+// CheckExport finds what the variables of OpenTelemetry say that cannot be followed, so that a server ends before it has
+// begun anything. An error names the variable.
+func CheckExport() error {
+	for _, signal := range []string{"TRACES", "METRICS"} {
+		if _, err := export(signal); err != nil {
+			return err
+		}
+	}
+	if _, err := queueSize(); err != nil {
+		return err
+	}
+	_, err := identify("", "", "")
+	return err
+}
+
 func disabled() (bool, error) {
 	switch text := os.Getenv(envDisabled); strings.ToLower(text) {
 	case "", "false":

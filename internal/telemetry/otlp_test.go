@@ -3,6 +3,7 @@ package telemetry
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
@@ -146,9 +147,13 @@ func TestAVariableThatCannotBeFollowedIsNamed(t *testing.T) {
 			noVariables(t)
 			t.Setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
 			t.Setenv(variable, value)
+			early := CheckExport()
 			m, err := NewMetrics("agent", "n1", "1", quiet)
 			if err == nil {
 				_, err = NewTraces("agent", "n1", "1", m, quiet)
+			}
+			if fmt.Sprint(early) != fmt.Sprint(err) {
+				t.Errorf("found early: %v, at the end: %v", early, err)
 			}
 			if err == nil || !strings.Contains(err.Error(), variable) || !strings.Contains(err.Error(), "want ") {
 				t.Errorf("error %v, want one that names the variable and what it may be", err)
