@@ -92,3 +92,33 @@ func TestWhatIsFinalStaysWhateverComes(t *testing.T) {
 		t.Errorf("stopped %v, phase %s", w.plan.Stopped, w.plan.Status.Phase)
 	}
 }
+
+// Rule 8.2, different on purpose: containers that fail are killed at the same time.
+func TestContainersThatFailTogetherAreKilledTogether(t *testing.T) {
+	both := func(p *spec.Pod, c *spec.Container) { p.Spec.Containers[1].Liveness = c.Liveness }
+	w := newWorld(t, onePod(withContainer("b"), withProbes(spec.Liveness), both))
+	w.step()
+	w.hold[pod.StopContainer] = true
+	w.verdict("web", spec.Liveness, spec.ResultFailure)
+	w.verdict("b", spec.Liveness, spec.ResultFailure)
+	if w.step(); len(w.held) != 2 {
+		t.Errorf("%d are being stopped, want both", len(w.held))
+	}
+}
+
+// Rule 10.4 with 8.2: a sidecar's preStop hook is done when its turn to end has come.
+func TestASidecarsPreStopHookWaitsForItsTurn(t *testing.T) {
+	w := newWorld(t, onePod(withInit("side+"), withPreStopOn("side")))
+	w.step()
+	w.hold[pod.StopContainer] = true
+	deleted := *w.w.Pod
+	deleted.DeleteTime, deleted.DeleteGrace = w.now, time.Minute
+	w.w.Pod = &deleted
+	if w.step(); len(w.held) != 1 || w.held[0].Container != "web" {
+		t.Fatalf("being stopped: %v", w.held)
+	}
+	w.finish(w.held[0])
+	if w.step(); len(w.held) != 2 || w.held[1].Container != "side" || !w.held[1].PreStop {
+		t.Errorf("being stopped: %+v", w.held[1:])
+	}
+}

@@ -97,6 +97,48 @@ func TestEveryRuleHasATestThatNamesIt(t *testing.T) {
 	}
 }
 
+// The table of differences names a test for each.
+func TestEveryDifferenceFromTheKubeletHasATest(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join(root, "docs/probes.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, table, ok := strings.Cut(string(text), "\n| kubelet | muster | why | held by |\n")
+	if !ok {
+		t.Fatal("docs/probes.md has no table of differences")
+	}
+	table, _, _ = strings.Cut(table, "\n\n")
+	rows := strings.Split(table, "\n")[1:]
+	if len(rows) < 20 {
+		t.Fatalf("%d differences", len(rows))
+	}
+	tests := map[string]bool{}
+	err = filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.SkipObjectResolution)
+		if err != nil {
+			return err
+		}
+		for _, decl := range file.Decls {
+			if f, ok := decl.(*ast.FuncDecl); ok {
+				tests[f.Name.Name] = true
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, row := range rows {
+		name := regexp.MustCompile("`(Test[A-Za-z0-9]+)` \\|$").FindStringSubmatch(row)
+		if name == nil || !tests[name[1]] {
+			t.Errorf("no test that there is: %s", row)
+		}
+	}
+}
+
 func TestTheRulesThatAreCitedAreRules(t *testing.T) {
 	text, err := os.ReadFile(filepath.Join(root, "docs/probes.md"))
 	if err != nil {

@@ -287,6 +287,10 @@ func (c *checker) podSpec(at string, s *PodSpec) {
 			c.add(fmt.Sprintf("%s.readinessGates[%d].conditionType", at, i), Invalid, g, why)
 		}
 	}
+	if len(s.ReadinessGates) > 0 {
+		c.findings = append(c.findings, Finding{Path: at + ".readinessGates", Warning: true,
+			Message: "nothing sets conditions of pods from outside yet: the pod will not be Ready"})
+	}
 	c.podSecurity(at+".securityContext", &s.Security)
 	volumes := map[string]*Volume{}
 	c.atMost(at+".volumes", len(s.Volumes), maxVolumes)

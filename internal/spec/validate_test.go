@@ -301,7 +301,7 @@ func TestPodsAreRefusedFieldByField(t *testing.T) {
 			hostPath(spec.Volume{Name: "v", HostPath: "/v"}, spec.Mount{Volume: "v", Path: "/v"})(p)
 			p.Spec.Containers[0].Mounts = append(p.Spec.Containers[0].Mounts, spec.Mount{Volume: "v", Path: "/v"})
 		}, []string{c + `volumeMounts[1].mountPath: Invalid value: "/v": must be unique`}},
-		{"readiness gate", func(p *spec.Pod) { p.Spec.ReadinessGates = []string{"example.org/Warm", "a b"} }, []string{`spec.readinessGates[1].conditionType: Invalid value: "a b": name part must be 1 to 63 alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character`}},
+		{"readiness gate", func(p *spec.Pod) { p.Spec.ReadinessGates = []string{"example.org/Warm", "a b"} }, []string{`spec.readinessGates[1].conditionType: Invalid value: "a b": name part must be 1 to 63 alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character`, "spec.readinessGates: Warning: nothing sets conditions of pods from outside yet: the pod will not be Ready"}},
 	} {
 		t.Run(x.name, func(t *testing.T) { checkPod(t, x.change, spec.Options{}, x.want...) })
 	}
