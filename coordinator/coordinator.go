@@ -165,6 +165,7 @@ func (c *Coordinator) run(ctx context.Context, dir *datadir.Dir) error {
 	var claim *serving.Claim
 	if c.cfg.Etcd != nil {
 		// Nobody is kept waiting at the ports meanwhile.
+		telemetry.TellSystemdWaits("for the etcd of --etcd-endpoints, and until no other coordinator serves there", log)
 		if db, claim, err = c.claim(ctx, dir, codec); err != nil {
 			if ctx.Err() != nil {
 				return nil

@@ -16,9 +16,9 @@ const (
 	failedEvery = time.Second
 )
 
-// TellSystemd tells systemd that the server serves, what the checks say (systemctl status shows it) and, when ctx ends,
-// that it stops. It returns then, or at once where no systemd listens (NOTIFY_SOCKET). A message that does not get
-// through is logged once: nothing depends on it but the unit's start.
+// TellSystemd tells systemd that the server serves, and what the checks say (systemctl status shows it), until ctx ends. It
+// returns then, or at once where no systemd listens (NOTIFY_SOCKET). A message that does not get through is logged once:
+// nothing depends on it but the unit's start. What serves anew after an outage may tell it again.
 func TellSystemd(ctx context.Context, h *Health, log *slog.Logger) error {
 	if os.Getenv("NOTIFY_SOCKET") == "" {
 		return nil
@@ -31,6 +31,14 @@ func TellSystemd(ctx context.Context, h *Health, log *slog.Logger) error {
 		}
 	})
 	return nil
+}
+
+// TellSystemdWaits tells systemd that the server has started and waits for its turn, which may take for ever; what says for
+// what. Without it systemd would take the unit's start for failed.
+func TellSystemdWaits(what string, log *slog.Logger) {
+	if _, err := daemon.SdNotify(false, daemon.SdNotifyReady+"\nSTATUS=waits: "+what); err != nil {
+		log.Warn("systemd not told", "err", err)
+	}
 }
 
 // tell sends what has changed.
@@ -53,7 +61,7 @@ func tell(ctx context.Context, h *Health, send func(state string)) {
 		}
 		select {
 		case <-ctx.Done():
-			send(daemon.SdNotifyStopping + "\nSTATUS=stops")
+			send("STATUS=serves no more") // not STOPPING=1, after which systemd lets nothing begin anew
 			return
 		case <-time.After(wait):
 		}

@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-func TestSystemdHearsOfTheStartOfEveryChangeAndOfTheStop(t *testing.T) {
+func TestSystemdHearsOfTheStartOfEveryChangeAndOfTheEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := &Health{}
 		var down atomic.Bool
@@ -39,7 +39,7 @@ func TestSystemdHearsOfTheStartOfEveryChangeAndOfTheStop(t *testing.T) {
 		<-done
 		want := []string{
 			"READY=1\nSTATUS=serves: [+]session ok", "STATUS=serves: [-]session: no session with a coordinator", "STATUS=serves: [+]session ok",
-			"STOPPING=1\nSTATUS=stops",
+			"STATUS=serves no more",
 		}
 		if got := strings.Join(said, "|"); got != strings.Join(want, "|") {
 			t.Errorf("systemd heard %q, want %q", said, want)
@@ -75,11 +75,15 @@ func TestWhatSystemdIsToldGoesToItsSocketAndNowhereWithoutOne(t *testing.T) {
 		t.Errorf("heard %q first", got)
 	}
 	cancel()
-	if got := heard(); !strings.HasPrefix(got, "STOPPING=1\n") {
+	if got := heard(); got != "STATUS=serves no more" {
 		t.Errorf("heard %q at the end", got)
 	}
 	if err := <-done; err != nil {
 		t.Error(err)
+	}
+	TellSystemdWaits("for its turn", quiet)
+	if got := heard(); got != "READY=1\nSTATUS=waits: for its turn" {
+		t.Errorf("heard %q of one that waits", got)
 	}
 	l.Close()
 	var b buffer
