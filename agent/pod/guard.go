@@ -99,6 +99,18 @@ func heldText(w *Wanted) (reason, text string) {
 	return "NotAllowed", "the coordinator has not allowed it"
 }
 
+// heldBefore tells whether a restart may have waited before this agent's start, of which its probe has not said anything yet:
+// then what was told stays.
+func (m *Machine) heldBefore(w *Wanted) bool {
+	for _, sc := range w.Pod.Spec.AllContainers() {
+		c := m.containers[sc.Name]
+		if c != nil && sc.Liveness != nil && c.running() && c.kept.ID == c.Instance.ID && c.verdicts[spec.Liveness].result == spec.ResultUnknown {
+			return true
+		}
+	}
+	return false
+}
+
 // heldIsTold tells whether anybody was told of a restart that waits.
 func (m *Machine) heldIsTold() bool {
 	for _, c := range m.containers {

@@ -14,11 +14,12 @@ import (
 
 // guarded is a running pod of a Deployment whose restart guard stands so.
 func guarded(t fataler, g pod.Guard, kinds ...spec.ProbeKind) *world {
-	w := newWorld(t, onePod(withProbes(kinds...), func(p *spec.Pod, _ *spec.Container) {
+	w := newWorld(t, onePod(withProbes(kinds...), withContainer("other"), func(p *spec.Pod, _ *spec.Container) {
 		p.Owner = &spec.OwnerRef{Kind: "Deployment", Name: "site", UID: "d"}
 	}))
 	w.w.Guard = g
 	w.step()
+	w.starts = w.starts[1:] // the other container's
 	return w
 }
 
@@ -107,6 +108,24 @@ func TestAHeldRestartIsDoneOnceItIsAllowed(t *testing.T) {
 	w.step()
 	if r := w.m.Restarts(); r.Held.IsZero() || !r.Live || len(w.starts) != 2 {
 		t.Errorf("failing again: %+v, want it held; it was live since its restart", r)
+	}
+}
+
+func TestARestartOfTheAgentLeavesWhatWasToldOfAHeldRestart(t *testing.T) {
+	w := guarded(t, pod.Guard{On: true, Holding: true}, spec.Liveness)
+	w.verdict("web", spec.Liveness, spec.ResultFailure)
+	w.step()
+	w.after(time.Minute)
+	w.restart()
+	statuses := w.statuses
+	w.step()
+	if w.statuses != statuses || heldCondition(w) != "True TooManyFail" {
+		t.Errorf("%d changes of the status, condition %q", w.statuses-statuses, heldCondition(w))
+	}
+	w.verdict("web", spec.Liveness, spec.ResultSuccess)
+	w.step()
+	if heldCondition(w) != "False " {
+		t.Errorf("when it succeeds the condition is %q", heldCondition(w))
 	}
 }
 

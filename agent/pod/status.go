@@ -227,7 +227,7 @@ func (m *Machine) conditions(now time.Time, w *Wanted, s *Seen, st *spec.PodStat
 	if m.heldIsTold() {
 		reason, text := heldText(w)
 		set(spec.ConditionRestartHeld, spec.ConditionTrue, reason, text)
-	} else if m.status.Condition(spec.ConditionRestartHeld) != nil {
+	} else if m.status.Condition(spec.ConditionRestartHeld) != nil && !m.heldBefore(w) {
 		set(spec.ConditionRestartHeld, spec.ConditionFalse, "", "")
 	}
 	for _, c := range m.status.Conditions { // those of others stay

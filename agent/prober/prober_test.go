@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -324,12 +325,12 @@ func TestASlowProbeHoldsNoOther(t *testing.T) {
 
 func TestAHeldLivenessIsAskedAPeriodAfterTheLastTimeAndOn(t *testing.T) {
 	row := Row{}
-	fails := true
+	var well atomic.Bool
 	r := run(t, time.Minute, func(context.Context, *probe.Question) probe.Answer {
-		if fails {
-			return probe.Answer{Outcome: spec.OutcomeFailure, CPU: -1}
+		if well.Load() {
+			return probe.Answer{Outcome: spec.OutcomeSuccess, CPU: -1}
 		}
-		return probe.Answer{Outcome: spec.OutcomeSuccess, CPU: -1}
+		return probe.Answer{Outcome: spec.OutcomeFailure, CPU: -1}
 	}, func(r *recorder) {
 		row = live("p", 10*time.Second)
 		r.Set(row)
@@ -337,7 +338,7 @@ func TestAHeldLivenessIsAskedAPeriodAfterTheLastTimeAndOn(t *testing.T) {
 		row.Held = true
 		r.Set(row)
 		time.Sleep(15 * time.Second)
-		fails = false
+		well.Store(true)
 	})
 	if got := r.starts[row.ID]; len(got) != 6 || got[3] < 30*time.Second || got[3] > 30*time.Second+Slot {
 		t.Errorf("asked at %v, want each 10 s", got)

@@ -12,8 +12,11 @@ import (
 	"github.com/musterhq/muster/internal/spec"
 )
 
-// said has the words about restarts that came through a link.
-func (l *link) said() (words []*agentv1.RestartWord) {
+// restartsSaid has the words about restarts that came in the n-th session.
+func (w *world) restartsSaid(n int) (words []*agentv1.RestartWord) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	l := w.links[n]
 	for _, m := range l.got {
 		words = append(words, m.GetRestarts().GetWords()...)
 	}
@@ -24,7 +27,7 @@ func TestRestartGuardsComeDownAndWordsOfRestartsGoUp(t *testing.T) {
 	held := spec.RestartWord{UID: "u1", Epoch: 3, Version: 4, Held: true}
 	bubble(t, func(w *world) { w.words = []spec.RestartWord{held} }, func(w *world) {
 		l := w.links[0]
-		if got := l.said(); len(got) != 1 || got[0].GetUid() != "u1" || got[0].GetVersion() != 4 || !got[0].GetHeld() || got[0].GetRestartedAgo() != nil {
+		if got := w.restartsSaid(0); len(got) != 1 || got[0].GetUid() != "u1" || got[0].GetVersion() != 4 || !got[0].GetHeld() || got[0].GetRestartedAgo() != nil {
 			t.Fatalf("at the start: %v, want what there is to say of all", got)
 		}
 		l.send(&agentv1.ConnectResponse{Message: &agentv1.ConnectResponse_RestartGuards{RestartGuards: &agentv1.RestartGuards{Pods: []*agentv1.RestartGuard{
@@ -37,7 +40,7 @@ func TestRestartGuardsComeDownAndWordsOfRestartsGoUp(t *testing.T) {
 		}
 		w.restarts <- []spec.RestartWord{{UID: "u1", Epoch: 3, Version: 5, Allowed: true, Restarted: true, Ago: time.Second, Live: true}}
 		synctest.Wait()
-		if got := l.said(); len(got) != 2 || got[1].GetRestartedAgo().AsDuration() != time.Second || !got[1].GetLive() || !got[1].GetAllowed() {
+		if got := w.restartsSaid(0); len(got) != 2 || got[1].GetRestartedAgo().AsDuration() != time.Second || !got[1].GetLive() || !got[1].GetAllowed() {
 			t.Errorf("then: %v", got)
 		}
 		if w.cutOff != 0 {
@@ -47,10 +50,13 @@ func TestRestartGuardsComeDownAndWordsOfRestartsGoUp(t *testing.T) {
 			{Uid: "u1", ReleaseAfter: durationpb.New(time.Millisecond)},
 		}}}})
 		time.Sleep(10 * time.Second)
-		if w.cutOff != 1 || len(w.links) != 2 || len(w.guards) != 1 {
-			t.Errorf("cut off %d times, %d sessions, told %d times; want what is out of bounds to end the session", w.cutOff, len(w.links), len(w.guards))
+		w.mu.Lock()
+		cutOff, links, told := w.cutOff, len(w.links), len(w.guards)
+		w.mu.Unlock()
+		if cutOff != 1 || links != 2 || told != 1 {
+			t.Errorf("cut off %d times, %d sessions, told %d times; want what is out of bounds to end the session", cutOff, links, told)
 		}
-		if got := w.links[1].said(); len(got) != 1 || got[0].GetVersion() != 4 {
+		if got := w.restartsSaid(1); len(got) != 1 || got[0].GetVersion() != 4 {
 			t.Errorf("in the next session: %v, want all once more", got)
 		}
 	})

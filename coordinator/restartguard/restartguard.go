@@ -333,15 +333,18 @@ func (g *Guard) allow(now time.Duration, d *Decision) {
 		}
 		return
 	}
-	for wanting == 0 && counted < d.Most {
-		free := g.ordered(func(p *pod) bool { return !g.counted(now, p) },
-			func(a, b *pod) int { return cmp.Compare(onNode[a.Node], onNode[b.Node]) })
-		if len(free) == 0 {
-			return
+	if wanting == 0 && counted < d.Most {
+		free := g.ordered(func(p *pod) bool { return !g.counted(now, p) }, byName)
+		turn := make(map[*pod]int, len(free)) // how many of its node are allowed before it
+		for _, p := range free {
+			turn[p] = onNode[p.Node]
+			onNode[p.Node]++
 		}
-		g.set(now, free[0], true)
-		onNode[free[0].Node]++
-		counted++
+		slices.SortStableFunc(free, func(a, b *pod) int { return cmp.Compare(turn[a], turn[b]) })
+		for _, p := range free[:min(len(free), d.Most-counted)] {
+			g.set(now, p, true)
+			counted++
+		}
 	}
 	// A pod that was restarted and is counted for it may be restarted again.
 	if wanting == 0 && counted <= d.Most {

@@ -1,6 +1,7 @@
 package restartguard
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -140,5 +141,31 @@ func TestWordsOfPodsThatAreUnknownAreDropped(t *testing.T) {
 	g.Heard(0, &spec.RestartWord{UID: "b", Epoch: 2, Held: true})
 	if d := g.Decide(0); d.Held != 0 || g.Resume() {
 		t.Errorf("%+v, want nothing held, and nothing to resume", d)
+	}
+}
+
+func TestTheAllowanceIsSpreadOverTheNodes(t *testing.T) {
+	f := newFleet(9, 3, settings())
+	f.settle()
+	on := map[string]int{}
+	for _, c := range f.pods {
+		if c.allowed {
+			on[c.Node]++
+		}
+	}
+	if on["n0"]+on["n1"]+on["n2"] != 4 || max(on["n0"], on["n1"], on["n2"]) != 2 || min(on["n0"], on["n1"], on["n2"]) != 1 {
+		t.Errorf("allowed: %v, want four, one or two on each node", on)
+	}
+}
+
+func BenchmarkDecideOfTenThousandPods(b *testing.B) {
+	g := New(0, 1)
+	var pods []Pod
+	for i := range 10_000 {
+		pods = append(pods, Pod{Key: Key{fmt.Sprint("p", i), 1}, Node: fmt.Sprint("n", i%100), Fresh: true})
+	}
+	g.Set(settings(), len(pods), pods)
+	for i := range b.N {
+		g.Decide(time.Duration(i))
 	}
 }

@@ -195,6 +195,9 @@ func deployment(v *store.View, name spec.ObjectName, uid string) *spec.Deploymen
 
 // decideLocked decides about owners of which something has changed.
 func (t *Table) decideLocked(v *store.View, dirty map[string]bool) {
+	if len(dirty) == 0 {
+		return
+	}
 	now := t.cfg.Now()
 	nodes, changed := map[string]bool{}, false
 	for _, uid := range slices.Sorted(maps.Keys(dirty)) {
