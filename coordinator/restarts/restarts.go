@@ -25,8 +25,12 @@ const (
 	ReasonReleased = "RestartsReleased"
 )
 
-// buffer is how many batches of changes the table may be behind before it looks at everything anew.
-const buffer = 4096
+const (
+	// buffer is how many batches of changes the table may be behind before it looks at everything anew.
+	buffer = 4096
+	// minPause is the least time between two decisions: changes come in bursts, and a decision looks at all pods of its owner.
+	minPause = 20 * time.Millisecond
+)
 
 // Events takes the coordinator's events; internal/event's Recorder does.
 type Events interface {
@@ -51,6 +55,8 @@ type owner struct {
 	uid  string
 	name spec.ObjectName
 	pods map[spec.ObjectName]restartguard.Pod
+	// stale: its pods, or what is wanted of it, have changed since the last decision.
+	stale bool
 	// guard is nil while it is off.
 	guard    *restartguard.Guard
 	settings spec.RestartGuard
@@ -68,14 +74,19 @@ type Table struct {
 	owners map[string]*owner // by the Deployment's uid
 	byPod  map[spec.ObjectName]string
 	byUID  map[string]spec.ObjectName
+	// dirty are the owners to decide about.
+	dirty map[string]bool
 	// began is the revision of the first view: bindings after it are known to be new.
 	began int64
+	// decided: every Deployment that there was at the start has been decided about.
+	decided bool
 }
 
 // New builds a table that is empty before Run.
 func New(cfg Config) *Table {
 	return &Table{
 		cfg: cfg, wake: make(chan struct{}, 1), owners: map[string]*owner{}, byPod: map[spec.ObjectName]string{}, byUID: map[string]spec.ObjectName{},
+		dirty: map[string]bool{},
 	}
 }
 
@@ -89,7 +100,15 @@ func (t *Table) Run(ctx context.Context) error {
 		t.follow(ctx)
 	}()
 	for ctx.Err() == nil {
-		timer.Reset(t.overdue())
+		decided, wait := t.pass()
+		if decided {
+			timer.Reset(minPause)
+			select {
+			case <-ctx.Done():
+			case <-timer.C:
+			}
+		}
+		timer.Reset(wait)
 		select {
 		case <-ctx.Done():
 		case <-timer.C:
@@ -98,6 +117,14 @@ func (t *Table) Run(ctx context.Context) error {
 	}
 	<-done
 	return nil
+}
+
+// poke has Run decide soon.
+func (t *Table) poke() {
+	select {
+	case t.wake <- struct{}{}:
+	default:
+	}
 }
 
 // follow takes in what changes in the store.
@@ -115,44 +142,50 @@ func (t *Table) follow(ctx context.Context) {
 func (t *Table) fill(v *store.View) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.fillLocked(v)
+	t.poke()
+}
+
+func (t *Table) fillLocked(v *store.View) {
 	if t.began == 0 {
-		t.began = v.Revision()
+		t.began = max(1, v.Revision())
 	}
-	dirty := map[string]bool{}
 	for name := range t.byPod {
-		t.podLocked(v, name, dirty)
+		t.podLocked(v, name)
 	}
 	for rec := range v.All(store.Pods) {
-		t.podLocked(v, spec.ObjectName{Namespace: rec.Key.Namespace, Name: rec.Key.Name}, dirty)
+		t.podLocked(v, spec.ObjectName{Namespace: rec.Key.Namespace, Name: rec.Key.Name})
 	}
 	for uid := range t.owners {
-		dirty[uid] = true
+		t.staleLocked(uid)
 	}
-	t.decideLocked(v, dirty)
 }
+
+func (t *Table) staleLocked(uid string) { t.owners[uid].stale, t.dirty[uid] = true, true }
 
 func (t *Table) apply(v *store.View, changes store.Changes) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	dirty := map[string]bool{}
 	for _, c := range changes.Changes {
 		name := spec.ObjectName{Namespace: c.Key.Namespace, Name: c.Key.Name}
 		switch c.Key.Family {
 		case store.Pods, store.Bindings, store.PodStatuses:
-			t.podLocked(v, name, dirty)
+			t.podLocked(v, name)
 		case store.Deployments:
 			for uid, o := range t.owners {
 				if o.name == name {
-					dirty[uid] = true
+					t.staleLocked(uid)
 				}
 			}
 		}
 	}
-	t.decideLocked(v, dirty)
+	if len(t.dirty) > 0 {
+		t.poke()
+	}
 }
 
 // podLocked takes in what has become of a pod.
-func (t *Table) podLocked(v *store.View, name spec.ObjectName, dirty map[string]bool) {
+func (t *Table) podLocked(v *store.View, name spec.ObjectName) {
 	p, ok := fleet.LookupPod(v, name)
 	ok = ok && p.Owner != nil && p.Owner.Kind == "Deployment" && p.Binding != nil && !p.Deleting() && !p.Stopped()
 	if ok {
@@ -165,7 +198,7 @@ func (t *Table) podLocked(v *store.View, name spec.ObjectName, dirty map[string]
 		delete(t.byUID, o.pods[name].UID)
 		delete(o.pods, name)
 		delete(t.byPod, name)
-		dirty[was] = true
+		t.staleLocked(was)
 	}
 	if !ok {
 		return
@@ -181,7 +214,7 @@ func (t *Table) podLocked(v *store.View, name spec.ObjectName, dirty map[string]
 	}
 	delete(t.byUID, o.pods[name].UID) // another pod may have had the name
 	o.pods[name], t.byPod[name], t.byUID[p.UID] = is, o.uid, name
-	dirty[o.uid] = true
+	t.staleLocked(o.uid)
 }
 
 // deployment is an owner as it is wanted, nil when it is not.
@@ -193,18 +226,17 @@ func deployment(v *store.View, name spec.ObjectName, uid string) *spec.Deploymen
 	return d
 }
 
-// decideLocked decides about owners of which something has changed.
-func (t *Table) decideLocked(v *store.View, dirty map[string]bool) {
-	if len(dirty) == 0 {
-		return
-	}
+// decideLocked decides about owners.
+func (t *Table) decideLocked(v *store.View, owners []string) {
 	now := t.cfg.Now()
 	nodes, changed := map[string]bool{}, false
-	for _, uid := range slices.Sorted(maps.Keys(dirty)) {
+	for _, uid := range owners {
+		delete(t.dirty, uid)
 		o := t.owners[uid]
 		if o == nil {
 			continue
 		}
+		o.stale = false
 		var on bool
 		d := deployment(v, o.name, o.uid)
 		if d != nil {
@@ -235,10 +267,6 @@ func (t *Table) decideLocked(v *store.View, dirty map[string]bool) {
 	}
 	if changed && t.cfg.Changed != nil {
 		t.cfg.Changed()
-	}
-	select {
-	case t.wake <- struct{}{}:
-	default:
 	}
 }
 
@@ -273,48 +301,55 @@ func text(g *spec.RestartGuard) string {
 	return fmt.Sprintf("More than %d%% of the pods fail liveness within %v, restarts are held for at most %v", g.Share, g.Window, g.ReleaseAfter)
 }
 
-// overdue decides about the owners whose time has come, and says how long the next one has.
-func (t *Table) overdue() time.Duration {
+// pass decides about the owners that are dirty, and those whose time has come. It says whether there were any, and how long the
+// next one has.
+func (t *Table) pass() (decided bool, wait time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now := t.cfg.Now()
-	due := map[string]bool{}
 	for uid, o := range t.owners {
 		if o.last.Recheck != 0 && o.last.Recheck <= now {
-			due[uid] = true
+			t.dirty[uid] = true
 		}
 	}
-	if len(due) > 0 {
-		t.decideLocked(t.cfg.Cache.View(), due)
-	}
-	wait := time.Hour
+	decided = len(t.dirty) > 0
+	t.decideLocked(t.cfg.Cache.View(), slices.Sorted(maps.Keys(t.dirty)))
+	t.decided = t.decided || t.began != 0
+	wait = time.Hour
 	for _, o := range t.owners {
 		if o.last.Recheck != 0 {
 			wait = min(wait, max(time.Millisecond, o.last.Recheck-now))
 		}
 	}
-	return wait
+	return decided, wait
 }
 
 // Heard takes in what a node's agent says. Words of pods that the node does not hold are dropped.
 func (t *Table) Heard(node string, words []spec.RestartWord) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	v := t.cfg.Cache.View()
+	// An agent may speak of what this table has not looked at yet: its pods and their guards must be there to hear it.
+	unseen := func(w spec.RestartWord) bool { _, ok := t.byUID[w.UID]; return !ok }
+	if t.began == 0 || slices.ContainsFunc(words, unseen) {
+		t.fillLocked(v)
+	}
 	now := t.cfg.Now()
-	dirty := map[string]bool{}
 	for i := range words {
-		w := &words[i]
-		name, ok := t.byUID[w.UID]
+		name, ok := t.byUID[words[i].UID]
 		if !ok {
 			continue
 		}
 		o := t.owners[t.byPod[name]]
+		if o.stale {
+			t.decideLocked(v, []string{o.uid})
+		}
 		if o.guard != nil && o.pods[name].Node == node {
-			o.guard.Heard(now, w)
-			dirty[o.uid] = true
+			o.guard.Heard(now, &words[i])
+			t.dirty[o.uid] = true
 		}
 	}
-	t.decideLocked(t.cfg.Cache.View(), dirty)
+	t.poke()
 }
 
 // Guarded is how the guard stands for a pod's binding; false where there is none. It goes by the view, so that a pod which
@@ -347,8 +382,10 @@ func (t *Table) Why(uid string) (why string, known bool) {
 	defer t.mu.Unlock()
 	o := t.owners[uid]
 	switch {
+	case !t.decided:
+		return "", false
 	case o == nil || o.guard == nil:
-		return "", t.began != 0
+		return "", true
 	case o.last.Holding:
 		return text(&o.settings), true
 	}
@@ -364,7 +401,8 @@ func (t *Table) Resume(uid string) bool {
 		return false
 	}
 	t.cfg.Log.Info("somebody lets held restarts go on", "deployment", o.name.String())
-	t.decideLocked(t.cfg.Cache.View(), map[string]bool{uid: true})
+	t.dirty[uid] = true
+	t.poke()
 	return true
 }
 

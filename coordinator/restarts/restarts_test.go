@@ -55,8 +55,15 @@ func (w *world) put(k store.Key, v store.Value) int64 {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	synctest.Wait()
+	w.pause()
 	return rev
+}
+
+// pause lets what was heard be decided about.
+func (w *world) pause() {
+	w.t.Helper()
+	time.Sleep(minPause)
+	synctest.Wait()
 }
 
 var siteKey = store.Key{Family: store.Deployments, Namespace: "default", Name: "site"}
@@ -122,7 +129,7 @@ func (w *world) settle() {
 			}
 			w.table.Heard("node-"+name, []spec.RestartWord{word})
 		}
-		synctest.Wait()
+		w.pause()
 	}
 }
 
@@ -295,13 +302,13 @@ func TestHeldRestartsGoOnOneAtATimeAfterAWhileOrWhenSomebodyResumes(t *testing.T
 					}
 					wait = 0
 				} else {
-					time.Sleep(5*time.Minute - time.Second)
+					time.Sleep(5*time.Minute - 5*time.Second)
 					w.settle()
 					if w.restarted() != 2 {
 						t.Fatalf("%d restarted before its time", w.restarted())
 					}
 				}
-				time.Sleep(wait + time.Second)
+				time.Sleep(wait + 5*time.Second)
 				w.settle()
 				if w.restarted() != 3 {
 					t.Fatalf("%d restarted, want one more", w.restarted())
