@@ -109,6 +109,11 @@ func TestAHeldRestartIsDoneOnceItIsAllowed(t *testing.T) {
 	if r := w.m.Restarts(); r.Held.IsZero() || !r.Live || len(w.starts) != 2 {
 		t.Errorf("failing again: %+v, want it held; it was live since its restart", r)
 	}
+	w.w.Guard.Allowed = true
+	w.step()
+	if r := w.m.Restarts(); r.Live || !r.Last.Equal(w.now) {
+		t.Errorf("restarted once more: %+v, want that it was not live since", r)
+	}
 }
 
 func TestARestartOfTheAgentLeavesWhatWasToldOfAHeldRestart(t *testing.T) {

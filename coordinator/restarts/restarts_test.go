@@ -367,6 +367,29 @@ func TestOnlyTheHolderSpeaksForAPod(t *testing.T) {
 	})
 }
 
+func TestAnAgentIsHeardThoughItSpeaksBeforeItsPodWasLookedAt(t *testing.T) {
+	for name, looked := range map[string]bool{"not looked at": false, "not decided about": true} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(w *world) {
+				w.deployment(3, "")
+				w.stop() // from here on nobody looks or decides by himself
+				w.bind("a")
+				v := w.cache.View()
+				if looked {
+					w.table.fill(v)
+				}
+				word := w.pods["a"].word
+				word.Held = true
+				w.table.Heard("node-a", []spec.RestartWord{word})
+				w.table.pass()
+				if s := w.standing(); s.Held != 1 {
+					t.Errorf("%+v, want it held", s)
+				}
+			})
+		})
+	}
+}
+
 func TestNothingIsLeftOfADeploymentThatIsGone(t *testing.T) {
 	bubble(t, func(w *world) {
 		w.deployment(3, "")
