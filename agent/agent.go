@@ -274,6 +274,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	memory := probing.History
 	parts.prober = probing.Prober
+	meter := usage.New(usage.Config{Node: cfg.Node, Machine: usage.Machine, Self: usage.Self}, runtime, log)
 	parts.runner, err = runner.New(runner.Config{
 		StateDir: filepath.Join(dir.Path(), "state", "pods"), Node: cfg.Node, HostIP: address, Path: os.Getenv("PATH"),
 		RunAsUID: uid, RunAsGID: gid, AllowPrivileged: cfg.AllowPrivilegedPods, HostPathAllow: cfg.HostPathAllow,
@@ -290,6 +291,7 @@ func (a *Agent) Run(ctx context.Context) error {
 			cpu, attempts := memory.Spent(id)
 			return pod.Spent{CPU: cpu, Attempts: attempts}
 		},
+		Attempts: memory.Last, Memory: meter.Memory,
 		Notify: attempter.Notify,
 		Log:    log,
 	})
@@ -298,7 +300,6 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	talk := &gossip{cfg: a.cfg, address: address, guard: func() string { return joinPort(address, keeper.Info().Addr) }, http: joinPort(address, web.Addr().String()), log: log}
 	talk.joined = make(chan struct{})
-	meter := usage.New(usage.Config{Node: cfg.Node, Machine: usage.Machine, Self: usage.Self}, runtime, log)
 	facts := a.facts(address, mode, info, keeper, talk, joinPort(address, web.Addr().String()), leases.Instance())
 	parts.session = session.New(session.Config{
 		Node: cfg.Node, Instance: leases.Instance(), BootID: supervisor.BootID(), Version: version.Version,

@@ -86,6 +86,11 @@ func (p *pods) Logs(ctx context.Context, uid, name string, previous bool, o sess
 	return absent(p.Runner.Logs(ctx, uid, name, runner.LogOptions{LogOptions: container.LogOptions(o), Previous: previous}, w))
 }
 
+func (p *pods) Evidence(ctx context.Context, uid, name string) ([]spec.ContainerEvidence, error) {
+	all, err := p.Runner.Evidence(ctx, uid, name)
+	return all, absent(err)
+}
+
 func (p *pods) RunCommand(ctx context.Context, uid, name string, cmd container.Interaction) (int32, error) {
 	code, err := p.Runner.Interact(ctx, uid, name, cmd)
 	if errors.Is(err, runner.ErrNotStarted) {

@@ -197,6 +197,10 @@ func (p *simulatedPods) Logs(context.Context, string, string, bool, session.LogO
 	return errSimulated
 }
 
+func (p *simulatedPods) Evidence(context.Context, string, string) ([]spec.ContainerEvidence, error) {
+	return nil, errSimulated
+}
+
 func (p *simulatedPods) RunCommand(context.Context, string, string, container.Interaction) (int32, error) {
 	return 0, errSimulated
 }

@@ -141,7 +141,7 @@ func (m *Machine) stopSidecar(now time.Time, w *Wanted, plan *Plan) *container {
 		if w.Stop && !w.Pod.Deleting() {
 			c.Owed = c.Instance.ID
 		}
-		m.stop(now, w, sc, c, max(grace(w, sc, 0)-now.Sub(m.stopSince), MinGrace), "Stopping container "+sc.Name, plan)
+		m.stop(now, w, sc, c, 0, max(grace(w, sc, 0)-now.Sub(m.stopSince), MinGrace), "Stopping container "+sc.Name, plan)
 		return c
 	}
 	return nil

@@ -97,6 +97,8 @@ type container struct {
 	trouble spec.Waiting
 	retry   retry
 	due     bool
+	// owesMemory is set until the memory of the newest end is asked for.
+	owesMemory bool
 }
 
 // verdict is what is believed of one probe of the newest instance.
@@ -147,6 +149,10 @@ func (m *Machine) Memory() Memory {
 		if cm.Instance != nil {
 			in := *cm.Instance
 			cm.Instance = &in
+		}
+		if cm.Stop != nil {
+			stop := *cm.Stop
+			cm.Stop = &stop
 		}
 		mem.Containers[name] = cm
 	}
@@ -317,6 +323,7 @@ func (m *Machine) Decide(now time.Time, w Wanted, s Seen) Plan {
 	if !m.stopped && !status.Phase.Final() {
 		m.planProbes(now, &w, &plan)
 	}
+	m.askMemory(&plan)
 	plan.Events, m.events = m.events, nil
 	return plan
 }
@@ -382,6 +389,7 @@ func (m *Machine) see(now time.Time, c *container, in Instance) {
 	default:
 		if old.Running {
 			old.Running, old.FinishedAt, old.ExitCode, old.Reason = false, wall(now), 137, ReasonUnknown
+			c.ends(old)
 		}
 		c.Last = terminated(old)
 		c.verdicts = [spec.Startup + 1]verdict{}
@@ -392,6 +400,7 @@ func (m *Machine) see(now time.Time, c *container, in Instance) {
 	m.news = true
 	if !in.Running {
 		c.ended = now.Add(-max(0, now.Sub(in.FinishedAt)))
+		c.ends(&in)
 	}
 }
 
@@ -494,7 +503,7 @@ func (m *Machine) planRun(now time.Time, w *Wanted, s *Seen, plan *Plan) {
 func (m *Machine) planEviction(now time.Time, w *Wanted, plan *Plan) {
 	for _, sc := range w.Pod.Spec.AllContainers() {
 		if c := m.containers[sc.Name]; c != nil && c.running() {
-			m.stop(now, w, sc, c, MinGrace, "Stopping container "+sc.Name, plan)
+			m.stop(now, w, sc, c, 0, MinGrace, "Stopping container "+sc.Name, plan)
 		}
 	}
 }
@@ -531,13 +540,13 @@ func (m *Machine) planKills(now time.Time, w *Wanted, plan *Plan) {
 		}
 		if kind == 0 && c.hookFailed() {
 			anyLeft = true
-			m.stop(now, w, sc, c, grace(w, sc, 0), "FailedPostStartHook", plan)
+			m.stop(now, w, sc, c, 0, grace(w, sc, 0), "FailedPostStartHook", plan)
 			continue
 		}
 		switch {
 		case c.role != regular: // rule 9.2; a plain init container has no probes
 			if kind != 0 {
-				m.stop(now, w, sc, c, grace(w, sc, kind), fmt.Sprintf("Init container %s failed %s probe", sc.Name, kind), plan)
+				m.stop(now, w, sc, c, kind, grace(w, sc, kind), fmt.Sprintf("Init container %s failed %s probe", sc.Name, kind), plan)
 			}
 		case kind != 0:
 			kills = append(kills, kill{sc, kind})
@@ -549,7 +558,7 @@ func (m *Machine) planKills(now time.Time, w *Wanted, plan *Plan) {
 	for _, k := range kills {
 		c := m.containers[k.sc.Name]
 		if !anyLeft {
-			m.stop(now, w, k.sc, c, grace(w, k.sc, 0), "Stopping container "+k.sc.Name, plan)
+			m.stop(now, w, k.sc, c, k.kind, grace(w, k.sc, 0), "Stopping container "+k.sc.Name, plan)
 			continue
 		}
 		why := fmt.Sprintf("Container %s failed %s probe", k.sc.Name, k.kind)
@@ -557,12 +566,12 @@ func (m *Machine) planKills(now time.Time, w *Wanted, plan *Plan) {
 			why += ", will be restarted"
 			c.Owed = c.Instance.ID
 		}
-		m.stop(now, w, k.sc, c, grace(w, k.sc, k.kind), why, plan)
+		m.stop(now, w, k.sc, c, k.kind, grace(w, k.sc, k.kind), why, plan)
 	}
 }
 
-// stop asks for the end of a running instance, or for a shorter grace of one that is being stopped.
-func (m *Machine) stop(now time.Time, w *Wanted, sc *spec.Container, c *container, g time.Duration, why string, plan *Plan) {
+// stop asks for the end of a running instance, because of that kind of probe if it is not 0, or for a shorter grace of one that is being stopped.
+func (m *Machine) stop(now time.Time, w *Wanted, sc *spec.Container, c *container, probe spec.ProbeKind, g time.Duration, why string, plan *Plan) {
 	deadline, hook := now.Add(g), false
 	if c.stopping == c.Instance.ID {
 		if !w.stopping() || !deadline.Before(c.deadline) {
@@ -575,6 +584,9 @@ func (m *Machine) stop(now time.Time, w *Wanted, sc *spec.Container, c *containe
 		m.event(spec.EventNormal, "Killing", why, sc.Name)
 		// No time was given where the deletion's grace is 0 (rule 8.2).
 		hook = sc.PreStop != nil && c.hookedStop != c.Instance.ID && (!w.Pod.Deleting() || w.Pod.DeleteGrace > 0)
+	}
+	if c.asks(now, g, why, probe) && probe != 0 {
+		plan.Asked = append(plan.Asked, Asked{Container: sc.Name, Instance: c.Instance.ID, Probe: probe})
 	}
 	c.stopping, c.deadline = c.Instance.ID, deadline
 	if hook {
@@ -607,7 +619,7 @@ func (m *Machine) planStop(now time.Time, w *Wanted, s *Seen, plan *Plan) {
 		if !w.Pod.Deleting() {
 			c.Owed = c.Instance.ID // should the stop be called off, it was no exit
 		}
-		m.stop(now, w, sc, c, grace(w, sc, 0), "Stopping container "+sc.Name, plan)
+		m.stop(now, w, sc, c, 0, grace(w, sc, 0), "Stopping container "+sc.Name, plan)
 		if c.deadline.After(last) {
 			last = c.deadline
 		}

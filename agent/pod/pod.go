@@ -204,6 +204,8 @@ type Plan struct {
 	// Probes are all rows that the prober should have now; Trigger are the ones of them to attempt at once.
 	Probes  []Probe
 	Trigger []Probe
+	// Asked are to be answered with Machine.Keep at once.
+	Asked []Asked
 	// Recheck is when to decide again without news; zero means never.
 	Recheck time.Time
 }
@@ -243,4 +245,7 @@ type ContainerMemory struct {
 	Resetter bool  `json:",omitempty"`
 	// Backoff is the restart delay; see backoff.
 	Backoff Backoff
+	// Ends are how the last instances ended, at most spec.KeptEnds; Stop is how the newest was asked to, nil if it was not.
+	Ends []spec.InstanceEnd `json:",omitempty"`
+	Stop *Stop              `json:",omitempty"`
 }

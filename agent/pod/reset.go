@@ -75,7 +75,7 @@ func (m *Machine) planResets(now time.Time, w *Wanted, plan *Plan) {
 	for _, sc := range w.Pod.Spec.AllContainers() {
 		if c := m.containers[sc.Name]; c != nil && c.reset() && c.running() {
 			c.hookedStop = c.Instance.ID
-			m.stop(now, w, sc, c, MinGrace, "killing", plan)
+			m.stop(now, w, sc, c, 0, MinGrace, "killing", plan)
 		}
 	}
 }

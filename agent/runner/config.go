@@ -105,6 +105,10 @@ type Deps struct {
 	// Spent returns what a probe has spent since it was set; it must not block, nor call the runner back. It is needed where
 	// ProbeCPUWarning is set.
 	Spent func(spec.ProbeID) pod.Spent
+	// Attempts returns the newest n attempts of a probe, oldest first, and Memory what a container was last seen to take of memory and
+	// when, 0 when that is not known. They must not block, nor call the runner back. Nil: nothing is kept of that.
+	Attempts func(id spec.ProbeID, n int) []spec.Attempt
+	Memory   func(uid, container string) (memory int64, at time.Time)
 	// Notify makes the GET of a container's hook at a pod's address; agent/probe does. Nil: such hooks fail.
 	Notify func(ctx context.Context, a *spec.HTTPAction, address string, ports []spec.Port) error
 	Log    *slog.Logger

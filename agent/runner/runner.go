@@ -356,6 +356,7 @@ func (r *Runner) stepLocked(h *held) {
 		r.deps.Log.Warn("pod stopped by its lease", "pod", h.pod.Key().String(), "epoch", h.ref.Epoch)
 		poke(r.reopen)
 	}
+	r.keepLocked(h, plan.Asked)
 	if plan.StatusChanged || fenced || plan.Stopped != h.stopped {
 		h.status, h.stopped = plan.Status, plan.Stopped
 		r.saveLocked(h)

@@ -49,6 +49,12 @@ func (r *Runner) write(rec *record, durable bool) error {
 	if err != nil {
 		return err
 	}
+	if len(data) > maxState { // what probes have said must not keep a state from being kept
+		rec.Memory.DropAttempts()
+		if data, err = json.Marshal(rec); err != nil {
+			return err
+		}
+	}
 	if len(data) > maxState {
 		return fmt.Errorf("%d bytes are too many", len(data))
 	}

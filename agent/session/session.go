@@ -111,6 +111,8 @@ type Pods interface {
 	Reopen() <-chan struct{}
 	// Logs writes what a container of a pod wrote.
 	Logs(ctx context.Context, uid, container string, previous bool, o LogOptions, w io.Writer) error
+	// Evidence is what is kept of how a pod's containers have ended, of one or with "" of all; without results of probes.
+	Evidence(ctx context.Context, uid, container string) ([]spec.ContainerEvidence, error)
 	// RunCommand runs a command in a container of a pod on the streams given, and returns its exit code.
 	RunCommand(ctx context.Context, uid, container string, cmd container.Interaction) (int32, error)
 	// Dial connects to a TCP port of a pod.
@@ -716,6 +718,8 @@ func (o *open) answer(ctx context.Context, ask *agentv1.Ask) {
 		err = o.deps.Pods.Logs(ctx, q.Logs.GetUid(), q.Logs.GetContainer(), q.Logs.GetPrevious(), opts, w)
 	case *agentv1.Ask_Results:
 		err = w.results(o.lookUp(q.Results))
+	case *agentv1.Ask_Evidence:
+		err = o.evidence(ctx, w, q.Evidence)
 	case *agentv1.Ask_Follow:
 		err = o.deps.Probes.Follow(ctx, asked(q.Follow), w.followed)
 	default:
@@ -750,4 +754,27 @@ func (o *open) lookUp(q *agentv1.ResultsAsk) []*musterv1.ProbeAttempt {
 	}
 	sortAttempts(out)
 	return out[max(0, len(out)-limit):]
+}
+
+// evidenceResults is how many results of each probe come with what is kept of its container.
+const evidenceResults = 8
+
+// evidence says what is kept of a pod's containers, each in a piece of its own.
+func (o *open) evidence(ctx context.Context, w *answerWriter, q *agentv1.EvidenceAsk) error {
+	all, err := o.deps.Pods.Evidence(ctx, q.GetUid(), q.GetContainer())
+	if err != nil {
+		return err
+	}
+	for i := range all {
+		for _, kind := range spec.ProbeKinds {
+			id := spec.ProbeID{PodUID: q.GetUid(), Container: all[i].Container, Kind: kind}
+			for _, a := range o.deps.Probes.Results(id, evidenceResults) {
+				all[i].Results = append(all[i].Results, spec.ProbeAttempt{ID: id, Attempt: a})
+			}
+		}
+		if err := w.send(&agentv1.AnswerRequest{Answer: &agentv1.AnswerRequest_Evidence{Evidence: wire.EvidenceToProto(&all[i])}}); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -175,6 +175,13 @@ func (w *world) Logs(ctx context.Context, uid, container string, _ bool, o LogOp
 	return w.logs(ctx, o, out)
 }
 
+func (w *world) Evidence(_ context.Context, uid, _ string) ([]spec.ContainerEvidence, error) {
+	if uid != "u1" {
+		return nil, fmt.Errorf("pod %s: %w", uid, ErrNotFound)
+	}
+	return []spec.ContainerEvidence{{Container: "c", Backoff: 10 * time.Second, Log: []byte("panic")}, {Container: "d"}}, nil
+}
+
 func (w *world) Dial(ctx context.Context, uid string, port int) (container.Conn, error) {
 	if uid != "u1" {
 		return nil, fmt.Errorf("pod %s: %w", uid, ErrNotFound)

@@ -122,6 +122,18 @@ func (m *Meter) Next(ctx context.Context, after uint64) (spec.NodeUsage, uint64,
 	}
 }
 
+// Memory is what a container took at the newest measurement, and when that was; 0 when it was not measured.
+func (m *Meter) Memory(uid, name string) (memory int64, at time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, c := range m.newest.Containers {
+		if c.PodUID == uid && c.Container == name {
+			return max(c.Usage.MemoryBytes, 0), m.newest.At
+		}
+	}
+	return 0, time.Time{}
+}
+
 // measure reads everything and makes known what was used since the time before.
 func (m *Meter) measure(ctx context.Context) error {
 	now := readings{machine: m.cfg.Machine(), self: m.cfg.Self(), supervisors: Reading{-1, -1}, containers: map[container.ContainerID]container.Usage{}}

@@ -47,6 +47,7 @@ var methods = map[string]class{
 	"/muster.v1.PodService/ListPods":    read,
 	"/muster.v1.PodService/WatchPods":   read,
 	"/muster.v1.PodService/ReadPodLogs": read,
+	"/muster.v1.PodService/GetPodStory": read,
 	"/muster.v1.PodService/CreatePod":   write,
 	"/muster.v1.PodService/UpdatePod":   write,
 	"/muster.v1.PodService/DeletePod":   write,

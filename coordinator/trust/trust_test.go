@@ -461,6 +461,7 @@ func TestWhoMayCallWhat(t *testing.T) {
 	for method, allowed := range map[string]string{
 		"/muster.v1.PodService/ListPods":                                 "viewer editor admin",
 		"/muster.v1.PodService/ReadPodLogs":                              "viewer editor admin",
+		"/muster.v1.PodService/GetPodStory":                              "viewer editor admin",
 		"/muster.v1.PodService/DeletePod":                                "editor admin",
 		"/muster.v1.NodeService/UpdateNode":                              "editor admin",
 		"/muster.v1.ClusterService/CreateToken":                          "admin",

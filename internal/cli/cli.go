@@ -113,7 +113,7 @@ func newRoot(w World) *cobra.Command {
 			markCommand(o, labelMarks), markCommand(o, annotationMarks),
 		}},
 		{"pods", "Pods and their probes:", []*cobra.Command{
-			logsCommand(o), execCommand(o), forwardCommand(o), moveCommand(o), probeCommand(o), topCommand(o),
+			logsCommand(o), execCommand(o), forwardCommand(o), moveCommand(o), probeCommand(o), whyCommand(o), topCommand(o),
 		}},
 		{"cluster", "The cluster:", []*cobra.Command{
 			statusCommand(o), resumeCommand(o), cordonCommand(o, true), cordonCommand(o, false), drainCommand(o), taintCommand(o), tokenCommand(o),
@@ -227,7 +227,6 @@ func unbuiltCommands() []*cobra.Command {
 		return c
 	}
 	return []*cobra.Command{
-		unbuilt("why", "Tell what led to a pod's last restart, unreadiness or move"),
 		unbuilt("ui", "Open the dashboard"),
 		unbuilt("simulate", "Tell what would happen if nodes were lost"),
 		unbuilt("drill", "Lose a node on purpose"),

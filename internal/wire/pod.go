@@ -288,13 +288,24 @@ func stateToProto(s spec.ContainerState) *musterv1.ContainerState {
 			Running: &musterv1.ContainerRunning{StartedAt: stamp(s.Running.StartedAt)},
 		}}
 	case s.Terminated != nil:
-		t := s.Terminated
-		return &musterv1.ContainerState{State: &musterv1.ContainerState_Terminated{Terminated: &musterv1.ContainerTerminated{
-			ExitCode: t.ExitCode, Signal: t.Signal, Reason: t.Reason, Message: t.Message,
-			StartedAt: stamp(t.StartedAt), FinishedAt: stamp(t.FinishedAt), Id: t.ID,
-		}}}
+		return &musterv1.ContainerState{State: &musterv1.ContainerState_Terminated{Terminated: terminatedToProto(s.Terminated)}}
 	}
 	return nil
+}
+
+func terminatedToProto(t *spec.Terminated) *musterv1.ContainerTerminated {
+	return &musterv1.ContainerTerminated{
+		ExitCode: t.ExitCode, Signal: t.Signal, Reason: t.Reason, Message: t.Message,
+		StartedAt: stamp(t.StartedAt), FinishedAt: stamp(t.FinishedAt), Id: t.ID,
+	}
+}
+
+func (p *parser) terminated(field string, t *musterv1.ContainerTerminated) *spec.Terminated {
+	return &spec.Terminated{
+		ExitCode: t.GetExitCode(), Signal: t.GetSignal(), Reason: t.GetReason(), Message: t.GetMessage(),
+		StartedAt: p.time(field+".started_at", t.GetStartedAt()), FinishedAt: p.time(field+".finished_at", t.GetFinishedAt()),
+		ID: t.GetId(),
+	}
 }
 
 func (p *parser) state(field string, pb *musterv1.ContainerState) spec.ContainerState {
@@ -304,12 +315,7 @@ func (p *parser) state(field string, pb *musterv1.ContainerState) spec.Container
 	case *musterv1.ContainerState_Running:
 		return spec.ContainerState{Running: &spec.Running{StartedAt: p.time(field+".started_at", s.Running.GetStartedAt())}}
 	case *musterv1.ContainerState_Terminated:
-		t := s.Terminated
-		return spec.ContainerState{Terminated: &spec.Terminated{
-			ExitCode: t.GetExitCode(), Signal: t.GetSignal(), Reason: t.GetReason(), Message: t.GetMessage(),
-			StartedAt: p.time(field+".started_at", t.GetStartedAt()), FinishedAt: p.time(field+".finished_at", t.GetFinishedAt()),
-			ID: t.GetId(),
-		}}
+		return spec.ContainerState{Terminated: p.terminated(field, s.Terminated)}
 	}
 	return spec.ContainerState{}
 }

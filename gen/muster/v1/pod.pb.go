@@ -255,6 +255,188 @@ func (Eviction) EnumDescriptor() ([]byte, []int) {
 	return file_muster_v1_pod_proto_rawDescGZIP(), []int{3}
 }
 
+// StoryKind is what a story is about.
+type StoryKind int32
+
+const (
+	// Never sent.
+	StoryKind_STORY_KIND_UNSPECIFIED StoryKind = 0
+	// The pod is ready, and nothing has happened since it started.
+	StoryKind_STORY_KIND_HEALTHY StoryKind = 1
+	// It is bound to no node.
+	StoryKind_STORY_KIND_PENDING StoryKind = 2
+	// A container can not be started, or not yet.
+	StoryKind_STORY_KIND_STARTING StoryKind = 3
+	// A liveness probe had a container killed.
+	StoryKind_STORY_KIND_LIVENESS StoryKind = 4
+	// A startup probe had a container killed, or has not succeeded yet.
+	StoryKind_STORY_KIND_STARTUP StoryKind = 5
+	// A container took more memory than it may.
+	StoryKind_STORY_KIND_OOM_KILLED StoryKind = 6
+	// A container ended by itself.
+	StoryKind_STORY_KIND_CRASHED StoryKind = 7
+	// A postStart hook failed.
+	StoryKind_STORY_KIND_HOOK StoryKind = 8
+	// A container was stopped for another reason.
+	StoryKind_STORY_KIND_STOPPED StoryKind = 9
+	// The pod is on another node than before.
+	StoryKind_STORY_KIND_MOVED StoryKind = 10
+	// A probe or a gate keeps it from being ready.
+	StoryKind_STORY_KIND_UNREADY StoryKind = 11
+	// Its node is not Ready.
+	StoryKind_STORY_KIND_NODE StoryKind = 12
+	// It is being deleted.
+	StoryKind_STORY_KIND_DELETING StoryKind = 13
+	// It has ended for good.
+	StoryKind_STORY_KIND_FINISHED StoryKind = 14
+)
+
+// Enum value maps for StoryKind.
+var (
+	StoryKind_name = map[int32]string{
+		0:  "STORY_KIND_UNSPECIFIED",
+		1:  "STORY_KIND_HEALTHY",
+		2:  "STORY_KIND_PENDING",
+		3:  "STORY_KIND_STARTING",
+		4:  "STORY_KIND_LIVENESS",
+		5:  "STORY_KIND_STARTUP",
+		6:  "STORY_KIND_OOM_KILLED",
+		7:  "STORY_KIND_CRASHED",
+		8:  "STORY_KIND_HOOK",
+		9:  "STORY_KIND_STOPPED",
+		10: "STORY_KIND_MOVED",
+		11: "STORY_KIND_UNREADY",
+		12: "STORY_KIND_NODE",
+		13: "STORY_KIND_DELETING",
+		14: "STORY_KIND_FINISHED",
+	}
+	StoryKind_value = map[string]int32{
+		"STORY_KIND_UNSPECIFIED": 0,
+		"STORY_KIND_HEALTHY":     1,
+		"STORY_KIND_PENDING":     2,
+		"STORY_KIND_STARTING":    3,
+		"STORY_KIND_LIVENESS":    4,
+		"STORY_KIND_STARTUP":     5,
+		"STORY_KIND_OOM_KILLED":  6,
+		"STORY_KIND_CRASHED":     7,
+		"STORY_KIND_HOOK":        8,
+		"STORY_KIND_STOPPED":     9,
+		"STORY_KIND_MOVED":       10,
+		"STORY_KIND_UNREADY":     11,
+		"STORY_KIND_NODE":        12,
+		"STORY_KIND_DELETING":    13,
+		"STORY_KIND_FINISHED":    14,
+	}
+)
+
+func (x StoryKind) Enum() *StoryKind {
+	p := new(StoryKind)
+	*p = x
+	return p
+}
+
+func (x StoryKind) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (StoryKind) Descriptor() protoreflect.EnumDescriptor {
+	return file_muster_v1_pod_proto_enumTypes[4].Descriptor()
+}
+
+func (StoryKind) Type() protoreflect.EnumType {
+	return &file_muster_v1_pod_proto_enumTypes[4]
+}
+
+func (x StoryKind) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use StoryKind.Descriptor instead.
+func (StoryKind) EnumDescriptor() ([]byte, []int) {
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{4}
+}
+
+// StoryStepKind is what one step of a story tells of.
+type StoryStepKind int32
+
+const (
+	// Never sent.
+	StoryStepKind_STORY_STEP_KIND_UNSPECIFIED StoryStepKind = 0
+	// A container started.
+	StoryStepKind_STORY_STEP_KIND_STARTED StoryStepKind = 1
+	// A probe was asked.
+	StoryStepKind_STORY_STEP_KIND_ATTEMPT StoryStepKind = 2
+	// A container was asked to end.
+	StoryStepKind_STORY_STEP_KIND_KILL StoryStepKind = 3
+	// A container ended.
+	StoryStepKind_STORY_STEP_KIND_ENDED StoryStepKind = 4
+	// What a container wrote last.
+	StoryStepKind_STORY_STEP_KIND_OUTPUT StoryStepKind = 5
+	// A restart waits.
+	StoryStepKind_STORY_STEP_KIND_BACKOFF StoryStepKind = 6
+	// A phase of a move ended.
+	StoryStepKind_STORY_STEP_KIND_PHASE StoryStepKind = 7
+	// What is believed of a probe, a container, the pod or its node has changed.
+	StoryStepKind_STORY_STEP_KIND_STANDING StoryStepKind = 8
+	// Somebody asked for something.
+	StoryStepKind_STORY_STEP_KIND_ASKED StoryStepKind = 9
+)
+
+// Enum value maps for StoryStepKind.
+var (
+	StoryStepKind_name = map[int32]string{
+		0: "STORY_STEP_KIND_UNSPECIFIED",
+		1: "STORY_STEP_KIND_STARTED",
+		2: "STORY_STEP_KIND_ATTEMPT",
+		3: "STORY_STEP_KIND_KILL",
+		4: "STORY_STEP_KIND_ENDED",
+		5: "STORY_STEP_KIND_OUTPUT",
+		6: "STORY_STEP_KIND_BACKOFF",
+		7: "STORY_STEP_KIND_PHASE",
+		8: "STORY_STEP_KIND_STANDING",
+		9: "STORY_STEP_KIND_ASKED",
+	}
+	StoryStepKind_value = map[string]int32{
+		"STORY_STEP_KIND_UNSPECIFIED": 0,
+		"STORY_STEP_KIND_STARTED":     1,
+		"STORY_STEP_KIND_ATTEMPT":     2,
+		"STORY_STEP_KIND_KILL":        3,
+		"STORY_STEP_KIND_ENDED":       4,
+		"STORY_STEP_KIND_OUTPUT":      5,
+		"STORY_STEP_KIND_BACKOFF":     6,
+		"STORY_STEP_KIND_PHASE":       7,
+		"STORY_STEP_KIND_STANDING":    8,
+		"STORY_STEP_KIND_ASKED":       9,
+	}
+)
+
+func (x StoryStepKind) Enum() *StoryStepKind {
+	p := new(StoryStepKind)
+	*p = x
+	return p
+}
+
+func (x StoryStepKind) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (StoryStepKind) Descriptor() protoreflect.EnumDescriptor {
+	return file_muster_v1_pod_proto_enumTypes[5].Descriptor()
+}
+
+func (StoryStepKind) Type() protoreflect.EnumType {
+	return &file_muster_v1_pod_proto_enumTypes[5]
+}
+
+func (x StoryStepKind) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use StoryStepKind.Descriptor instead.
+func (StoryStepKind) EnumDescriptor() ([]byte, []int) {
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{5}
+}
+
 // Pod is a group of containers that are placed, run and moved together.
 type Pod struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -4595,6 +4777,343 @@ func (*PortForwardPodResponse_Data) isPortForwardPodResponse_Output() {}
 
 func (*PortForwardPodResponse_DataClosed) isPortForwardPodResponse_Output() {}
 
+// GetPodStoryRequest names a pod.
+type GetPodStoryRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Default "default".
+	Namespace string `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	// Required.
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// Only what is about this container; empty: all.
+	Container     string `protobuf:"bytes,3,opt,name=container,proto3" json:"container,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetPodStoryRequest) Reset() {
+	*x = GetPodStoryRequest{}
+	mi := &file_muster_v1_pod_proto_msgTypes[55]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetPodStoryRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetPodStoryRequest) ProtoMessage() {}
+
+func (x *GetPodStoryRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_pod_proto_msgTypes[55]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetPodStoryRequest.ProtoReflect.Descriptor instead.
+func (*GetPodStoryRequest) Descriptor() ([]byte, []int) {
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{55}
+}
+
+func (x *GetPodStoryRequest) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *GetPodStoryRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *GetPodStoryRequest) GetContainer() string {
+	if x != nil {
+		return x.Container
+	}
+	return ""
+}
+
+// GetPodStoryResponse has the story.
+type GetPodStoryResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The story.
+	Story         *PodStory `protobuf:"bytes,1,opt,name=story,proto3" json:"story,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetPodStoryResponse) Reset() {
+	*x = GetPodStoryResponse{}
+	mi := &file_muster_v1_pod_proto_msgTypes[56]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetPodStoryResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetPodStoryResponse) ProtoMessage() {}
+
+func (x *GetPodStoryResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_pod_proto_msgTypes[56]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetPodStoryResponse.ProtoReflect.Descriptor instead.
+func (*GetPodStoryResponse) Descriptor() ([]byte, []int) {
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{56}
+}
+
+func (x *GetPodStoryResponse) GetStory() *PodStory {
+	if x != nil {
+		return x.Story
+	}
+	return nil
+}
+
+// PodStory is what led to where a pod stands.
+type PodStory struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The pod.
+	Pod *ObjectReference `protobuf:"bytes,1,opt,name=pod,proto3" json:"pod,omitempty"`
+	// The node it is bound to; empty for none.
+	Node string `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	// What it is about.
+	Kind StoryKind `protobuf:"varint,3,opt,name=kind,proto3,enum=muster.v1.StoryKind" json:"kind,omitempty"`
+	// One sentence for people.
+	Summary string `protobuf:"bytes,4,opt,name=summary,proto3" json:"summary,omitempty"`
+	// In the order in which they happened. At most 64.
+	Steps []*StoryStep `protobuf:"bytes,5,rep,name=steps,proto3" json:"steps,omitempty"`
+	// What limits the story, sentences for people: the agent could not be asked, for instance.
+	Notes []string `protobuf:"bytes,6,rep,name=notes,proto3" json:"notes,omitempty"`
+	// The agent of its node was asked.
+	FromAgent bool `protobuf:"varint,7,opt,name=from_agent,json=fromAgent,proto3" json:"from_agent,omitempty"`
+	// When it was told, by the coordinator's clock.
+	Time *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=time,proto3" json:"time,omitempty"`
+	// When what the summary tells happened; unset where that is not known.
+	Since         *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=since,proto3" json:"since,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PodStory) Reset() {
+	*x = PodStory{}
+	mi := &file_muster_v1_pod_proto_msgTypes[57]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PodStory) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PodStory) ProtoMessage() {}
+
+func (x *PodStory) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_pod_proto_msgTypes[57]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PodStory.ProtoReflect.Descriptor instead.
+func (*PodStory) Descriptor() ([]byte, []int) {
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{57}
+}
+
+func (x *PodStory) GetPod() *ObjectReference {
+	if x != nil {
+		return x.Pod
+	}
+	return nil
+}
+
+func (x *PodStory) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *PodStory) GetKind() StoryKind {
+	if x != nil {
+		return x.Kind
+	}
+	return StoryKind_STORY_KIND_UNSPECIFIED
+}
+
+func (x *PodStory) GetSummary() string {
+	if x != nil {
+		return x.Summary
+	}
+	return ""
+}
+
+func (x *PodStory) GetSteps() []*StoryStep {
+	if x != nil {
+		return x.Steps
+	}
+	return nil
+}
+
+func (x *PodStory) GetNotes() []string {
+	if x != nil {
+		return x.Notes
+	}
+	return nil
+}
+
+func (x *PodStory) GetFromAgent() bool {
+	if x != nil {
+		return x.FromAgent
+	}
+	return false
+}
+
+func (x *PodStory) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
+func (x *PodStory) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+// StoryStep is one step of a story.
+type StoryStep struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// When; unset where that is not known. That of containers and probes is by the clock of their node.
+	Time *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=time,proto3" json:"time,omitempty"`
+	// What it tells of.
+	Kind StoryStepKind `protobuf:"varint,2,opt,name=kind,proto3,enum=muster.v1.StoryStepKind" json:"kind,omitempty"`
+	// The container; empty for the pod.
+	Container string `protobuf:"bytes,3,opt,name=container,proto3" json:"container,omitempty"`
+	// One sentence for people.
+	Text string `protobuf:"bytes,4,opt,name=text,proto3" json:"text,omitempty"`
+	// The attempt, for ATTEMPT.
+	Attempt *ProbeAttempt `protobuf:"bytes,5,opt,name=attempt,proto3" json:"attempt,omitempty"`
+	// How the container ended, for ENDED.
+	Terminated *ContainerTerminated `protobuf:"bytes,6,opt,name=terminated,proto3" json:"terminated,omitempty"`
+	// The name of the phase, such as "fence", for PHASE.
+	Phase string `protobuf:"bytes,7,opt,name=phase,proto3" json:"phase,omitempty"`
+	// How long it took or waits, for PHASE and BACKOFF; what was given to end, for KILL.
+	Duration      *durationpb.Duration `protobuf:"bytes,8,opt,name=duration,proto3" json:"duration,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StoryStep) Reset() {
+	*x = StoryStep{}
+	mi := &file_muster_v1_pod_proto_msgTypes[58]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StoryStep) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StoryStep) ProtoMessage() {}
+
+func (x *StoryStep) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_pod_proto_msgTypes[58]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StoryStep.ProtoReflect.Descriptor instead.
+func (*StoryStep) Descriptor() ([]byte, []int) {
+	return file_muster_v1_pod_proto_rawDescGZIP(), []int{58}
+}
+
+func (x *StoryStep) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
+func (x *StoryStep) GetKind() StoryStepKind {
+	if x != nil {
+		return x.Kind
+	}
+	return StoryStepKind_STORY_STEP_KIND_UNSPECIFIED
+}
+
+func (x *StoryStep) GetContainer() string {
+	if x != nil {
+		return x.Container
+	}
+	return ""
+}
+
+func (x *StoryStep) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+func (x *StoryStep) GetAttempt() *ProbeAttempt {
+	if x != nil {
+		return x.Attempt
+	}
+	return nil
+}
+
+func (x *StoryStep) GetTerminated() *ContainerTerminated {
+	if x != nil {
+		return x.Terminated
+	}
+	return nil
+}
+
+func (x *StoryStep) GetPhase() string {
+	if x != nil {
+		return x.Phase
+	}
+	return ""
+}
+
+func (x *StoryStep) GetDuration() *durationpb.Duration {
+	if x != nil {
+		return x.Duration
+	}
+	return nil
+}
+
 var File_muster_v1_pod_proto protoreflect.FileDescriptor
 
 const file_muster_v1_pod_proto_rawDesc = "" +
@@ -4930,7 +5449,35 @@ const file_muster_v1_pod_proto_rawDesc = "" +
 	"\x04data\x18\x02 \x01(\fH\x00R\x04data\x12!\n" +
 	"\vdata_closed\x18\x03 \x01(\bH\x00R\n" +
 	"dataClosedB\b\n" +
-	"\x06output*|\n" +
+	"\x06output\"d\n" +
+	"\x12GetPodStoryRequest\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1c\n" +
+	"\tcontainer\x18\x03 \x01(\tR\tcontainer\"@\n" +
+	"\x13GetPodStoryResponse\x12)\n" +
+	"\x05story\x18\x01 \x01(\v2\x13.muster.v1.PodStoryR\x05story\"\xd3\x02\n" +
+	"\bPodStory\x12,\n" +
+	"\x03pod\x18\x01 \x01(\v2\x1a.muster.v1.ObjectReferenceR\x03pod\x12\x12\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\x12(\n" +
+	"\x04kind\x18\x03 \x01(\x0e2\x14.muster.v1.StoryKindR\x04kind\x12\x18\n" +
+	"\asummary\x18\x04 \x01(\tR\asummary\x12*\n" +
+	"\x05steps\x18\x05 \x03(\v2\x14.muster.v1.StoryStepR\x05steps\x12\x14\n" +
+	"\x05notes\x18\x06 \x03(\tR\x05notes\x12\x1d\n" +
+	"\n" +
+	"from_agent\x18\a \x01(\bR\tfromAgent\x12.\n" +
+	"\x04time\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x120\n" +
+	"\x05since\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"\xdb\x02\n" +
+	"\tStoryStep\x12.\n" +
+	"\x04time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12,\n" +
+	"\x04kind\x18\x02 \x01(\x0e2\x18.muster.v1.StoryStepKindR\x04kind\x12\x1c\n" +
+	"\tcontainer\x18\x03 \x01(\tR\tcontainer\x12\x12\n" +
+	"\x04text\x18\x04 \x01(\tR\x04text\x121\n" +
+	"\aattempt\x18\x05 \x01(\v2\x17.muster.v1.ProbeAttemptR\aattempt\x12>\n" +
+	"\n" +
+	"terminated\x18\x06 \x01(\v2\x1e.muster.v1.ContainerTerminatedR\n" +
+	"terminated\x12\x14\n" +
+	"\x05phase\x18\a \x01(\tR\x05phase\x125\n" +
+	"\bduration\x18\b \x01(\v2\x19.google.protobuf.DurationR\bduration*|\n" +
 	"\rFailoverClass\x12\x1e\n" +
 	"\x1aFAILOVER_CLASS_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13FAILOVER_CLASS_FAST\x10\x01\x12\x19\n" +
@@ -4951,7 +5498,35 @@ const file_muster_v1_pod_proto_rawDesc = "" +
 	"\x14EVICTION_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fEVICTION_DELETE\x10\x01\x12\x11\n" +
 	"\rEVICTION_MOVE\x10\x02\x12\x16\n" +
-	"\x12EVICTION_UNDER_WAY\x10\x032\xaa\x06\n" +
+	"\x12EVICTION_UNDER_WAY\x10\x03*\xf6\x02\n" +
+	"\tStoryKind\x12\x1a\n" +
+	"\x16STORY_KIND_UNSPECIFIED\x10\x00\x12\x16\n" +
+	"\x12STORY_KIND_HEALTHY\x10\x01\x12\x16\n" +
+	"\x12STORY_KIND_PENDING\x10\x02\x12\x17\n" +
+	"\x13STORY_KIND_STARTING\x10\x03\x12\x17\n" +
+	"\x13STORY_KIND_LIVENESS\x10\x04\x12\x16\n" +
+	"\x12STORY_KIND_STARTUP\x10\x05\x12\x19\n" +
+	"\x15STORY_KIND_OOM_KILLED\x10\x06\x12\x16\n" +
+	"\x12STORY_KIND_CRASHED\x10\a\x12\x13\n" +
+	"\x0fSTORY_KIND_HOOK\x10\b\x12\x16\n" +
+	"\x12STORY_KIND_STOPPED\x10\t\x12\x14\n" +
+	"\x10STORY_KIND_MOVED\x10\n" +
+	"\x12\x16\n" +
+	"\x12STORY_KIND_UNREADY\x10\v\x12\x13\n" +
+	"\x0fSTORY_KIND_NODE\x10\f\x12\x17\n" +
+	"\x13STORY_KIND_DELETING\x10\r\x12\x17\n" +
+	"\x13STORY_KIND_FINISHED\x10\x0e*\xac\x02\n" +
+	"\rStoryStepKind\x12\x1f\n" +
+	"\x1bSTORY_STEP_KIND_UNSPECIFIED\x10\x00\x12\x1b\n" +
+	"\x17STORY_STEP_KIND_STARTED\x10\x01\x12\x1b\n" +
+	"\x17STORY_STEP_KIND_ATTEMPT\x10\x02\x12\x18\n" +
+	"\x14STORY_STEP_KIND_KILL\x10\x03\x12\x19\n" +
+	"\x15STORY_STEP_KIND_ENDED\x10\x04\x12\x1a\n" +
+	"\x16STORY_STEP_KIND_OUTPUT\x10\x05\x12\x1b\n" +
+	"\x17STORY_STEP_KIND_BACKOFF\x10\x06\x12\x19\n" +
+	"\x15STORY_STEP_KIND_PHASE\x10\a\x12\x1c\n" +
+	"\x18STORY_STEP_KIND_STANDING\x10\b\x12\x19\n" +
+	"\x15STORY_STEP_KIND_ASKED\x10\t2\xf8\x06\n" +
 	"\n" +
 	"PodService\x12=\n" +
 	"\x06GetPod\x12\x18.muster.v1.GetPodRequest\x1a\x19.muster.v1.GetPodResponse\x12C\n" +
@@ -4964,7 +5539,8 @@ const file_muster_v1_pod_proto_rawDesc = "" +
 	"\vReadPodLogs\x12\x1d.muster.v1.ReadPodLogsRequest\x1a\x1e.muster.v1.ReadPodLogsResponse0\x01\x12D\n" +
 	"\aExecPod\x12\x19.muster.v1.ExecPodRequest\x1a\x1a.muster.v1.ExecPodResponse(\x010\x01\x12C\n" +
 	"\bEvictPod\x12\x1a.muster.v1.EvictPodRequest\x1a\x1b.muster.v1.EvictPodResponse\x12Y\n" +
-	"\x0ePortForwardPod\x12 .muster.v1.PortForwardPodRequest\x1a!.muster.v1.PortForwardPodResponse(\x010\x01B3Z1github.com/musterhq/muster/gen/muster/v1;musterv1b\x06proto3"
+	"\x0ePortForwardPod\x12 .muster.v1.PortForwardPodRequest\x1a!.muster.v1.PortForwardPodResponse(\x010\x01\x12L\n" +
+	"\vGetPodStory\x12\x1d.muster.v1.GetPodStoryRequest\x1a\x1e.muster.v1.GetPodStoryResponseB3Z1github.com/musterhq/muster/gen/muster/v1;musterv1b\x06proto3"
 
 var (
 	file_muster_v1_pod_proto_rawDescOnce sync.Once
@@ -4978,187 +5554,208 @@ func file_muster_v1_pod_proto_rawDescGZIP() []byte {
 	return file_muster_v1_pod_proto_rawDescData
 }
 
-var file_muster_v1_pod_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_muster_v1_pod_proto_msgTypes = make([]protoimpl.MessageInfo, 56)
+var file_muster_v1_pod_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
+var file_muster_v1_pod_proto_msgTypes = make([]protoimpl.MessageInfo, 60)
 var file_muster_v1_pod_proto_goTypes = []any{
 	(FailoverClass)(0),               // 0: muster.v1.FailoverClass
 	(RestartPolicy)(0),               // 1: muster.v1.RestartPolicy
 	(PodPhase)(0),                    // 2: muster.v1.PodPhase
 	(Eviction)(0),                    // 3: muster.v1.Eviction
-	(*Pod)(nil),                      // 4: muster.v1.Pod
-	(*PodSpec)(nil),                  // 5: muster.v1.PodSpec
-	(*DnsConfig)(nil),                // 6: muster.v1.DnsConfig
-	(*DnsOption)(nil),                // 7: muster.v1.DnsOption
-	(*PodSecurity)(nil),              // 8: muster.v1.PodSecurity
-	(*ContainerSecurity)(nil),        // 9: muster.v1.ContainerSecurity
-	(*Container)(nil),                // 10: muster.v1.Container
-	(*EnvFrom)(nil),                  // 11: muster.v1.EnvFrom
-	(*KeyReference)(nil),             // 12: muster.v1.KeyReference
-	(*ResourceReference)(nil),        // 13: muster.v1.ResourceReference
-	(*Lifecycle)(nil),                // 14: muster.v1.Lifecycle
-	(*Hook)(nil),                     // 15: muster.v1.Hook
-	(*SleepAction)(nil),              // 16: muster.v1.SleepAction
-	(*RestartRule)(nil),              // 17: muster.v1.RestartRule
-	(*EnvVar)(nil),                   // 18: muster.v1.EnvVar
-	(*ContainerPort)(nil),            // 19: muster.v1.ContainerPort
-	(*ResourceList)(nil),             // 20: muster.v1.ResourceList
-	(*Volume)(nil),                   // 21: muster.v1.Volume
-	(*FilesVolume)(nil),              // 22: muster.v1.FilesVolume
-	(*FileSource)(nil),               // 23: muster.v1.FileSource
-	(*FileItem)(nil),                 // 24: muster.v1.FileItem
-	(*EmptyDir)(nil),                 // 25: muster.v1.EmptyDir
-	(*VolumeMount)(nil),              // 26: muster.v1.VolumeMount
-	(*PodStatus)(nil),                // 27: muster.v1.PodStatus
-	(*ContainerStatus)(nil),          // 28: muster.v1.ContainerStatus
-	(*ContainerState)(nil),           // 29: muster.v1.ContainerState
-	(*ContainerWaiting)(nil),         // 30: muster.v1.ContainerWaiting
-	(*ContainerRunning)(nil),         // 31: muster.v1.ContainerRunning
-	(*ContainerTerminated)(nil),      // 32: muster.v1.ContainerTerminated
-	(*GetPodRequest)(nil),            // 33: muster.v1.GetPodRequest
-	(*GetPodResponse)(nil),           // 34: muster.v1.GetPodResponse
-	(*PodFilter)(nil),                // 35: muster.v1.PodFilter
-	(*ListPodsRequest)(nil),          // 36: muster.v1.ListPodsRequest
-	(*ListPodsResponse)(nil),         // 37: muster.v1.ListPodsResponse
-	(*WatchPodsRequest)(nil),         // 38: muster.v1.WatchPodsRequest
-	(*WatchPodsResponse)(nil),        // 39: muster.v1.WatchPodsResponse
-	(*CreatePodRequest)(nil),         // 40: muster.v1.CreatePodRequest
-	(*CreatePodResponse)(nil),        // 41: muster.v1.CreatePodResponse
-	(*UpdatePodRequest)(nil),         // 42: muster.v1.UpdatePodRequest
-	(*UpdatePodResponse)(nil),        // 43: muster.v1.UpdatePodResponse
-	(*DeletePodRequest)(nil),         // 44: muster.v1.DeletePodRequest
-	(*DeletePodResponse)(nil),        // 45: muster.v1.DeletePodResponse
-	(*MovePodRequest)(nil),           // 46: muster.v1.MovePodRequest
-	(*MovePodResponse)(nil),          // 47: muster.v1.MovePodResponse
-	(*ReadPodLogsRequest)(nil),       // 48: muster.v1.ReadPodLogsRequest
-	(*ReadPodLogsResponse)(nil),      // 49: muster.v1.ReadPodLogsResponse
-	(*TerminalSize)(nil),             // 50: muster.v1.TerminalSize
-	(*ExecStart)(nil),                // 51: muster.v1.ExecStart
-	(*ExecPodRequest)(nil),           // 52: muster.v1.ExecPodRequest
-	(*ExecPodResponse)(nil),          // 53: muster.v1.ExecPodResponse
-	(*EvictPodRequest)(nil),          // 54: muster.v1.EvictPodRequest
-	(*EvictPodResponse)(nil),         // 55: muster.v1.EvictPodResponse
-	(*PortForwardStart)(nil),         // 56: muster.v1.PortForwardStart
-	(*PortForwardPodRequest)(nil),    // 57: muster.v1.PortForwardPodRequest
-	(*PortForwardPodResponse)(nil),   // 58: muster.v1.PortForwardPodResponse
-	nil,                              // 59: muster.v1.PodSpec.NodeSelectorEntry
-	(*ObjectMeta)(nil),               // 60: muster.v1.ObjectMeta
-	(*durationpb.Duration)(nil),      // 61: google.protobuf.Duration
-	(*Affinity)(nil),                 // 62: muster.v1.Affinity
-	(*Toleration)(nil),               // 63: muster.v1.Toleration
-	(*TopologySpreadConstraint)(nil), // 64: muster.v1.TopologySpreadConstraint
-	(*Probe)(nil),                    // 65: muster.v1.Probe
-	(*ExecAction)(nil),               // 66: muster.v1.ExecAction
-	(*HttpGetAction)(nil),            // 67: muster.v1.HttpGetAction
-	(*Condition)(nil),                // 68: muster.v1.Condition
-	(*timestamppb.Timestamp)(nil),    // 69: google.protobuf.Timestamp
-	(ChangeType)(0),                  // 70: muster.v1.ChangeType
-	(WriteResult)(0),                 // 71: muster.v1.WriteResult
+	(StoryKind)(0),                   // 4: muster.v1.StoryKind
+	(StoryStepKind)(0),               // 5: muster.v1.StoryStepKind
+	(*Pod)(nil),                      // 6: muster.v1.Pod
+	(*PodSpec)(nil),                  // 7: muster.v1.PodSpec
+	(*DnsConfig)(nil),                // 8: muster.v1.DnsConfig
+	(*DnsOption)(nil),                // 9: muster.v1.DnsOption
+	(*PodSecurity)(nil),              // 10: muster.v1.PodSecurity
+	(*ContainerSecurity)(nil),        // 11: muster.v1.ContainerSecurity
+	(*Container)(nil),                // 12: muster.v1.Container
+	(*EnvFrom)(nil),                  // 13: muster.v1.EnvFrom
+	(*KeyReference)(nil),             // 14: muster.v1.KeyReference
+	(*ResourceReference)(nil),        // 15: muster.v1.ResourceReference
+	(*Lifecycle)(nil),                // 16: muster.v1.Lifecycle
+	(*Hook)(nil),                     // 17: muster.v1.Hook
+	(*SleepAction)(nil),              // 18: muster.v1.SleepAction
+	(*RestartRule)(nil),              // 19: muster.v1.RestartRule
+	(*EnvVar)(nil),                   // 20: muster.v1.EnvVar
+	(*ContainerPort)(nil),            // 21: muster.v1.ContainerPort
+	(*ResourceList)(nil),             // 22: muster.v1.ResourceList
+	(*Volume)(nil),                   // 23: muster.v1.Volume
+	(*FilesVolume)(nil),              // 24: muster.v1.FilesVolume
+	(*FileSource)(nil),               // 25: muster.v1.FileSource
+	(*FileItem)(nil),                 // 26: muster.v1.FileItem
+	(*EmptyDir)(nil),                 // 27: muster.v1.EmptyDir
+	(*VolumeMount)(nil),              // 28: muster.v1.VolumeMount
+	(*PodStatus)(nil),                // 29: muster.v1.PodStatus
+	(*ContainerStatus)(nil),          // 30: muster.v1.ContainerStatus
+	(*ContainerState)(nil),           // 31: muster.v1.ContainerState
+	(*ContainerWaiting)(nil),         // 32: muster.v1.ContainerWaiting
+	(*ContainerRunning)(nil),         // 33: muster.v1.ContainerRunning
+	(*ContainerTerminated)(nil),      // 34: muster.v1.ContainerTerminated
+	(*GetPodRequest)(nil),            // 35: muster.v1.GetPodRequest
+	(*GetPodResponse)(nil),           // 36: muster.v1.GetPodResponse
+	(*PodFilter)(nil),                // 37: muster.v1.PodFilter
+	(*ListPodsRequest)(nil),          // 38: muster.v1.ListPodsRequest
+	(*ListPodsResponse)(nil),         // 39: muster.v1.ListPodsResponse
+	(*WatchPodsRequest)(nil),         // 40: muster.v1.WatchPodsRequest
+	(*WatchPodsResponse)(nil),        // 41: muster.v1.WatchPodsResponse
+	(*CreatePodRequest)(nil),         // 42: muster.v1.CreatePodRequest
+	(*CreatePodResponse)(nil),        // 43: muster.v1.CreatePodResponse
+	(*UpdatePodRequest)(nil),         // 44: muster.v1.UpdatePodRequest
+	(*UpdatePodResponse)(nil),        // 45: muster.v1.UpdatePodResponse
+	(*DeletePodRequest)(nil),         // 46: muster.v1.DeletePodRequest
+	(*DeletePodResponse)(nil),        // 47: muster.v1.DeletePodResponse
+	(*MovePodRequest)(nil),           // 48: muster.v1.MovePodRequest
+	(*MovePodResponse)(nil),          // 49: muster.v1.MovePodResponse
+	(*ReadPodLogsRequest)(nil),       // 50: muster.v1.ReadPodLogsRequest
+	(*ReadPodLogsResponse)(nil),      // 51: muster.v1.ReadPodLogsResponse
+	(*TerminalSize)(nil),             // 52: muster.v1.TerminalSize
+	(*ExecStart)(nil),                // 53: muster.v1.ExecStart
+	(*ExecPodRequest)(nil),           // 54: muster.v1.ExecPodRequest
+	(*ExecPodResponse)(nil),          // 55: muster.v1.ExecPodResponse
+	(*EvictPodRequest)(nil),          // 56: muster.v1.EvictPodRequest
+	(*EvictPodResponse)(nil),         // 57: muster.v1.EvictPodResponse
+	(*PortForwardStart)(nil),         // 58: muster.v1.PortForwardStart
+	(*PortForwardPodRequest)(nil),    // 59: muster.v1.PortForwardPodRequest
+	(*PortForwardPodResponse)(nil),   // 60: muster.v1.PortForwardPodResponse
+	(*GetPodStoryRequest)(nil),       // 61: muster.v1.GetPodStoryRequest
+	(*GetPodStoryResponse)(nil),      // 62: muster.v1.GetPodStoryResponse
+	(*PodStory)(nil),                 // 63: muster.v1.PodStory
+	(*StoryStep)(nil),                // 64: muster.v1.StoryStep
+	nil,                              // 65: muster.v1.PodSpec.NodeSelectorEntry
+	(*ObjectMeta)(nil),               // 66: muster.v1.ObjectMeta
+	(*durationpb.Duration)(nil),      // 67: google.protobuf.Duration
+	(*Affinity)(nil),                 // 68: muster.v1.Affinity
+	(*Toleration)(nil),               // 69: muster.v1.Toleration
+	(*TopologySpreadConstraint)(nil), // 70: muster.v1.TopologySpreadConstraint
+	(*Probe)(nil),                    // 71: muster.v1.Probe
+	(*ExecAction)(nil),               // 72: muster.v1.ExecAction
+	(*HttpGetAction)(nil),            // 73: muster.v1.HttpGetAction
+	(*Condition)(nil),                // 74: muster.v1.Condition
+	(*timestamppb.Timestamp)(nil),    // 75: google.protobuf.Timestamp
+	(ChangeType)(0),                  // 76: muster.v1.ChangeType
+	(WriteResult)(0),                 // 77: muster.v1.WriteResult
+	(*ObjectReference)(nil),          // 78: muster.v1.ObjectReference
+	(*ProbeAttempt)(nil),             // 79: muster.v1.ProbeAttempt
 }
 var file_muster_v1_pod_proto_depIdxs = []int32{
-	60, // 0: muster.v1.Pod.meta:type_name -> muster.v1.ObjectMeta
-	5,  // 1: muster.v1.Pod.spec:type_name -> muster.v1.PodSpec
-	27, // 2: muster.v1.Pod.status:type_name -> muster.v1.PodStatus
-	0,  // 3: muster.v1.Pod.failover_class:type_name -> muster.v1.FailoverClass
-	10, // 4: muster.v1.PodSpec.containers:type_name -> muster.v1.Container
-	21, // 5: muster.v1.PodSpec.volumes:type_name -> muster.v1.Volume
-	1,  // 6: muster.v1.PodSpec.restart_policy:type_name -> muster.v1.RestartPolicy
-	61, // 7: muster.v1.PodSpec.termination_grace:type_name -> google.protobuf.Duration
-	59, // 8: muster.v1.PodSpec.node_selector:type_name -> muster.v1.PodSpec.NodeSelectorEntry
-	10, // 9: muster.v1.PodSpec.init_containers:type_name -> muster.v1.Container
-	8,  // 10: muster.v1.PodSpec.security:type_name -> muster.v1.PodSecurity
-	6,  // 11: muster.v1.PodSpec.dns_config:type_name -> muster.v1.DnsConfig
-	62, // 12: muster.v1.PodSpec.affinity:type_name -> muster.v1.Affinity
-	63, // 13: muster.v1.PodSpec.tolerations:type_name -> muster.v1.Toleration
-	64, // 14: muster.v1.PodSpec.topology_spread_constraints:type_name -> muster.v1.TopologySpreadConstraint
-	7,  // 15: muster.v1.DnsConfig.options:type_name -> muster.v1.DnsOption
-	18, // 16: muster.v1.Container.env:type_name -> muster.v1.EnvVar
-	19, // 17: muster.v1.Container.ports:type_name -> muster.v1.ContainerPort
-	20, // 18: muster.v1.Container.requests:type_name -> muster.v1.ResourceList
-	20, // 19: muster.v1.Container.limits:type_name -> muster.v1.ResourceList
-	26, // 20: muster.v1.Container.mounts:type_name -> muster.v1.VolumeMount
-	65, // 21: muster.v1.Container.liveness:type_name -> muster.v1.Probe
-	65, // 22: muster.v1.Container.readiness:type_name -> muster.v1.Probe
-	65, // 23: muster.v1.Container.startup:type_name -> muster.v1.Probe
-	1,  // 24: muster.v1.Container.restart_policy:type_name -> muster.v1.RestartPolicy
-	17, // 25: muster.v1.Container.restart_rules:type_name -> muster.v1.RestartRule
-	9,  // 26: muster.v1.Container.security:type_name -> muster.v1.ContainerSecurity
-	11, // 27: muster.v1.Container.env_from:type_name -> muster.v1.EnvFrom
-	14, // 28: muster.v1.Container.lifecycle:type_name -> muster.v1.Lifecycle
-	15, // 29: muster.v1.Lifecycle.post_start:type_name -> muster.v1.Hook
-	15, // 30: muster.v1.Lifecycle.pre_stop:type_name -> muster.v1.Hook
-	66, // 31: muster.v1.Hook.exec:type_name -> muster.v1.ExecAction
-	67, // 32: muster.v1.Hook.http_get:type_name -> muster.v1.HttpGetAction
-	16, // 33: muster.v1.Hook.sleep:type_name -> muster.v1.SleepAction
-	61, // 34: muster.v1.SleepAction.duration:type_name -> google.protobuf.Duration
-	12, // 35: muster.v1.EnvVar.key:type_name -> muster.v1.KeyReference
-	13, // 36: muster.v1.EnvVar.resource:type_name -> muster.v1.ResourceReference
-	25, // 37: muster.v1.Volume.empty_dir:type_name -> muster.v1.EmptyDir
-	22, // 38: muster.v1.Volume.files:type_name -> muster.v1.FilesVolume
-	23, // 39: muster.v1.FilesVolume.sources:type_name -> muster.v1.FileSource
-	24, // 40: muster.v1.FileSource.items:type_name -> muster.v1.FileItem
-	13, // 41: muster.v1.FileItem.resource:type_name -> muster.v1.ResourceReference
-	2,  // 42: muster.v1.PodStatus.phase:type_name -> muster.v1.PodPhase
-	68, // 43: muster.v1.PodStatus.conditions:type_name -> muster.v1.Condition
-	69, // 44: muster.v1.PodStatus.start_time:type_name -> google.protobuf.Timestamp
-	28, // 45: muster.v1.PodStatus.containers:type_name -> muster.v1.ContainerStatus
-	28, // 46: muster.v1.PodStatus.init_containers:type_name -> muster.v1.ContainerStatus
-	29, // 47: muster.v1.ContainerStatus.state:type_name -> muster.v1.ContainerState
-	29, // 48: muster.v1.ContainerStatus.last:type_name -> muster.v1.ContainerState
-	30, // 49: muster.v1.ContainerState.waiting:type_name -> muster.v1.ContainerWaiting
-	31, // 50: muster.v1.ContainerState.running:type_name -> muster.v1.ContainerRunning
-	32, // 51: muster.v1.ContainerState.terminated:type_name -> muster.v1.ContainerTerminated
-	69, // 52: muster.v1.ContainerRunning.started_at:type_name -> google.protobuf.Timestamp
-	69, // 53: muster.v1.ContainerTerminated.started_at:type_name -> google.protobuf.Timestamp
-	69, // 54: muster.v1.ContainerTerminated.finished_at:type_name -> google.protobuf.Timestamp
-	4,  // 55: muster.v1.GetPodResponse.pod:type_name -> muster.v1.Pod
-	35, // 56: muster.v1.ListPodsRequest.filter:type_name -> muster.v1.PodFilter
-	4,  // 57: muster.v1.ListPodsResponse.pods:type_name -> muster.v1.Pod
-	35, // 58: muster.v1.WatchPodsRequest.filter:type_name -> muster.v1.PodFilter
-	70, // 59: muster.v1.WatchPodsResponse.type:type_name -> muster.v1.ChangeType
-	4,  // 60: muster.v1.WatchPodsResponse.pod:type_name -> muster.v1.Pod
-	4,  // 61: muster.v1.CreatePodRequest.pod:type_name -> muster.v1.Pod
-	4,  // 62: muster.v1.CreatePodResponse.pod:type_name -> muster.v1.Pod
-	4,  // 63: muster.v1.UpdatePodRequest.pod:type_name -> muster.v1.Pod
-	4,  // 64: muster.v1.UpdatePodResponse.pod:type_name -> muster.v1.Pod
-	71, // 65: muster.v1.UpdatePodResponse.result:type_name -> muster.v1.WriteResult
-	61, // 66: muster.v1.DeletePodRequest.grace:type_name -> google.protobuf.Duration
-	4,  // 67: muster.v1.DeletePodResponse.pod:type_name -> muster.v1.Pod
-	4,  // 68: muster.v1.MovePodResponse.pod:type_name -> muster.v1.Pod
-	61, // 69: muster.v1.ReadPodLogsRequest.since:type_name -> google.protobuf.Duration
-	50, // 70: muster.v1.ExecStart.size:type_name -> muster.v1.TerminalSize
-	51, // 71: muster.v1.ExecPodRequest.start:type_name -> muster.v1.ExecStart
-	50, // 72: muster.v1.ExecPodRequest.size:type_name -> muster.v1.TerminalSize
-	61, // 73: muster.v1.EvictPodRequest.grace:type_name -> google.protobuf.Duration
-	4,  // 74: muster.v1.EvictPodResponse.pod:type_name -> muster.v1.Pod
-	3,  // 75: muster.v1.EvictPodResponse.eviction:type_name -> muster.v1.Eviction
-	56, // 76: muster.v1.PortForwardPodRequest.start:type_name -> muster.v1.PortForwardStart
-	33, // 77: muster.v1.PodService.GetPod:input_type -> muster.v1.GetPodRequest
-	36, // 78: muster.v1.PodService.ListPods:input_type -> muster.v1.ListPodsRequest
-	38, // 79: muster.v1.PodService.WatchPods:input_type -> muster.v1.WatchPodsRequest
-	40, // 80: muster.v1.PodService.CreatePod:input_type -> muster.v1.CreatePodRequest
-	42, // 81: muster.v1.PodService.UpdatePod:input_type -> muster.v1.UpdatePodRequest
-	44, // 82: muster.v1.PodService.DeletePod:input_type -> muster.v1.DeletePodRequest
-	46, // 83: muster.v1.PodService.MovePod:input_type -> muster.v1.MovePodRequest
-	48, // 84: muster.v1.PodService.ReadPodLogs:input_type -> muster.v1.ReadPodLogsRequest
-	52, // 85: muster.v1.PodService.ExecPod:input_type -> muster.v1.ExecPodRequest
-	54, // 86: muster.v1.PodService.EvictPod:input_type -> muster.v1.EvictPodRequest
-	57, // 87: muster.v1.PodService.PortForwardPod:input_type -> muster.v1.PortForwardPodRequest
-	34, // 88: muster.v1.PodService.GetPod:output_type -> muster.v1.GetPodResponse
-	37, // 89: muster.v1.PodService.ListPods:output_type -> muster.v1.ListPodsResponse
-	39, // 90: muster.v1.PodService.WatchPods:output_type -> muster.v1.WatchPodsResponse
-	41, // 91: muster.v1.PodService.CreatePod:output_type -> muster.v1.CreatePodResponse
-	43, // 92: muster.v1.PodService.UpdatePod:output_type -> muster.v1.UpdatePodResponse
-	45, // 93: muster.v1.PodService.DeletePod:output_type -> muster.v1.DeletePodResponse
-	47, // 94: muster.v1.PodService.MovePod:output_type -> muster.v1.MovePodResponse
-	49, // 95: muster.v1.PodService.ReadPodLogs:output_type -> muster.v1.ReadPodLogsResponse
-	53, // 96: muster.v1.PodService.ExecPod:output_type -> muster.v1.ExecPodResponse
-	55, // 97: muster.v1.PodService.EvictPod:output_type -> muster.v1.EvictPodResponse
-	58, // 98: muster.v1.PodService.PortForwardPod:output_type -> muster.v1.PortForwardPodResponse
-	88, // [88:99] is the sub-list for method output_type
-	77, // [77:88] is the sub-list for method input_type
-	77, // [77:77] is the sub-list for extension type_name
-	77, // [77:77] is the sub-list for extension extendee
-	0,  // [0:77] is the sub-list for field type_name
+	66,  // 0: muster.v1.Pod.meta:type_name -> muster.v1.ObjectMeta
+	7,   // 1: muster.v1.Pod.spec:type_name -> muster.v1.PodSpec
+	29,  // 2: muster.v1.Pod.status:type_name -> muster.v1.PodStatus
+	0,   // 3: muster.v1.Pod.failover_class:type_name -> muster.v1.FailoverClass
+	12,  // 4: muster.v1.PodSpec.containers:type_name -> muster.v1.Container
+	23,  // 5: muster.v1.PodSpec.volumes:type_name -> muster.v1.Volume
+	1,   // 6: muster.v1.PodSpec.restart_policy:type_name -> muster.v1.RestartPolicy
+	67,  // 7: muster.v1.PodSpec.termination_grace:type_name -> google.protobuf.Duration
+	65,  // 8: muster.v1.PodSpec.node_selector:type_name -> muster.v1.PodSpec.NodeSelectorEntry
+	12,  // 9: muster.v1.PodSpec.init_containers:type_name -> muster.v1.Container
+	10,  // 10: muster.v1.PodSpec.security:type_name -> muster.v1.PodSecurity
+	8,   // 11: muster.v1.PodSpec.dns_config:type_name -> muster.v1.DnsConfig
+	68,  // 12: muster.v1.PodSpec.affinity:type_name -> muster.v1.Affinity
+	69,  // 13: muster.v1.PodSpec.tolerations:type_name -> muster.v1.Toleration
+	70,  // 14: muster.v1.PodSpec.topology_spread_constraints:type_name -> muster.v1.TopologySpreadConstraint
+	9,   // 15: muster.v1.DnsConfig.options:type_name -> muster.v1.DnsOption
+	20,  // 16: muster.v1.Container.env:type_name -> muster.v1.EnvVar
+	21,  // 17: muster.v1.Container.ports:type_name -> muster.v1.ContainerPort
+	22,  // 18: muster.v1.Container.requests:type_name -> muster.v1.ResourceList
+	22,  // 19: muster.v1.Container.limits:type_name -> muster.v1.ResourceList
+	28,  // 20: muster.v1.Container.mounts:type_name -> muster.v1.VolumeMount
+	71,  // 21: muster.v1.Container.liveness:type_name -> muster.v1.Probe
+	71,  // 22: muster.v1.Container.readiness:type_name -> muster.v1.Probe
+	71,  // 23: muster.v1.Container.startup:type_name -> muster.v1.Probe
+	1,   // 24: muster.v1.Container.restart_policy:type_name -> muster.v1.RestartPolicy
+	19,  // 25: muster.v1.Container.restart_rules:type_name -> muster.v1.RestartRule
+	11,  // 26: muster.v1.Container.security:type_name -> muster.v1.ContainerSecurity
+	13,  // 27: muster.v1.Container.env_from:type_name -> muster.v1.EnvFrom
+	16,  // 28: muster.v1.Container.lifecycle:type_name -> muster.v1.Lifecycle
+	17,  // 29: muster.v1.Lifecycle.post_start:type_name -> muster.v1.Hook
+	17,  // 30: muster.v1.Lifecycle.pre_stop:type_name -> muster.v1.Hook
+	72,  // 31: muster.v1.Hook.exec:type_name -> muster.v1.ExecAction
+	73,  // 32: muster.v1.Hook.http_get:type_name -> muster.v1.HttpGetAction
+	18,  // 33: muster.v1.Hook.sleep:type_name -> muster.v1.SleepAction
+	67,  // 34: muster.v1.SleepAction.duration:type_name -> google.protobuf.Duration
+	14,  // 35: muster.v1.EnvVar.key:type_name -> muster.v1.KeyReference
+	15,  // 36: muster.v1.EnvVar.resource:type_name -> muster.v1.ResourceReference
+	27,  // 37: muster.v1.Volume.empty_dir:type_name -> muster.v1.EmptyDir
+	24,  // 38: muster.v1.Volume.files:type_name -> muster.v1.FilesVolume
+	25,  // 39: muster.v1.FilesVolume.sources:type_name -> muster.v1.FileSource
+	26,  // 40: muster.v1.FileSource.items:type_name -> muster.v1.FileItem
+	15,  // 41: muster.v1.FileItem.resource:type_name -> muster.v1.ResourceReference
+	2,   // 42: muster.v1.PodStatus.phase:type_name -> muster.v1.PodPhase
+	74,  // 43: muster.v1.PodStatus.conditions:type_name -> muster.v1.Condition
+	75,  // 44: muster.v1.PodStatus.start_time:type_name -> google.protobuf.Timestamp
+	30,  // 45: muster.v1.PodStatus.containers:type_name -> muster.v1.ContainerStatus
+	30,  // 46: muster.v1.PodStatus.init_containers:type_name -> muster.v1.ContainerStatus
+	31,  // 47: muster.v1.ContainerStatus.state:type_name -> muster.v1.ContainerState
+	31,  // 48: muster.v1.ContainerStatus.last:type_name -> muster.v1.ContainerState
+	32,  // 49: muster.v1.ContainerState.waiting:type_name -> muster.v1.ContainerWaiting
+	33,  // 50: muster.v1.ContainerState.running:type_name -> muster.v1.ContainerRunning
+	34,  // 51: muster.v1.ContainerState.terminated:type_name -> muster.v1.ContainerTerminated
+	75,  // 52: muster.v1.ContainerRunning.started_at:type_name -> google.protobuf.Timestamp
+	75,  // 53: muster.v1.ContainerTerminated.started_at:type_name -> google.protobuf.Timestamp
+	75,  // 54: muster.v1.ContainerTerminated.finished_at:type_name -> google.protobuf.Timestamp
+	6,   // 55: muster.v1.GetPodResponse.pod:type_name -> muster.v1.Pod
+	37,  // 56: muster.v1.ListPodsRequest.filter:type_name -> muster.v1.PodFilter
+	6,   // 57: muster.v1.ListPodsResponse.pods:type_name -> muster.v1.Pod
+	37,  // 58: muster.v1.WatchPodsRequest.filter:type_name -> muster.v1.PodFilter
+	76,  // 59: muster.v1.WatchPodsResponse.type:type_name -> muster.v1.ChangeType
+	6,   // 60: muster.v1.WatchPodsResponse.pod:type_name -> muster.v1.Pod
+	6,   // 61: muster.v1.CreatePodRequest.pod:type_name -> muster.v1.Pod
+	6,   // 62: muster.v1.CreatePodResponse.pod:type_name -> muster.v1.Pod
+	6,   // 63: muster.v1.UpdatePodRequest.pod:type_name -> muster.v1.Pod
+	6,   // 64: muster.v1.UpdatePodResponse.pod:type_name -> muster.v1.Pod
+	77,  // 65: muster.v1.UpdatePodResponse.result:type_name -> muster.v1.WriteResult
+	67,  // 66: muster.v1.DeletePodRequest.grace:type_name -> google.protobuf.Duration
+	6,   // 67: muster.v1.DeletePodResponse.pod:type_name -> muster.v1.Pod
+	6,   // 68: muster.v1.MovePodResponse.pod:type_name -> muster.v1.Pod
+	67,  // 69: muster.v1.ReadPodLogsRequest.since:type_name -> google.protobuf.Duration
+	52,  // 70: muster.v1.ExecStart.size:type_name -> muster.v1.TerminalSize
+	53,  // 71: muster.v1.ExecPodRequest.start:type_name -> muster.v1.ExecStart
+	52,  // 72: muster.v1.ExecPodRequest.size:type_name -> muster.v1.TerminalSize
+	67,  // 73: muster.v1.EvictPodRequest.grace:type_name -> google.protobuf.Duration
+	6,   // 74: muster.v1.EvictPodResponse.pod:type_name -> muster.v1.Pod
+	3,   // 75: muster.v1.EvictPodResponse.eviction:type_name -> muster.v1.Eviction
+	58,  // 76: muster.v1.PortForwardPodRequest.start:type_name -> muster.v1.PortForwardStart
+	63,  // 77: muster.v1.GetPodStoryResponse.story:type_name -> muster.v1.PodStory
+	78,  // 78: muster.v1.PodStory.pod:type_name -> muster.v1.ObjectReference
+	4,   // 79: muster.v1.PodStory.kind:type_name -> muster.v1.StoryKind
+	64,  // 80: muster.v1.PodStory.steps:type_name -> muster.v1.StoryStep
+	75,  // 81: muster.v1.PodStory.time:type_name -> google.protobuf.Timestamp
+	75,  // 82: muster.v1.PodStory.since:type_name -> google.protobuf.Timestamp
+	75,  // 83: muster.v1.StoryStep.time:type_name -> google.protobuf.Timestamp
+	5,   // 84: muster.v1.StoryStep.kind:type_name -> muster.v1.StoryStepKind
+	79,  // 85: muster.v1.StoryStep.attempt:type_name -> muster.v1.ProbeAttempt
+	34,  // 86: muster.v1.StoryStep.terminated:type_name -> muster.v1.ContainerTerminated
+	67,  // 87: muster.v1.StoryStep.duration:type_name -> google.protobuf.Duration
+	35,  // 88: muster.v1.PodService.GetPod:input_type -> muster.v1.GetPodRequest
+	38,  // 89: muster.v1.PodService.ListPods:input_type -> muster.v1.ListPodsRequest
+	40,  // 90: muster.v1.PodService.WatchPods:input_type -> muster.v1.WatchPodsRequest
+	42,  // 91: muster.v1.PodService.CreatePod:input_type -> muster.v1.CreatePodRequest
+	44,  // 92: muster.v1.PodService.UpdatePod:input_type -> muster.v1.UpdatePodRequest
+	46,  // 93: muster.v1.PodService.DeletePod:input_type -> muster.v1.DeletePodRequest
+	48,  // 94: muster.v1.PodService.MovePod:input_type -> muster.v1.MovePodRequest
+	50,  // 95: muster.v1.PodService.ReadPodLogs:input_type -> muster.v1.ReadPodLogsRequest
+	54,  // 96: muster.v1.PodService.ExecPod:input_type -> muster.v1.ExecPodRequest
+	56,  // 97: muster.v1.PodService.EvictPod:input_type -> muster.v1.EvictPodRequest
+	59,  // 98: muster.v1.PodService.PortForwardPod:input_type -> muster.v1.PortForwardPodRequest
+	61,  // 99: muster.v1.PodService.GetPodStory:input_type -> muster.v1.GetPodStoryRequest
+	36,  // 100: muster.v1.PodService.GetPod:output_type -> muster.v1.GetPodResponse
+	39,  // 101: muster.v1.PodService.ListPods:output_type -> muster.v1.ListPodsResponse
+	41,  // 102: muster.v1.PodService.WatchPods:output_type -> muster.v1.WatchPodsResponse
+	43,  // 103: muster.v1.PodService.CreatePod:output_type -> muster.v1.CreatePodResponse
+	45,  // 104: muster.v1.PodService.UpdatePod:output_type -> muster.v1.UpdatePodResponse
+	47,  // 105: muster.v1.PodService.DeletePod:output_type -> muster.v1.DeletePodResponse
+	49,  // 106: muster.v1.PodService.MovePod:output_type -> muster.v1.MovePodResponse
+	51,  // 107: muster.v1.PodService.ReadPodLogs:output_type -> muster.v1.ReadPodLogsResponse
+	55,  // 108: muster.v1.PodService.ExecPod:output_type -> muster.v1.ExecPodResponse
+	57,  // 109: muster.v1.PodService.EvictPod:output_type -> muster.v1.EvictPodResponse
+	60,  // 110: muster.v1.PodService.PortForwardPod:output_type -> muster.v1.PortForwardPodResponse
+	62,  // 111: muster.v1.PodService.GetPodStory:output_type -> muster.v1.GetPodStoryResponse
+	100, // [100:112] is the sub-list for method output_type
+	88,  // [88:100] is the sub-list for method input_type
+	88,  // [88:88] is the sub-list for extension type_name
+	88,  // [88:88] is the sub-list for extension extendee
+	0,   // [0:88] is the sub-list for field type_name
 }
 
 func init() { file_muster_v1_pod_proto_init() }
@@ -5210,8 +5807,8 @@ func file_muster_v1_pod_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_muster_v1_pod_proto_rawDesc), len(file_muster_v1_pod_proto_rawDesc)),
-			NumEnums:      4,
-			NumMessages:   56,
+			NumEnums:      6,
+			NumMessages:   60,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

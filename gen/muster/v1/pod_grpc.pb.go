@@ -30,6 +30,7 @@ const (
 	PodService_ExecPod_FullMethodName        = "/muster.v1.PodService/ExecPod"
 	PodService_EvictPod_FullMethodName       = "/muster.v1.PodService/EvictPod"
 	PodService_PortForwardPod_FullMethodName = "/muster.v1.PodService/PortForwardPod"
+	PodService_GetPodStory_FullMethodName    = "/muster.v1.PodService/GetPodStory"
 )
 
 // PodServiceClient is the client API for PodService service.
@@ -67,6 +68,9 @@ type PodServiceClient interface {
 	// One TCP connection to a port of a pod, made by the agent of its node, inside the pod's network. Whoever may write may do
 	// that. FailedPrecondition CANNOT_CONNECT where the port refuses. The call ends once both sides send nothing more.
 	PortForwardPod(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[PortForwardPodRequest, PortForwardPodResponse], error)
+	// What led to a pod's last restart, unreadiness or move, from what its agent and the coordinator keep. Where the agent can not
+	// be asked the story says so, and is told from what the coordinator had of it last. NotFound NOT_FOUND.
+	GetPodStory(ctx context.Context, in *GetPodStoryRequest, opts ...grpc.CallOption) (*GetPodStoryResponse, error)
 }
 
 type podServiceClient struct {
@@ -211,6 +215,16 @@ func (c *podServiceClient) PortForwardPod(ctx context.Context, opts ...grpc.Call
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type PodService_PortForwardPodClient = grpc.BidiStreamingClient[PortForwardPodRequest, PortForwardPodResponse]
 
+func (c *podServiceClient) GetPodStory(ctx context.Context, in *GetPodStoryRequest, opts ...grpc.CallOption) (*GetPodStoryResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetPodStoryResponse)
+	err := c.cc.Invoke(ctx, PodService_GetPodStory_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // PodServiceServer is the server API for PodService service.
 // All implementations must embed UnimplementedPodServiceServer
 // for forward compatibility.
@@ -246,6 +260,9 @@ type PodServiceServer interface {
 	// One TCP connection to a port of a pod, made by the agent of its node, inside the pod's network. Whoever may write may do
 	// that. FailedPrecondition CANNOT_CONNECT where the port refuses. The call ends once both sides send nothing more.
 	PortForwardPod(grpc.BidiStreamingServer[PortForwardPodRequest, PortForwardPodResponse]) error
+	// What led to a pod's last restart, unreadiness or move, from what its agent and the coordinator keep. Where the agent can not
+	// be asked the story says so, and is told from what the coordinator had of it last. NotFound NOT_FOUND.
+	GetPodStory(context.Context, *GetPodStoryRequest) (*GetPodStoryResponse, error)
 	mustEmbedUnimplementedPodServiceServer()
 }
 
@@ -288,6 +305,9 @@ func (UnimplementedPodServiceServer) EvictPod(context.Context, *EvictPodRequest)
 }
 func (UnimplementedPodServiceServer) PortForwardPod(grpc.BidiStreamingServer[PortForwardPodRequest, PortForwardPodResponse]) error {
 	return status.Error(codes.Unimplemented, "method PortForwardPod not implemented")
+}
+func (UnimplementedPodServiceServer) GetPodStory(context.Context, *GetPodStoryRequest) (*GetPodStoryResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetPodStory not implemented")
 }
 func (UnimplementedPodServiceServer) mustEmbedUnimplementedPodServiceServer() {}
 func (UnimplementedPodServiceServer) testEmbeddedByValue()                    {}
@@ -472,6 +492,24 @@ func _PodService_PortForwardPod_Handler(srv interface{}, stream grpc.ServerStrea
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type PodService_PortForwardPodServer = grpc.BidiStreamingServer[PortForwardPodRequest, PortForwardPodResponse]
 
+func _PodService_GetPodStory_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetPodStoryRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PodServiceServer).GetPodStory(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: PodService_GetPodStory_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PodServiceServer).GetPodStory(ctx, req.(*GetPodStoryRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // PodService_ServiceDesc is the grpc.ServiceDesc for PodService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -506,6 +544,10 @@ var PodService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "EvictPod",
 			Handler:    _PodService_EvictPod_Handler,
+		},
+		{
+			MethodName: "GetPodStory",
+			Handler:    _PodService_GetPodStory_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

@@ -2411,6 +2411,7 @@ type Ask struct {
 	//	*Ask_Exec
 	//	*Ask_Follow
 	//	*Ask_Forward
+	//	*Ask_Evidence
 	Question      isAsk_Question `protobuf_oneof:"question"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2505,6 +2506,15 @@ func (x *Ask) GetForward() *ForwardAsk {
 	return nil
 }
 
+func (x *Ask) GetEvidence() *EvidenceAsk {
+	if x != nil {
+		if x, ok := x.Question.(*Ask_Evidence); ok {
+			return x.Evidence
+		}
+	}
+	return nil
+}
+
 type isAsk_Question interface {
 	isAsk_Question()
 }
@@ -2534,6 +2544,11 @@ type Ask_Forward struct {
 	Forward *ForwardAsk `protobuf:"bytes,21,opt,name=forward,proto3,oneof"`
 }
 
+type Ask_Evidence struct {
+	// What is kept of how a pod's containers have ended, and of their probes.
+	Evidence *EvidenceAsk `protobuf:"bytes,40,opt,name=evidence,proto3,oneof"`
+}
+
 func (*Ask_Logs) isAsk_Question() {}
 
 func (*Ask_Results) isAsk_Question() {}
@@ -2543,6 +2558,281 @@ func (*Ask_Exec) isAsk_Question() {}
 func (*Ask_Follow) isAsk_Question() {}
 
 func (*Ask_Forward) isAsk_Question() {}
+
+func (*Ask_Evidence) isAsk_Question() {}
+
+// EvidenceAsk asks how the instances of a pod's containers have ended, and what led to it.
+type EvidenceAsk struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The pod's uid.
+	Uid string `protobuf:"bytes,1,opt,name=uid,proto3" json:"uid,omitempty"`
+	// Empty: all containers.
+	Container     string `protobuf:"bytes,2,opt,name=container,proto3" json:"container,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EvidenceAsk) Reset() {
+	*x = EvidenceAsk{}
+	mi := &file_muster_agent_v1_session_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EvidenceAsk) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EvidenceAsk) ProtoMessage() {}
+
+func (x *EvidenceAsk) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_agent_v1_session_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EvidenceAsk.ProtoReflect.Descriptor instead.
+func (*EvidenceAsk) Descriptor() ([]byte, []int) {
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *EvidenceAsk) GetUid() string {
+	if x != nil {
+		return x.Uid
+	}
+	return ""
+}
+
+func (x *EvidenceAsk) GetContainer() string {
+	if x != nil {
+		return x.Container
+	}
+	return ""
+}
+
+// ContainerEvidence is what the agent keeps of one container.
+type ContainerEvidence struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its name.
+	Container string `protobuf:"bytes,1,opt,name=container,proto3" json:"container,omitempty"`
+	// The last ends of its instances, oldest first. At most 3.
+	Ends []*InstanceEnd `protobuf:"bytes,2,rep,name=ends,proto3" json:"ends,omitempty"`
+	// When the next instance may start; unset while none waits.
+	RestartTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=restart_time,json=restartTime,proto3" json:"restart_time,omitempty"`
+	// How long after its end the next failure waits; 0 when the next one does not wait.
+	Backoff *durationpb.Duration `protobuf:"bytes,4,opt,name=backoff,proto3" json:"backoff,omitempty"`
+	// The newest results of its probes, oldest first. At most 24.
+	Results []*v1.ProbeAttempt `protobuf:"bytes,5,rep,name=results,proto3" json:"results,omitempty"`
+	// The last lines that the instance wrote that ended last. At most 4 KiB.
+	Log           []byte `protobuf:"bytes,6,opt,name=log,proto3" json:"log,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ContainerEvidence) Reset() {
+	*x = ContainerEvidence{}
+	mi := &file_muster_agent_v1_session_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ContainerEvidence) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ContainerEvidence) ProtoMessage() {}
+
+func (x *ContainerEvidence) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_agent_v1_session_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ContainerEvidence.ProtoReflect.Descriptor instead.
+func (*ContainerEvidence) Descriptor() ([]byte, []int) {
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *ContainerEvidence) GetContainer() string {
+	if x != nil {
+		return x.Container
+	}
+	return ""
+}
+
+func (x *ContainerEvidence) GetEnds() []*InstanceEnd {
+	if x != nil {
+		return x.Ends
+	}
+	return nil
+}
+
+func (x *ContainerEvidence) GetRestartTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.RestartTime
+	}
+	return nil
+}
+
+func (x *ContainerEvidence) GetBackoff() *durationpb.Duration {
+	if x != nil {
+		return x.Backoff
+	}
+	return nil
+}
+
+func (x *ContainerEvidence) GetResults() []*v1.ProbeAttempt {
+	if x != nil {
+		return x.Results
+	}
+	return nil
+}
+
+func (x *ContainerEvidence) GetLog() []byte {
+	if x != nil {
+		return x.Log
+	}
+	return nil
+}
+
+// InstanceEnd is how one instance of a container ended, and what led to it.
+type InstanceEnd struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its number: 0 for the first.
+	Attempt int32 `protobuf:"varint,1,opt,name=attempt,proto3" json:"attempt,omitempty"`
+	// How it ended.
+	Terminated *v1.ContainerTerminated `protobuf:"bytes,2,opt,name=terminated,proto3" json:"terminated,omitempty"`
+	// The probe that had it killed; UNSPECIFIED: none.
+	Probe v1.ProbeKind `protobuf:"varint,3,opt,name=probe,proto3,enum=muster.v1.ProbeKind" json:"probe,omitempty"`
+	// Its postStart hook had failed.
+	HookFailed bool `protobuf:"varint,4,opt,name=hook_failed,json=hookFailed,proto3" json:"hook_failed,omitempty"`
+	// Why it was asked to end, a sentence for people; empty when it ended by itself.
+	Why string `protobuf:"bytes,5,opt,name=why,proto3" json:"why,omitempty"`
+	// When it was asked to end; unset when it ended by itself.
+	StopTime *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=stop_time,json=stopTime,proto3" json:"stop_time,omitempty"`
+	// What it was given between SIGTERM and SIGKILL.
+	Grace *durationpb.Duration `protobuf:"bytes,7,opt,name=grace,proto3" json:"grace,omitempty"`
+	// The attempts of that probe that led to it, oldest first. At most 8.
+	Results []*v1.ProbeAttempt `protobuf:"bytes,8,rep,name=results,proto3" json:"results,omitempty"`
+	// The memory that it was last seen with; 0 when that is not known.
+	MemoryBytes int64 `protobuf:"varint,9,opt,name=memory_bytes,json=memoryBytes,proto3" json:"memory_bytes,omitempty"`
+	// When that was.
+	MemoryTime    *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=memory_time,json=memoryTime,proto3" json:"memory_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *InstanceEnd) Reset() {
+	*x = InstanceEnd{}
+	mi := &file_muster_agent_v1_session_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *InstanceEnd) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*InstanceEnd) ProtoMessage() {}
+
+func (x *InstanceEnd) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_agent_v1_session_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use InstanceEnd.ProtoReflect.Descriptor instead.
+func (*InstanceEnd) Descriptor() ([]byte, []int) {
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *InstanceEnd) GetAttempt() int32 {
+	if x != nil {
+		return x.Attempt
+	}
+	return 0
+}
+
+func (x *InstanceEnd) GetTerminated() *v1.ContainerTerminated {
+	if x != nil {
+		return x.Terminated
+	}
+	return nil
+}
+
+func (x *InstanceEnd) GetProbe() v1.ProbeKind {
+	if x != nil {
+		return x.Probe
+	}
+	return v1.ProbeKind(0)
+}
+
+func (x *InstanceEnd) GetHookFailed() bool {
+	if x != nil {
+		return x.HookFailed
+	}
+	return false
+}
+
+func (x *InstanceEnd) GetWhy() string {
+	if x != nil {
+		return x.Why
+	}
+	return ""
+}
+
+func (x *InstanceEnd) GetStopTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.StopTime
+	}
+	return nil
+}
+
+func (x *InstanceEnd) GetGrace() *durationpb.Duration {
+	if x != nil {
+		return x.Grace
+	}
+	return nil
+}
+
+func (x *InstanceEnd) GetResults() []*v1.ProbeAttempt {
+	if x != nil {
+		return x.Results
+	}
+	return nil
+}
+
+func (x *InstanceEnd) GetMemoryBytes() int64 {
+	if x != nil {
+		return x.MemoryBytes
+	}
+	return 0
+}
+
+func (x *InstanceEnd) GetMemoryTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.MemoryTime
+	}
+	return nil
+}
 
 // ForwardAsk asks for a connection to a port of a pod.
 type ForwardAsk struct {
@@ -2557,7 +2847,7 @@ type ForwardAsk struct {
 
 func (x *ForwardAsk) Reset() {
 	*x = ForwardAsk{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[31]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2569,7 +2859,7 @@ func (x *ForwardAsk) String() string {
 func (*ForwardAsk) ProtoMessage() {}
 
 func (x *ForwardAsk) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[31]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2582,7 +2872,7 @@ func (x *ForwardAsk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForwardAsk.ProtoReflect.Descriptor instead.
 func (*ForwardAsk) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{31}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ForwardAsk) GetUid() string {
@@ -2620,7 +2910,7 @@ type ExecAsk struct {
 
 func (x *ExecAsk) Reset() {
 	*x = ExecAsk{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[32]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2632,7 +2922,7 @@ func (x *ExecAsk) String() string {
 func (*ExecAsk) ProtoMessage() {}
 
 func (x *ExecAsk) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[32]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2645,7 +2935,7 @@ func (x *ExecAsk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecAsk.ProtoReflect.Descriptor instead.
 func (*ExecAsk) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{32}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ExecAsk) GetUid() string {
@@ -2713,7 +3003,7 @@ type LogsAsk struct {
 
 func (x *LogsAsk) Reset() {
 	*x = LogsAsk{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[33]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2725,7 +3015,7 @@ func (x *LogsAsk) String() string {
 func (*LogsAsk) ProtoMessage() {}
 
 func (x *LogsAsk) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[33]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2738,7 +3028,7 @@ func (x *LogsAsk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsAsk.ProtoReflect.Descriptor instead.
 func (*LogsAsk) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{33}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *LogsAsk) GetUid() string {
@@ -2807,7 +3097,7 @@ type ResultsAsk struct {
 
 func (x *ResultsAsk) Reset() {
 	*x = ResultsAsk{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[34]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2819,7 +3109,7 @@ func (x *ResultsAsk) String() string {
 func (*ResultsAsk) ProtoMessage() {}
 
 func (x *ResultsAsk) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[34]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2832,7 +3122,7 @@ func (x *ResultsAsk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResultsAsk.ProtoReflect.Descriptor instead.
 func (*ResultsAsk) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{34}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ResultsAsk) GetUid() string {
@@ -2878,7 +3168,7 @@ type FollowAsk struct {
 
 func (x *FollowAsk) Reset() {
 	*x = FollowAsk{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[35]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2890,7 +3180,7 @@ func (x *FollowAsk) String() string {
 func (*FollowAsk) ProtoMessage() {}
 
 func (x *FollowAsk) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[35]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2903,7 +3193,7 @@ func (x *FollowAsk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowAsk.ProtoReflect.Descriptor instead.
 func (*FollowAsk) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{35}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *FollowAsk) GetUid() string {
@@ -2940,6 +3230,7 @@ type AnswerRequest struct {
 	//	*AnswerRequest_Results
 	//	*AnswerRequest_Error
 	//	*AnswerRequest_Followed
+	//	*AnswerRequest_Evidence
 	Answer        isAnswerRequest_Answer `protobuf_oneof:"answer"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2947,7 +3238,7 @@ type AnswerRequest struct {
 
 func (x *AnswerRequest) Reset() {
 	*x = AnswerRequest{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[36]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2959,7 +3250,7 @@ func (x *AnswerRequest) String() string {
 func (*AnswerRequest) ProtoMessage() {}
 
 func (x *AnswerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[36]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2972,7 +3263,7 @@ func (x *AnswerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnswerRequest.ProtoReflect.Descriptor instead.
 func (*AnswerRequest) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{36}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *AnswerRequest) GetId() uint64 {
@@ -3025,6 +3316,15 @@ func (x *AnswerRequest) GetFollowed() *FollowedResults {
 	return nil
 }
 
+func (x *AnswerRequest) GetEvidence() *ContainerEvidence {
+	if x != nil {
+		if x, ok := x.Answer.(*AnswerRequest_Evidence); ok {
+			return x.Evidence
+		}
+	}
+	return nil
+}
+
 type isAnswerRequest_Answer interface {
 	isAnswerRequest_Answer()
 }
@@ -3049,6 +3349,11 @@ type AnswerRequest_Followed struct {
 	Followed *FollowedResults `protobuf:"bytes,20,opt,name=followed,proto3,oneof"`
 }
 
+type AnswerRequest_Evidence struct {
+	// What is kept of one container; a piece for each.
+	Evidence *ContainerEvidence `protobuf:"bytes,40,opt,name=evidence,proto3,oneof"`
+}
+
 func (*AnswerRequest_Data) isAnswerRequest_Answer() {}
 
 func (*AnswerRequest_Results) isAnswerRequest_Answer() {}
@@ -3056,6 +3361,8 @@ func (*AnswerRequest_Results) isAnswerRequest_Answer() {}
 func (*AnswerRequest_Error) isAnswerRequest_Answer() {}
 
 func (*AnswerRequest_Followed) isAnswerRequest_Answer() {}
+
+func (*AnswerRequest_Evidence) isAnswerRequest_Answer() {}
 
 // FollowedResults are results of a pod's probes since the piece before.
 type FollowedResults struct {
@@ -3070,7 +3377,7 @@ type FollowedResults struct {
 
 func (x *FollowedResults) Reset() {
 	*x = FollowedResults{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[37]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3082,7 +3389,7 @@ func (x *FollowedResults) String() string {
 func (*FollowedResults) ProtoMessage() {}
 
 func (x *FollowedResults) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[37]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3095,7 +3402,7 @@ func (x *FollowedResults) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowedResults.ProtoReflect.Descriptor instead.
 func (*FollowedResults) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{37}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *FollowedResults) GetResults() []*v1.ProbeAttempt {
@@ -3123,7 +3430,7 @@ type ProbeResults struct {
 
 func (x *ProbeResults) Reset() {
 	*x = ProbeResults{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[38]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3135,7 +3442,7 @@ func (x *ProbeResults) String() string {
 func (*ProbeResults) ProtoMessage() {}
 
 func (x *ProbeResults) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[38]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3148,7 +3455,7 @@ func (x *ProbeResults) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeResults.ProtoReflect.Descriptor instead.
 func (*ProbeResults) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{38}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ProbeResults) GetResults() []*v1.ProbeAttempt {
@@ -3171,7 +3478,7 @@ type AnswerError struct {
 
 func (x *AnswerError) Reset() {
 	*x = AnswerError{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[39]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3183,7 +3490,7 @@ func (x *AnswerError) String() string {
 func (*AnswerError) ProtoMessage() {}
 
 func (x *AnswerError) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[39]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3196,7 +3503,7 @@ func (x *AnswerError) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnswerError.ProtoReflect.Descriptor instead.
 func (*AnswerError) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{39}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *AnswerError) GetReason() string {
@@ -3236,7 +3543,7 @@ type InteractRequest struct {
 
 func (x *InteractRequest) Reset() {
 	*x = InteractRequest{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[40]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3248,7 +3555,7 @@ func (x *InteractRequest) String() string {
 func (*InteractRequest) ProtoMessage() {}
 
 func (x *InteractRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[40]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3261,7 +3568,7 @@ func (x *InteractRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InteractRequest.ProtoReflect.Descriptor instead.
 func (*InteractRequest) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{40}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *InteractRequest) GetId() uint64 {
@@ -3412,7 +3719,7 @@ type InteractResponse struct {
 
 func (x *InteractResponse) Reset() {
 	*x = InteractResponse{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[41]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3424,7 +3731,7 @@ func (x *InteractResponse) String() string {
 func (*InteractResponse) ProtoMessage() {}
 
 func (x *InteractResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[41]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3437,7 +3744,7 @@ func (x *InteractResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InteractResponse.ProtoReflect.Descriptor instead.
 func (*InteractResponse) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{41}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *InteractResponse) GetInput() isInteractResponse_Input {
@@ -3508,7 +3815,7 @@ type AnswerResponse struct {
 
 func (x *AnswerResponse) Reset() {
 	*x = AnswerResponse{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[42]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3520,7 +3827,7 @@ func (x *AnswerResponse) String() string {
 func (*AnswerResponse) ProtoMessage() {}
 
 func (x *AnswerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[42]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3533,7 +3840,7 @@ func (x *AnswerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnswerResponse.ProtoReflect.Descriptor instead.
 func (*AnswerResponse) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{42}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{45}
 }
 
 // RenewRequest is one renewal. At most 4 KiB, results included.
@@ -3555,7 +3862,7 @@ type RenewRequest struct {
 
 func (x *RenewRequest) Reset() {
 	*x = RenewRequest{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[43]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3567,7 +3874,7 @@ func (x *RenewRequest) String() string {
 func (*RenewRequest) ProtoMessage() {}
 
 func (x *RenewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[43]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3580,7 +3887,7 @@ func (x *RenewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewRequest.ProtoReflect.Descriptor instead.
 func (*RenewRequest) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{43}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *RenewRequest) GetSession() int64 {
@@ -3631,7 +3938,7 @@ type RenewResponse struct {
 
 func (x *RenewResponse) Reset() {
 	*x = RenewResponse{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[44]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3643,7 +3950,7 @@ func (x *RenewResponse) String() string {
 func (*RenewResponse) ProtoMessage() {}
 
 func (x *RenewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[44]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3656,7 +3963,7 @@ func (x *RenewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewResponse.ProtoReflect.Descriptor instead.
 func (*RenewResponse) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{44}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *RenewResponse) GetNumber() uint64 {
@@ -3853,16 +4160,43 @@ const file_muster_agent_v1_session_proto_rawDesc = "" +
 	"\x04name\x18\x03 \x01(\tR\x04name\"=\n" +
 	"\tObjectKey\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
-	"\x04name\x18\x02 \x01(\tR\x04name\"\xa9\x02\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\"\xe5\x02\n" +
 	"\x03Ask\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12.\n" +
 	"\x04logs\x18\x02 \x01(\v2\x18.muster.agent.v1.LogsAskH\x00R\x04logs\x127\n" +
 	"\aresults\x18\x03 \x01(\v2\x1b.muster.agent.v1.ResultsAskH\x00R\aresults\x12.\n" +
 	"\x04exec\x18\x04 \x01(\v2\x18.muster.agent.v1.ExecAskH\x00R\x04exec\x124\n" +
 	"\x06follow\x18\x14 \x01(\v2\x1a.muster.agent.v1.FollowAskH\x00R\x06follow\x127\n" +
-	"\aforward\x18\x15 \x01(\v2\x1b.muster.agent.v1.ForwardAskH\x00R\aforwardB\n" +
+	"\aforward\x18\x15 \x01(\v2\x1b.muster.agent.v1.ForwardAskH\x00R\aforward\x12:\n" +
+	"\bevidence\x18( \x01(\v2\x1c.muster.agent.v1.EvidenceAskH\x00R\bevidenceB\n" +
 	"\n" +
-	"\bquestion\"2\n" +
+	"\bquestion\"=\n" +
+	"\vEvidenceAsk\x12\x10\n" +
+	"\x03uid\x18\x01 \x01(\tR\x03uid\x12\x1c\n" +
+	"\tcontainer\x18\x02 \x01(\tR\tcontainer\"\x9c\x02\n" +
+	"\x11ContainerEvidence\x12\x1c\n" +
+	"\tcontainer\x18\x01 \x01(\tR\tcontainer\x120\n" +
+	"\x04ends\x18\x02 \x03(\v2\x1c.muster.agent.v1.InstanceEndR\x04ends\x12=\n" +
+	"\frestart_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\vrestartTime\x123\n" +
+	"\abackoff\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\abackoff\x121\n" +
+	"\aresults\x18\x05 \x03(\v2\x17.muster.v1.ProbeAttemptR\aresults\x12\x10\n" +
+	"\x03log\x18\x06 \x01(\fR\x03log\"\xc3\x03\n" +
+	"\vInstanceEnd\x12\x18\n" +
+	"\aattempt\x18\x01 \x01(\x05R\aattempt\x12>\n" +
+	"\n" +
+	"terminated\x18\x02 \x01(\v2\x1e.muster.v1.ContainerTerminatedR\n" +
+	"terminated\x12*\n" +
+	"\x05probe\x18\x03 \x01(\x0e2\x14.muster.v1.ProbeKindR\x05probe\x12\x1f\n" +
+	"\vhook_failed\x18\x04 \x01(\bR\n" +
+	"hookFailed\x12\x10\n" +
+	"\x03why\x18\x05 \x01(\tR\x03why\x127\n" +
+	"\tstop_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\bstopTime\x12/\n" +
+	"\x05grace\x18\a \x01(\v2\x19.google.protobuf.DurationR\x05grace\x121\n" +
+	"\aresults\x18\b \x03(\v2\x17.muster.v1.ProbeAttemptR\aresults\x12!\n" +
+	"\fmemory_bytes\x18\t \x01(\x03R\vmemoryBytes\x12;\n" +
+	"\vmemory_time\x18\n" +
+	" \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"memoryTime\"2\n" +
 	"\n" +
 	"ForwardAsk\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\x12\x12\n" +
@@ -3894,13 +4228,14 @@ const file_muster_agent_v1_session_proto_rawDesc = "" +
 	"\tFollowAsk\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\x12\x1c\n" +
 	"\tcontainer\x18\x02 \x01(\tR\tcontainer\x12(\n" +
-	"\x04kind\x18\x03 \x01(\x0e2\x14.muster.v1.ProbeKindR\x04kind\"\xf0\x01\n" +
+	"\x04kind\x18\x03 \x01(\x0e2\x14.muster.v1.ProbeKindR\x04kind\"\xb2\x02\n" +
 	"\rAnswerRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x14\n" +
 	"\x04data\x18\x02 \x01(\fH\x00R\x04data\x129\n" +
 	"\aresults\x18\x03 \x01(\v2\x1d.muster.agent.v1.ProbeResultsH\x00R\aresults\x124\n" +
 	"\x05error\x18\x04 \x01(\v2\x1c.muster.agent.v1.AnswerErrorH\x00R\x05error\x12>\n" +
-	"\bfollowed\x18\x14 \x01(\v2 .muster.agent.v1.FollowedResultsH\x00R\bfollowedB\b\n" +
+	"\bfollowed\x18\x14 \x01(\v2 .muster.agent.v1.FollowedResultsH\x00R\bfollowed\x12@\n" +
+	"\bevidence\x18( \x01(\v2\".muster.agent.v1.ContainerEvidenceH\x00R\bevidenceB\b\n" +
 	"\x06answer\"^\n" +
 	"\x0fFollowedResults\x121\n" +
 	"\aresults\x18\x01 \x03(\v2\x17.muster.v1.ProbeAttemptR\aresults\x12\x18\n" +
@@ -3955,7 +4290,7 @@ func file_muster_agent_v1_session_proto_rawDescGZIP() []byte {
 	return file_muster_agent_v1_session_proto_rawDescData
 }
 
-var file_muster_agent_v1_session_proto_msgTypes = make([]protoimpl.MessageInfo, 47)
+var file_muster_agent_v1_session_proto_msgTypes = make([]protoimpl.MessageInfo, 50)
 var file_muster_agent_v1_session_proto_goTypes = []any{
 	(*JoinRequest)(nil),               // 0: muster.agent.v1.JoinRequest
 	(*JoinResponse)(nil),              // 1: muster.agent.v1.JoinResponse
@@ -3988,35 +4323,39 @@ var file_muster_agent_v1_session_proto_goTypes = []any{
 	(*ConfigKey)(nil),                 // 28: muster.agent.v1.ConfigKey
 	(*ObjectKey)(nil),                 // 29: muster.agent.v1.ObjectKey
 	(*Ask)(nil),                       // 30: muster.agent.v1.Ask
-	(*ForwardAsk)(nil),                // 31: muster.agent.v1.ForwardAsk
-	(*ExecAsk)(nil),                   // 32: muster.agent.v1.ExecAsk
-	(*LogsAsk)(nil),                   // 33: muster.agent.v1.LogsAsk
-	(*ResultsAsk)(nil),                // 34: muster.agent.v1.ResultsAsk
-	(*FollowAsk)(nil),                 // 35: muster.agent.v1.FollowAsk
-	(*AnswerRequest)(nil),             // 36: muster.agent.v1.AnswerRequest
-	(*FollowedResults)(nil),           // 37: muster.agent.v1.FollowedResults
-	(*ProbeResults)(nil),              // 38: muster.agent.v1.ProbeResults
-	(*AnswerError)(nil),               // 39: muster.agent.v1.AnswerError
-	(*InteractRequest)(nil),           // 40: muster.agent.v1.InteractRequest
-	(*InteractResponse)(nil),          // 41: muster.agent.v1.InteractResponse
-	(*AnswerResponse)(nil),            // 42: muster.agent.v1.AnswerResponse
-	(*RenewRequest)(nil),              // 43: muster.agent.v1.RenewRequest
-	(*RenewResponse)(nil),             // 44: muster.agent.v1.RenewResponse
-	nil,                               // 45: muster.agent.v1.Assignment.RestartsEntry
-	nil,                               // 46: muster.agent.v1.ConfigObject.DataEntry
-	(*v1.NodeFacts)(nil),              // 47: muster.v1.NodeFacts
-	(*v1.HeldStatus)(nil),             // 48: muster.v1.HeldStatus
-	(*timestamppb.Timestamp)(nil),     // 49: google.protobuf.Timestamp
-	(v1.ProbeResult)(0),               // 50: muster.v1.ProbeResult
-	(*v1.ProbeAttempt)(nil),           // 51: muster.v1.ProbeAttempt
-	(*v1.Event)(nil),                  // 52: muster.v1.Event
-	(*durationpb.Duration)(nil),       // 53: google.protobuf.Duration
-	(*v1.Usage)(nil),                  // 54: muster.v1.Usage
-	(*v1.Pod)(nil),                    // 55: muster.v1.Pod
-	(v1.FailoverClass)(0),             // 56: muster.v1.FailoverClass
-	(*v1.Endpoint)(nil),               // 57: muster.v1.Endpoint
-	(*v1.TerminalSize)(nil),           // 58: muster.v1.TerminalSize
-	(v1.ProbeKind)(0),                 // 59: muster.v1.ProbeKind
+	(*EvidenceAsk)(nil),               // 31: muster.agent.v1.EvidenceAsk
+	(*ContainerEvidence)(nil),         // 32: muster.agent.v1.ContainerEvidence
+	(*InstanceEnd)(nil),               // 33: muster.agent.v1.InstanceEnd
+	(*ForwardAsk)(nil),                // 34: muster.agent.v1.ForwardAsk
+	(*ExecAsk)(nil),                   // 35: muster.agent.v1.ExecAsk
+	(*LogsAsk)(nil),                   // 36: muster.agent.v1.LogsAsk
+	(*ResultsAsk)(nil),                // 37: muster.agent.v1.ResultsAsk
+	(*FollowAsk)(nil),                 // 38: muster.agent.v1.FollowAsk
+	(*AnswerRequest)(nil),             // 39: muster.agent.v1.AnswerRequest
+	(*FollowedResults)(nil),           // 40: muster.agent.v1.FollowedResults
+	(*ProbeResults)(nil),              // 41: muster.agent.v1.ProbeResults
+	(*AnswerError)(nil),               // 42: muster.agent.v1.AnswerError
+	(*InteractRequest)(nil),           // 43: muster.agent.v1.InteractRequest
+	(*InteractResponse)(nil),          // 44: muster.agent.v1.InteractResponse
+	(*AnswerResponse)(nil),            // 45: muster.agent.v1.AnswerResponse
+	(*RenewRequest)(nil),              // 46: muster.agent.v1.RenewRequest
+	(*RenewResponse)(nil),             // 47: muster.agent.v1.RenewResponse
+	nil,                               // 48: muster.agent.v1.Assignment.RestartsEntry
+	nil,                               // 49: muster.agent.v1.ConfigObject.DataEntry
+	(*v1.NodeFacts)(nil),              // 50: muster.v1.NodeFacts
+	(*v1.HeldStatus)(nil),             // 51: muster.v1.HeldStatus
+	(*timestamppb.Timestamp)(nil),     // 52: google.protobuf.Timestamp
+	(v1.ProbeResult)(0),               // 53: muster.v1.ProbeResult
+	(*v1.ProbeAttempt)(nil),           // 54: muster.v1.ProbeAttempt
+	(*v1.Event)(nil),                  // 55: muster.v1.Event
+	(*durationpb.Duration)(nil),       // 56: google.protobuf.Duration
+	(*v1.Usage)(nil),                  // 57: muster.v1.Usage
+	(*v1.Pod)(nil),                    // 58: muster.v1.Pod
+	(v1.FailoverClass)(0),             // 59: muster.v1.FailoverClass
+	(*v1.Endpoint)(nil),               // 60: muster.v1.Endpoint
+	(*v1.ContainerTerminated)(nil),    // 61: muster.v1.ContainerTerminated
+	(v1.ProbeKind)(0),                 // 62: muster.v1.ProbeKind
+	(*v1.TerminalSize)(nil),           // 63: muster.v1.TerminalSize
 }
 var file_muster_agent_v1_session_proto_depIdxs = []int32{
 	5,  // 0: muster.agent.v1.ConnectRequest.hello:type_name -> muster.agent.v1.Hello
@@ -4026,20 +4365,20 @@ var file_muster_agent_v1_session_proto_depIdxs = []int32{
 	11, // 4: muster.agent.v1.ConnectRequest.bye:type_name -> muster.agent.v1.Bye
 	10, // 5: muster.agent.v1.ConnectRequest.usage:type_name -> muster.agent.v1.UsageBatch
 	18, // 6: muster.agent.v1.ConnectRequest.restarts:type_name -> muster.agent.v1.RestartBatch
-	47, // 7: muster.agent.v1.Hello.facts:type_name -> muster.v1.NodeFacts
-	48, // 8: muster.agent.v1.StatusBatch.statuses:type_name -> muster.v1.HeldStatus
-	49, // 9: muster.agent.v1.ResultBatch.base:type_name -> google.protobuf.Timestamp
+	50, // 7: muster.agent.v1.Hello.facts:type_name -> muster.v1.NodeFacts
+	51, // 8: muster.agent.v1.StatusBatch.statuses:type_name -> muster.v1.HeldStatus
+	52, // 9: muster.agent.v1.ResultBatch.base:type_name -> google.protobuf.Timestamp
 	8,  // 10: muster.agent.v1.ResultBatch.changes:type_name -> muster.agent.v1.ProbeChange
-	50, // 11: muster.agent.v1.ProbeChange.verdict:type_name -> muster.v1.ProbeResult
-	49, // 12: muster.agent.v1.ProbeChange.since:type_name -> google.protobuf.Timestamp
-	51, // 13: muster.agent.v1.ProbeChange.last:type_name -> muster.v1.ProbeAttempt
-	52, // 14: muster.agent.v1.EventBatch.events:type_name -> muster.v1.Event
-	53, // 15: muster.agent.v1.UsageBatch.age:type_name -> google.protobuf.Duration
-	53, // 16: muster.agent.v1.UsageBatch.window:type_name -> google.protobuf.Duration
-	54, // 17: muster.agent.v1.UsageBatch.machine:type_name -> muster.v1.Usage
-	54, // 18: muster.agent.v1.UsageBatch.agent:type_name -> muster.v1.Usage
-	54, // 19: muster.agent.v1.UsageBatch.supervisors:type_name -> muster.v1.Usage
-	53, // 20: muster.agent.v1.Bye.restart:type_name -> google.protobuf.Duration
+	53, // 11: muster.agent.v1.ProbeChange.verdict:type_name -> muster.v1.ProbeResult
+	52, // 12: muster.agent.v1.ProbeChange.since:type_name -> google.protobuf.Timestamp
+	54, // 13: muster.agent.v1.ProbeChange.last:type_name -> muster.v1.ProbeAttempt
+	55, // 14: muster.agent.v1.EventBatch.events:type_name -> muster.v1.Event
+	56, // 15: muster.agent.v1.UsageBatch.age:type_name -> google.protobuf.Duration
+	56, // 16: muster.agent.v1.UsageBatch.window:type_name -> google.protobuf.Duration
+	57, // 17: muster.agent.v1.UsageBatch.machine:type_name -> muster.v1.Usage
+	57, // 18: muster.agent.v1.UsageBatch.agent:type_name -> muster.v1.Usage
+	57, // 19: muster.agent.v1.UsageBatch.supervisors:type_name -> muster.v1.Usage
+	56, // 20: muster.agent.v1.Bye.restart:type_name -> google.protobuf.Duration
 	13, // 21: muster.agent.v1.ConnectResponse.welcome:type_name -> muster.agent.v1.Welcome
 	14, // 22: muster.agent.v1.ConnectResponse.assignments:type_name -> muster.agent.v1.Assignments
 	21, // 23: muster.agent.v1.ConnectResponse.status_ack:type_name -> muster.agent.v1.StatusAck
@@ -4048,64 +4387,76 @@ var file_muster_agent_v1_session_proto_depIdxs = []int32{
 	24, // 26: muster.agent.v1.ConnectResponse.services:type_name -> muster.agent.v1.Services
 	26, // 27: muster.agent.v1.ConnectResponse.configs:type_name -> muster.agent.v1.Configs
 	16, // 28: muster.agent.v1.ConnectResponse.restart_guards:type_name -> muster.agent.v1.RestartGuards
-	53, // 29: muster.agent.v1.Welcome.lease_ttl:type_name -> google.protobuf.Duration
-	53, // 30: muster.agent.v1.Welcome.renew_every:type_name -> google.protobuf.Duration
+	56, // 29: muster.agent.v1.Welcome.lease_ttl:type_name -> google.protobuf.Duration
+	56, // 30: muster.agent.v1.Welcome.renew_every:type_name -> google.protobuf.Duration
 	15, // 31: muster.agent.v1.Assignments.assignments:type_name -> muster.agent.v1.Assignment
 	20, // 32: muster.agent.v1.Assignments.removed:type_name -> muster.agent.v1.HeldKey
-	55, // 33: muster.agent.v1.Assignment.pod:type_name -> muster.v1.Pod
-	56, // 34: muster.agent.v1.Assignment.class:type_name -> muster.v1.FailoverClass
-	45, // 35: muster.agent.v1.Assignment.restarts:type_name -> muster.agent.v1.Assignment.RestartsEntry
+	58, // 33: muster.agent.v1.Assignment.pod:type_name -> muster.v1.Pod
+	59, // 34: muster.agent.v1.Assignment.class:type_name -> muster.v1.FailoverClass
+	48, // 35: muster.agent.v1.Assignment.restarts:type_name -> muster.agent.v1.Assignment.RestartsEntry
 	17, // 36: muster.agent.v1.RestartGuards.pods:type_name -> muster.agent.v1.RestartGuard
-	53, // 37: muster.agent.v1.RestartGuard.release_after:type_name -> google.protobuf.Duration
+	56, // 37: muster.agent.v1.RestartGuard.release_after:type_name -> google.protobuf.Duration
 	19, // 38: muster.agent.v1.RestartBatch.words:type_name -> muster.agent.v1.RestartWord
-	53, // 39: muster.agent.v1.RestartWord.restarted_ago:type_name -> google.protobuf.Duration
+	56, // 39: muster.agent.v1.RestartWord.restarted_ago:type_name -> google.protobuf.Duration
 	20, // 40: muster.agent.v1.StatusAck.committed:type_name -> muster.agent.v1.HeldKey
 	20, // 41: muster.agent.v1.StatusAck.not_yours:type_name -> muster.agent.v1.HeldKey
 	23, // 42: muster.agent.v1.Network.nodes:type_name -> muster.agent.v1.NetworkNode
 	25, // 43: muster.agent.v1.Services.services:type_name -> muster.agent.v1.NamedService
 	29, // 44: muster.agent.v1.Services.removed:type_name -> muster.agent.v1.ObjectKey
 	29, // 45: muster.agent.v1.NamedService.key:type_name -> muster.agent.v1.ObjectKey
-	57, // 46: muster.agent.v1.NamedService.endpoints:type_name -> muster.v1.Endpoint
+	60, // 46: muster.agent.v1.NamedService.endpoints:type_name -> muster.v1.Endpoint
 	27, // 47: muster.agent.v1.Configs.objects:type_name -> muster.agent.v1.ConfigObject
 	28, // 48: muster.agent.v1.Configs.removed:type_name -> muster.agent.v1.ConfigKey
 	28, // 49: muster.agent.v1.ConfigObject.key:type_name -> muster.agent.v1.ConfigKey
-	46, // 50: muster.agent.v1.ConfigObject.data:type_name -> muster.agent.v1.ConfigObject.DataEntry
-	33, // 51: muster.agent.v1.Ask.logs:type_name -> muster.agent.v1.LogsAsk
-	34, // 52: muster.agent.v1.Ask.results:type_name -> muster.agent.v1.ResultsAsk
-	32, // 53: muster.agent.v1.Ask.exec:type_name -> muster.agent.v1.ExecAsk
-	35, // 54: muster.agent.v1.Ask.follow:type_name -> muster.agent.v1.FollowAsk
-	31, // 55: muster.agent.v1.Ask.forward:type_name -> muster.agent.v1.ForwardAsk
-	58, // 56: muster.agent.v1.ExecAsk.size:type_name -> muster.v1.TerminalSize
-	53, // 57: muster.agent.v1.LogsAsk.since:type_name -> google.protobuf.Duration
-	59, // 58: muster.agent.v1.ResultsAsk.kind:type_name -> muster.v1.ProbeKind
-	59, // 59: muster.agent.v1.FollowAsk.kind:type_name -> muster.v1.ProbeKind
-	38, // 60: muster.agent.v1.AnswerRequest.results:type_name -> muster.agent.v1.ProbeResults
-	39, // 61: muster.agent.v1.AnswerRequest.error:type_name -> muster.agent.v1.AnswerError
-	37, // 62: muster.agent.v1.AnswerRequest.followed:type_name -> muster.agent.v1.FollowedResults
-	51, // 63: muster.agent.v1.FollowedResults.results:type_name -> muster.v1.ProbeAttempt
-	51, // 64: muster.agent.v1.ProbeResults.results:type_name -> muster.v1.ProbeAttempt
-	39, // 65: muster.agent.v1.InteractRequest.error:type_name -> muster.agent.v1.AnswerError
-	58, // 66: muster.agent.v1.InteractResponse.size:type_name -> muster.v1.TerminalSize
-	53, // 67: muster.agent.v1.RenewRequest.longest:type_name -> google.protobuf.Duration
-	7,  // 68: muster.agent.v1.RenewRequest.results:type_name -> muster.agent.v1.ResultBatch
-	53, // 69: muster.agent.v1.RenewResponse.ttl:type_name -> google.protobuf.Duration
-	0,  // 70: muster.agent.v1.AgentService.Join:input_type -> muster.agent.v1.JoinRequest
-	2,  // 71: muster.agent.v1.AgentService.RotateCertificate:input_type -> muster.agent.v1.RotateCertificateRequest
-	4,  // 72: muster.agent.v1.AgentService.Connect:input_type -> muster.agent.v1.ConnectRequest
-	43, // 73: muster.agent.v1.AgentService.Renew:input_type -> muster.agent.v1.RenewRequest
-	36, // 74: muster.agent.v1.AgentService.Answer:input_type -> muster.agent.v1.AnswerRequest
-	40, // 75: muster.agent.v1.AgentService.Interact:input_type -> muster.agent.v1.InteractRequest
-	1,  // 76: muster.agent.v1.AgentService.Join:output_type -> muster.agent.v1.JoinResponse
-	3,  // 77: muster.agent.v1.AgentService.RotateCertificate:output_type -> muster.agent.v1.RotateCertificateResponse
-	12, // 78: muster.agent.v1.AgentService.Connect:output_type -> muster.agent.v1.ConnectResponse
-	44, // 79: muster.agent.v1.AgentService.Renew:output_type -> muster.agent.v1.RenewResponse
-	42, // 80: muster.agent.v1.AgentService.Answer:output_type -> muster.agent.v1.AnswerResponse
-	41, // 81: muster.agent.v1.AgentService.Interact:output_type -> muster.agent.v1.InteractResponse
-	76, // [76:82] is the sub-list for method output_type
-	70, // [70:76] is the sub-list for method input_type
-	70, // [70:70] is the sub-list for extension type_name
-	70, // [70:70] is the sub-list for extension extendee
-	0,  // [0:70] is the sub-list for field type_name
+	49, // 50: muster.agent.v1.ConfigObject.data:type_name -> muster.agent.v1.ConfigObject.DataEntry
+	36, // 51: muster.agent.v1.Ask.logs:type_name -> muster.agent.v1.LogsAsk
+	37, // 52: muster.agent.v1.Ask.results:type_name -> muster.agent.v1.ResultsAsk
+	35, // 53: muster.agent.v1.Ask.exec:type_name -> muster.agent.v1.ExecAsk
+	38, // 54: muster.agent.v1.Ask.follow:type_name -> muster.agent.v1.FollowAsk
+	34, // 55: muster.agent.v1.Ask.forward:type_name -> muster.agent.v1.ForwardAsk
+	31, // 56: muster.agent.v1.Ask.evidence:type_name -> muster.agent.v1.EvidenceAsk
+	33, // 57: muster.agent.v1.ContainerEvidence.ends:type_name -> muster.agent.v1.InstanceEnd
+	52, // 58: muster.agent.v1.ContainerEvidence.restart_time:type_name -> google.protobuf.Timestamp
+	56, // 59: muster.agent.v1.ContainerEvidence.backoff:type_name -> google.protobuf.Duration
+	54, // 60: muster.agent.v1.ContainerEvidence.results:type_name -> muster.v1.ProbeAttempt
+	61, // 61: muster.agent.v1.InstanceEnd.terminated:type_name -> muster.v1.ContainerTerminated
+	62, // 62: muster.agent.v1.InstanceEnd.probe:type_name -> muster.v1.ProbeKind
+	52, // 63: muster.agent.v1.InstanceEnd.stop_time:type_name -> google.protobuf.Timestamp
+	56, // 64: muster.agent.v1.InstanceEnd.grace:type_name -> google.protobuf.Duration
+	54, // 65: muster.agent.v1.InstanceEnd.results:type_name -> muster.v1.ProbeAttempt
+	52, // 66: muster.agent.v1.InstanceEnd.memory_time:type_name -> google.protobuf.Timestamp
+	63, // 67: muster.agent.v1.ExecAsk.size:type_name -> muster.v1.TerminalSize
+	56, // 68: muster.agent.v1.LogsAsk.since:type_name -> google.protobuf.Duration
+	62, // 69: muster.agent.v1.ResultsAsk.kind:type_name -> muster.v1.ProbeKind
+	62, // 70: muster.agent.v1.FollowAsk.kind:type_name -> muster.v1.ProbeKind
+	41, // 71: muster.agent.v1.AnswerRequest.results:type_name -> muster.agent.v1.ProbeResults
+	42, // 72: muster.agent.v1.AnswerRequest.error:type_name -> muster.agent.v1.AnswerError
+	40, // 73: muster.agent.v1.AnswerRequest.followed:type_name -> muster.agent.v1.FollowedResults
+	32, // 74: muster.agent.v1.AnswerRequest.evidence:type_name -> muster.agent.v1.ContainerEvidence
+	54, // 75: muster.agent.v1.FollowedResults.results:type_name -> muster.v1.ProbeAttempt
+	54, // 76: muster.agent.v1.ProbeResults.results:type_name -> muster.v1.ProbeAttempt
+	42, // 77: muster.agent.v1.InteractRequest.error:type_name -> muster.agent.v1.AnswerError
+	63, // 78: muster.agent.v1.InteractResponse.size:type_name -> muster.v1.TerminalSize
+	56, // 79: muster.agent.v1.RenewRequest.longest:type_name -> google.protobuf.Duration
+	7,  // 80: muster.agent.v1.RenewRequest.results:type_name -> muster.agent.v1.ResultBatch
+	56, // 81: muster.agent.v1.RenewResponse.ttl:type_name -> google.protobuf.Duration
+	0,  // 82: muster.agent.v1.AgentService.Join:input_type -> muster.agent.v1.JoinRequest
+	2,  // 83: muster.agent.v1.AgentService.RotateCertificate:input_type -> muster.agent.v1.RotateCertificateRequest
+	4,  // 84: muster.agent.v1.AgentService.Connect:input_type -> muster.agent.v1.ConnectRequest
+	46, // 85: muster.agent.v1.AgentService.Renew:input_type -> muster.agent.v1.RenewRequest
+	39, // 86: muster.agent.v1.AgentService.Answer:input_type -> muster.agent.v1.AnswerRequest
+	43, // 87: muster.agent.v1.AgentService.Interact:input_type -> muster.agent.v1.InteractRequest
+	1,  // 88: muster.agent.v1.AgentService.Join:output_type -> muster.agent.v1.JoinResponse
+	3,  // 89: muster.agent.v1.AgentService.RotateCertificate:output_type -> muster.agent.v1.RotateCertificateResponse
+	12, // 90: muster.agent.v1.AgentService.Connect:output_type -> muster.agent.v1.ConnectResponse
+	47, // 91: muster.agent.v1.AgentService.Renew:output_type -> muster.agent.v1.RenewResponse
+	45, // 92: muster.agent.v1.AgentService.Answer:output_type -> muster.agent.v1.AnswerResponse
+	44, // 93: muster.agent.v1.AgentService.Interact:output_type -> muster.agent.v1.InteractResponse
+	88, // [88:94] is the sub-list for method output_type
+	82, // [82:88] is the sub-list for method input_type
+	82, // [82:82] is the sub-list for extension type_name
+	82, // [82:82] is the sub-list for extension extendee
+	0,  // [0:82] is the sub-list for field type_name
 }
 
 func init() { file_muster_agent_v1_session_proto_init() }
@@ -4138,15 +4489,17 @@ func file_muster_agent_v1_session_proto_init() {
 		(*Ask_Exec)(nil),
 		(*Ask_Follow)(nil),
 		(*Ask_Forward)(nil),
+		(*Ask_Evidence)(nil),
 	}
-	file_muster_agent_v1_session_proto_msgTypes[33].OneofWrappers = []any{}
-	file_muster_agent_v1_session_proto_msgTypes[36].OneofWrappers = []any{
+	file_muster_agent_v1_session_proto_msgTypes[36].OneofWrappers = []any{}
+	file_muster_agent_v1_session_proto_msgTypes[39].OneofWrappers = []any{
 		(*AnswerRequest_Data)(nil),
 		(*AnswerRequest_Results)(nil),
 		(*AnswerRequest_Error)(nil),
 		(*AnswerRequest_Followed)(nil),
+		(*AnswerRequest_Evidence)(nil),
 	}
-	file_muster_agent_v1_session_proto_msgTypes[40].OneofWrappers = []any{
+	file_muster_agent_v1_session_proto_msgTypes[43].OneofWrappers = []any{
 		(*InteractRequest_Stdout)(nil),
 		(*InteractRequest_Stderr)(nil),
 		(*InteractRequest_ExitCode)(nil),
@@ -4155,7 +4508,7 @@ func file_muster_agent_v1_session_proto_init() {
 		(*InteractRequest_Connected)(nil),
 		(*InteractRequest_StdoutClosed)(nil),
 	}
-	file_muster_agent_v1_session_proto_msgTypes[41].OneofWrappers = []any{
+	file_muster_agent_v1_session_proto_msgTypes[44].OneofWrappers = []any{
 		(*InteractResponse_Stdin)(nil),
 		(*InteractResponse_StdinClosed)(nil),
 		(*InteractResponse_Size)(nil),
@@ -4166,7 +4519,7 @@ func file_muster_agent_v1_session_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_muster_agent_v1_session_proto_rawDesc), len(file_muster_agent_v1_session_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   47,
+			NumMessages:   50,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
