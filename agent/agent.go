@@ -33,6 +33,7 @@ import (
 	"github.com/musterhq/muster/agent/container/process"
 	"github.com/musterhq/muster/agent/dns"
 	"github.com/musterhq/muster/agent/guard"
+	"github.com/musterhq/muster/agent/history"
 	"github.com/musterhq/muster/agent/lease"
 	"github.com/musterhq/muster/agent/network"
 	"github.com/musterhq/muster/agent/network/hostgw"
@@ -80,6 +81,8 @@ type Config struct {
 	// ProbeCPUWarning is how much of its CPU limit, in percent, a container's probes may take before an event says so: 0 to
 	// 100, 0 for no such event.
 	ProbeCPUWarning int
+	// ProbeHistoryMiB is the size of the file of probes' results, 4 to 4096; 0: there is none, and they are kept in memory only.
+	ProbeHistoryMiB int
 	// Program is this program's path: it runs supervisors where no tiny binary is embedded.
 	Program string
 	// OpenMetrics serves metrics and health to everybody.
@@ -89,6 +92,9 @@ type Config struct {
 
 // MaxProbeCPUWarning bounds Config.ProbeCPUWarning, in percent.
 const MaxProbeCPUWarning = 100
+
+// MinProbeHistoryMiB and MaxProbeHistoryMiB bound Config.ProbeHistoryMiB where it is not 0.
+const MinProbeHistoryMiB, MaxProbeHistoryMiB = history.MinFile >> 20, history.MaxFile >> 20
 
 // Agent is one run of an agent.
 type Agent struct{ cfg Config }
@@ -107,6 +113,9 @@ func New(cfg Config) (*Agent, error) {
 	}
 	if cfg.ProbeCPUWarning < 0 || cfg.ProbeCPUWarning > MaxProbeCPUWarning {
 		return nil, fmt.Errorf("probe CPU warning: %d percent, must be 0 to %d", cfg.ProbeCPUWarning, MaxProbeCPUWarning)
+	}
+	if n := cfg.ProbeHistoryMiB; n != 0 && (n < MinProbeHistoryMiB || n > MaxProbeHistoryMiB) {
+		return nil, fmt.Errorf("probe history: %d MiB, must be 0 or %d to %d", n, MinProbeHistoryMiB, MaxProbeHistoryMiB)
 	}
 	for _, to := range cfg.Join {
 		if _, _, err := net.SplitHostPort(to); err != nil {
@@ -262,12 +271,16 @@ func (a *Agent) Run(ctx context.Context) error {
 		resolver.Listen(dns.Address{IP: flat.Gateway()})
 	}
 	parts := &parts{}
+	file := a.historyFile(filepath.Join(dir.Path(), "state", "probes"))
+	if file != nil {
+		defer file.Close()
+	}
 	probing, err := NewProbing(ProbingConfig{
 		Attempt: attempter.Attempt,
 		Report:  func(r prober.Report) { parts.runner.Report(runner.ProbeReport(r)) },
 		Observe: func(id spec.ProbeID, at spec.Attempt) { parts.session.Observe(id, at) },
 		Believe: func(s spec.ProbeState) { parts.session.Believe(s) },
-		Metrics: measured, Log: log,
+		Metrics: measured, File: file, Log: log,
 	})
 	if err != nil {
 		return err
@@ -363,6 +376,23 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return telemetry.TellSystemd(ctx, health, log) })
 	g.Go(func() error { return a.rotate(ctx, dialer, holder, filepath.Join(dir.Path(), identityFile), creds) })
 	return g.Wait()
+}
+
+// historyFile is where results of probes are kept; nil where there is to be none, or where it cannot be made: pods matter more.
+func (a *Agent) historyFile(path string) *history.File {
+	if a.cfg.ProbeHistoryMiB == 0 {
+		return nil
+	}
+	err := os.MkdirAll(filepath.Dir(path), 0o700)
+	var f *history.File
+	if err == nil {
+		f, err = history.OpenFile(path, int64(a.cfg.ProbeHistoryMiB)<<20, a.cfg.Log)
+	}
+	if err != nil {
+		a.cfg.Log.Warn("results of probes are kept in memory only", "path", path, "err", err)
+		return nil
+	}
+	return f
 }
 
 // parts are those that know of each other.

@@ -32,7 +32,9 @@ type ProbingConfig struct {
 	Observe func(spec.ProbeID, spec.Attempt)
 	// Metrics has the meters of the probes' metrics.
 	Metrics *telemetry.Metrics
-	Log     *slog.Logger
+	// File keeps attempts beyond those in memory; nil: none are kept.
+	File *history.File
+	Log  *slog.Logger
 }
 
 // NewProbing builds it; nothing is asked before Prober.Run.
@@ -41,7 +43,7 @@ func NewProbing(cfg ProbingConfig) (*Probing, error) {
 	if err != nil {
 		return nil, err
 	}
-	memory := history.New()
+	memory := history.New(cfg.File)
 	return &Probing{History: memory, Metrics: metrics.handler(), Prober: prober.New(prober.Config{
 		Attempt: cfg.Attempt, Report: cfg.Report, Believe: cfg.Believe,
 		Result: func(id spec.ProbeID, at spec.Attempt) {

@@ -20,7 +20,7 @@ type told struct {
 func followed(t *testing.T, f func(h *History, gate chan struct{})) (calls []told, err error) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		h, gate := New(), make(chan struct{})
+		h, gate := New(nil), make(chan struct{})
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
 		go func() {
@@ -89,7 +89,7 @@ func TestWhoIsTooSlowLosesTheOldestAndIsToldHowMany(t *testing.T) {
 
 func TestFollowingEndsWithTheErrorOfWhoFollows(t *testing.T) {
 	enough := errors.New("enough")
-	if err := New().Follow(t.Context(), nil, func([]spec.ProbeAttempt, uint64) error { return enough }); !errors.Is(err, enough) {
+	if err := New(nil).Follow(t.Context(), nil, func([]spec.ProbeAttempt, uint64) error { return enough }); !errors.Is(err, enough) {
 		t.Errorf("ended by %v", err)
 	}
 }

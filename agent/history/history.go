@@ -1,5 +1,5 @@
-// Package history holds what the probes of a node have answered: of each the last attempts, in memory, and what all of
-// them have cost. Who follows is told of each attempt as it is added.
+// Package history holds what the probes of a node have answered: of each the last attempts, in memory, older ones in a file that
+// outlives the agent, and what all of them have cost. Who follows is told of each attempt as it is added.
 package history
 
 import (
@@ -23,12 +23,14 @@ type History struct {
 	mu        sync.Mutex
 	rings     map[spec.ProbeID]*ring
 	outputs   outputs
+	file      *File
 	followers map[*follower]struct{}
 }
 
-// New returns an empty history.
-func New() *History {
-	return &History{rings: map[spec.ProbeID]*ring{}, outputs: outputs{numbers: map[string]uint32{}}, followers: map[*follower]struct{}{}}
+// New returns a history that has in memory what is added to it, and with a file also what is in that, where everything is put; file
+// may be nil.
+func New(file *File) *History {
+	return &History{file: file, rings: map[spec.ProbeID]*ring{}, outputs: outputs{numbers: map[string]uint32{}}, followers: map[*follower]struct{}{}}
 }
 
 // Add keeps an attempt. Its durations are kept in microseconds, up to 71 minutes.
@@ -53,6 +55,9 @@ func (h *History) Add(id spec.ProbeID, a spec.Attempt) {
 		r.cpu += a.CPU
 		r.measured++
 	}
+	if h.file != nil {
+		h.file.Add(id, &a)
+	}
 	h.tellLocked(id, &a)
 }
 
@@ -67,8 +72,20 @@ func (h *History) Spent(id spec.ProbeID) (cpu time.Duration, attempts int) {
 	return 0, 0
 }
 
-// Last returns the newest n attempts of a probe, oldest first.
+// Last returns the newest n attempts of a probe, oldest first: those in memory, and if there is a file and they are not enough,
+// those in it, which may be of an agent before this one.
 func (h *History) Last(id spec.ProbeID, n int) []spec.Attempt {
+	recent := h.recent(id, n)
+	if h.file == nil || len(recent) >= n {
+		return recent
+	}
+	if all := h.file.Last(id, n); len(all) > len(recent) {
+		return all
+	}
+	return recent
+}
+
+func (h *History) recent(id spec.ProbeID, n int) []spec.Attempt {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	r := h.rings[id]

@@ -23,7 +23,7 @@ func starts(as []spec.Attempt) (text string) {
 }
 
 func TestTheNewestAttemptsAreKeptOldestFirst(t *testing.T) {
-	h := New()
+	h := New(nil)
 	if got := h.Last(id, 5); len(got) != 0 {
 		t.Errorf("of an unknown probe: %v", got)
 	}
@@ -44,7 +44,7 @@ func TestTheNewestAttemptsAreKeptOldestFirst(t *testing.T) {
 }
 
 func TestOutputsAreCutToTheirBound(t *testing.T) {
-	h := New()
+	h := New(nil)
 	h.Add(id, spec.Attempt{Output: strings.Repeat("x", MaxOutput+1)})
 	h.Add(id, spec.Attempt{Output: "short"})
 	if got := h.Last(id, 2); len(got[0].Output) != MaxOutput || got[1].Output != "short" {
@@ -53,7 +53,7 @@ func TestOutputsAreCutToTheirBound(t *testing.T) {
 }
 
 func TestAForgottenProbeLeavesNothingBehindAndNoOtherGoes(t *testing.T) {
-	h := New()
+	h := New(nil)
 	other := id
 	other.Kind = spec.Readiness
 	h.Add(id, spec.Attempt{})
@@ -65,7 +65,7 @@ func TestAForgottenProbeLeavesNothingBehindAndNoOtherGoes(t *testing.T) {
 }
 
 func TestWhatWasReadIsNotOverwritten(t *testing.T) {
-	h := New()
+	h := New(nil)
 	h.Add(id, spec.Attempt{Start: time.Unix(1, 0)})
 	got := h.Last(id, 1)
 	for i := range Keep {
@@ -77,7 +77,7 @@ func TestWhatWasReadIsNotOverwritten(t *testing.T) {
 }
 
 func TestWhatAttemptsHaveCostIsKeptLongerThanTheyAre(t *testing.T) {
-	h := New()
+	h := New(nil)
 	for range 10 * Keep {
 		h.Add(id, spec.Attempt{CPU: time.Millisecond})
 		h.Add(id, spec.Attempt{CPU: -1})
@@ -94,7 +94,7 @@ func TestWhatAttemptsHaveCostIsKeptLongerThanTheyAre(t *testing.T) {
 // However attempts come and go, what is told of them is what was added, and texts that nobody has take no room.
 func TestWhatIsToldIsWhatWasAdded(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		h := New()
+		h := New(nil)
 		ids := []spec.ProbeID{{PodUID: "u"}, {PodUID: "v"}, {PodUID: "w", Kind: spec.Startup}}
 		added := map[spec.ProbeID][]spec.Attempt{}
 		second, instances := int64(0), map[spec.ProbeID]int{}
@@ -139,7 +139,7 @@ func TestWhatIsToldIsWhatWasAdded(t *testing.T) {
 }
 
 func TestOutputsOfANodeAreBounded(t *testing.T) {
-	h := New()
+	h := New(nil)
 	long := strings.Repeat("x", MaxOutput-8)
 	probe := func(i int) spec.ProbeID { return spec.ProbeID{PodUID: fmt.Sprint(i / Keep)} }
 	for i := range MaxOutputs/MaxOutput + 100 {
@@ -160,7 +160,7 @@ func TestOutputsOfANodeAreBounded(t *testing.T) {
 }
 
 func BenchmarkAdd(b *testing.B) {
-	h := New()
+	h := New(nil)
 	ids := make([]spec.ProbeID, 10000)
 	for i := range ids {
 		ids[i] = spec.ProbeID{PodUID: fmt.Sprint(i), Container: "c"}

@@ -875,9 +875,16 @@ func TestQuestionsAreAnsweredInPieces(t *testing.T) {
 		negative := ask(6)
 		negative.GetAsk().Question = &agentv1.Ask_Results{Results: &agentv1.ResultsAsk{Uid: p.UID, Limit: -5}}
 		l.send(negative)
+		kept := ask(7)
+		kept.GetAsk().Question = &agentv1.Ask_Evidence{Evidence: &agentv1.EvidenceAsk{Uid: "u1"}}
+		l.send(kept)
 		synctest.Wait()
 		w.mu.Lock()
 		defer w.mu.Unlock()
+		if a := w.answers[7]; len(a) != 2 || a[0].GetEvidence().GetContainer() != "c" || string(a[0].GetEvidence().GetLog()) != "panic" ||
+			a[0].GetEvidence().GetBackoff().AsDuration() != 10*time.Second || a[1].GetEvidence().GetContainer() != "d" {
+			t.Errorf("what is kept of containers: %v", a)
+		}
 		if a := w.answers[1]; len(a) != 2 || len(a[0].GetData()) != pieceBytes || len(a[1].GetData()) != 1 {
 			t.Errorf("%d pieces of a log", len(a))
 		}

@@ -160,6 +160,7 @@ func TestAWrongCommandLineIsUsageAndSaysWhereToLook(t *testing.T) {
 		"agent --data-dir d --node n --join h:1 --images maybe":          "want refuse or ignore",
 		"agent --data-dir d --node n --join h:1 --labels a":              "want k=v",
 		"agent --data-dir d --node n --join h:1 --probe-cpu-warning 101": "must be 0 to 100",
+		"agent --data-dir d --node n --join h:1 --probe-history-mib 3":   "must be 0 or 4 to 4096",
 		"agent --data-dir d --node n --join h:1 --runtime docker":        "want process",
 		"dev --nodes 0":                                                  "--nodes 0: want 1 to",
 		"loadtest":                                                       "a command is missing",

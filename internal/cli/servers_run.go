@@ -111,6 +111,7 @@ type agentFlags struct {
 	allowPrivilegedPods      bool
 	podPIDs                  int64
 	probeCPUWarning          int
+	probeHistoryMiB          int
 }
 
 func (s *agentFlags) add(f *pflag.FlagSet) {
@@ -128,6 +129,7 @@ func (s *agentFlags) add(f *pflag.FlagSet) {
 	f.StringSliceVar(&s.hostPathAllow, "host-path-allow", nil, "directories that every pod's hostPath may be in")
 	f.Int64Var(&s.podPIDs, "pod-pids-limit", 8192, "processes and threads that a pod may have, where the agent may make control groups; 0: no limit")
 	f.IntVar(&s.probeCPUWarning, "probe-cpu-warning", 10, fmt.Sprintf("percent of its CPU limit that a container's probes may take over a minute before a warning event says so, 0 to %d; 0: no event", agent.MaxProbeCPUWarning))
+	f.IntVar(&s.probeHistoryMiB, "probe-history-mib", 64, fmt.Sprintf("MiB on disk for results of probes, of which the oldest are overwritten, %d to %d; 0: they are kept in memory only", agent.MinProbeHistoryMiB, agent.MaxProbeHistoryMiB))
 	f.StringVar(&s.network, "network", "", "host-gw: pods have addresses in the cluster's flat network; none: they share the node's, each with an address of its own where that can be (default: host-gw as root where the node's address is not loopback)")
 	config.Secret(f, "token")
 }
@@ -141,6 +143,8 @@ func (s *agentFlags) checkAgent() error {
 		return usagef("--pod-pids-limit %d: must not be negative", s.podPIDs)
 	case s.probeCPUWarning < 0 || s.probeCPUWarning > agent.MaxProbeCPUWarning:
 		return usagef("--probe-cpu-warning %d: must be 0 to %d", s.probeCPUWarning, agent.MaxProbeCPUWarning)
+	case s.probeHistoryMiB != 0 && (s.probeHistoryMiB < agent.MinProbeHistoryMiB || s.probeHistoryMiB > agent.MaxProbeHistoryMiB):
+		return usagef("--probe-history-mib %d: must be 0 or %d to %d", s.probeHistoryMiB, agent.MinProbeHistoryMiB, agent.MaxProbeHistoryMiB)
 	case len(s.join) == 0:
 		return usagef("--join is required: a coordinator's API address, HOST:PORT")
 	case s.images != "refuse" && s.images != "ignore":
@@ -276,7 +280,7 @@ func agentCommand(w World) *cobra.Command {
 			DataDir: s.dataDir, Node: s.node, Join: s.join, Token: s.token,
 			GossipListen: s.gossipListen, HTTPListen: s.httpListen, GuardListen: s.guardListen, Advertise: s.advertise,
 			Images: s.images, Network: s.network, Labels: labels, RunAs: s.runAs, AllowPrivilegedPods: s.allowPrivilegedPods, HostPathAllow: s.hostPathAllow,
-			PodPIDs: s.podPIDs, TimerSlack: slack, ProbeCPUWarning: s.probeCPUWarning,
+			PodPIDs: s.podPIDs, TimerSlack: slack, ProbeCPUWarning: s.probeCPUWarning, ProbeHistoryMiB: s.probeHistoryMiB,
 			Program: program, OpenMetrics: s.metricsAuth == "none", Log: log,
 		})
 		if err != nil {

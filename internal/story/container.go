@@ -108,7 +108,7 @@ func (t *teller) trouble() bool {
 		case st.State.Terminated != nil && last != nil:
 			t.ended(sc, last)
 			return true
-		case st.State.Running == nil && last != nil && (w == nil || w.Reason == "CrashLoopBackOff" || w.Reason == last.Reason):
+		case st.State.Running == nil && last != nil && (w == nil || w.Reason == last.Reason || slices.Contains(patience, w.Reason)):
 			t.ended(sc, last)
 			t.again(sc)
 			return true
@@ -134,6 +134,9 @@ func (t *teller) trouble() bool {
 	}
 	return false
 }
+
+// patience are the reasons of containers that only wait for their turn; others say what is wrong.
+var patience = []string{"CrashLoopBackOff", "ContainerCreating", "PodInitializing", "LeaseExpired"}
 
 func (t *teller) starting(sc *spec.Container, w *spec.Waiting) {
 	why := "its agent has not said anything of it yet"
