@@ -34,7 +34,11 @@ func (s *podService) GetPodStory(ctx context.Context, req *musterv1.GetPodStoryR
 		return nil, notFound("pod", name)
 	}
 	if c := req.GetContainer(); c != "" && p.Spec.Container(c) == nil {
-		return nil, invalid("container", fmt.Sprintf("pod %s has no container %q", name, c))
+		var has []string
+		for _, sc := range p.Spec.AllContainers() {
+			has = append(has, sc.Name)
+		}
+		return nil, invalid("container", fmt.Sprintf("pod %s has no container %q: it has %s", name, c, strings.Join(has, ", ")))
 	}
 	f := &story.Facts{Now: s.deps.Now(), Pod: p.Pod, Node: p.Node(), Status: fleet.Shown(v, &p), Stop: p.Stop, Container: req.GetContainer()}
 	f.NodeStatus, _, _ = store.Get[*spec.NodeStatus](v, store.Key{Family: store.NodeStatus, Name: p.Node()})
