@@ -172,6 +172,9 @@ func (o *options) tellApplied(x *object, a applyFlags, r outcome) (failed bool) 
 		o.report(*x, r.err)
 		return true
 	}
+	if r.done != "unchanged" {
+		o.warnOfProbes(x)
+	}
 	switch a.dryRun {
 	case "server":
 		r.done += " (server dry run)"

@@ -77,8 +77,7 @@ func (s *shell) ok(args ...string) string {
 func TestWhatIsNotBuiltIsRefusedByItsName(t *testing.T) {
 	s := newShell(t, nil)
 	for line, name := range map[string]string{
-		"probe lint -f x": "probe lint",
-		"ui":              "ui", "simulate --lose n1": "simulate",
+		"ui": "ui", "simulate --lose n1": "simulate",
 		"drill node n1": "drill", "snapshot save x": "snapshot save",
 		"loadtest fleet": "loadtest fleet", "loadtest failover": "loadtest failover",
 		"get daemonsets": "get daemonsets", "get sts web": "get statefulsets", "get namespaces": "get namespaces",

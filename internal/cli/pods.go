@@ -121,7 +121,7 @@ func probeCommand(o *options) *cobra.Command {
 		history,
 		probeTailCommand(o),
 		probeRunCommand(o),
-		unbuilt("lint", "Tell what is unwise about a manifest's probes"),
+		probeLintCommand(o),
 	)
 }
 
