@@ -89,7 +89,7 @@ func (m *Machine) Evidence(now time.Time, name string) *spec.ContainerEvidence {
 		return nil
 	}
 	e := &spec.ContainerEvidence{Container: name, Ends: c.Ends, Backoff: c.Backoff.Delay}
-	if c.Backoff.Attempt == c.next()-1 && c.Instance != nil && c.Instance.Running && now.Sub(c.Instance.StartedAt) > BackoffReset {
+	if c.running() && now.Sub(c.Backoff.Stamp) > BackoffReset {
 		e.Backoff = 0
 	}
 	if c.Instance != nil && !c.Instance.Running {

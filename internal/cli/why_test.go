@@ -130,7 +130,13 @@ func TestStoriesAreToldAsTheyWere(t *testing.T) {
 	healthy := storyFacts(spec.ContainerEvidence{})
 	healthy.Status = storyStatus(before(50*time.Minute), true, 0)
 
+	held := storyFacts(spec.ContainerEvidence{Results: []spec.ProbeAttempt{
+		storyAttempt(spec.Liveness, 20*time.Second, spec.OutcomeFailure, "no database", 0), storyAttempt(spec.Liveness, 10*time.Second, spec.OutcomeFailure, "no database", 0)}})
+	held.Status.Conditions = append(held.Status.Conditions, spec.Condition{Type: spec.ConditionRestartHeld, Status: spec.ConditionTrue,
+		Message: "more than half of the pods of deployment web fail", TransitionTime: before(9 * time.Second)})
+
 	for name, f := range map[string]*story.Facts{
+		"held":     held,
 		"liveness": killed, "oom": oomed, "crash": crashed, "move": moved, "unready": unready,
 		"lost": lost, "pending": pending, "hook": hooked, "startup": startup, "healthy": healthy,
 	} {

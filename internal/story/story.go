@@ -3,6 +3,7 @@
 package story
 
 import (
+	"slices"
 	"time"
 
 	"github.com/musterhq/muster/internal/spec"
@@ -135,6 +136,7 @@ func (t *teller) tell() {
 		t.node()
 	case t.Status.Phase.Final():
 		t.finished()
+	case t.held():
 	case t.trouble():
 	default:
 		t.past()
@@ -200,6 +202,23 @@ func (t *teller) finished() {
 		t.s.Since = e.FinishedAt
 		t.end(c, e)
 	}
+}
+
+// held is for a pod whose liveness fails and whose restart is held; false for others.
+func (t *teller) held() bool {
+	c := t.Status.Condition(spec.ConditionRestartHeld)
+	if c == nil || c.Status != spec.ConditionTrue || t.Container != "" {
+		return false
+	}
+	t.about(Liveness, c.TransitionTime, "a liveness probe fails, and the restart is held: "+c.Message)
+	for _, sc := range t.containers() {
+		if results := t.resultsOf(sc, spec.Liveness, ""); failures(results) > 0 {
+			t.results(sc, spec.Liveness, "")
+		}
+	}
+	t.step(Step{Time: c.TransitionTime, Kind: Standing, Text: "the restart is held: " + c.Message})
+	slices.SortStableFunc(t.s.Steps, func(a, b Step) int { return a.Time.Compare(b.Time) })
+	return true
 }
 
 // past is for a pod that is well: the last thing that has happened to it.
