@@ -7,6 +7,7 @@ import (
 	"hash/crc32"
 	"log/slog"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -356,8 +357,8 @@ func (h *File) Last(id spec.ProbeID, n int) []spec.Attempt {
 		parts = append(parts, attempts)
 	}
 	out := make([]spec.Attempt, 0, found)
-	for i := len(parts) - 1; i >= 0; i-- {
-		out = append(out, parts[i]...)
+	for _, part := range slices.Backward(parts) {
+		out = append(out, part...)
 	}
 	return out
 }
@@ -445,10 +446,10 @@ func (h *File) resize(blocks int) (*File, error) {
 		}
 		numbers, before = append(numbers, n), n
 	}
-	for i := len(numbers) - 1; i >= 0; i-- {
+	for _, number := range slices.Backward(numbers) {
 		for at := range h.ready {
 			b := h.block(at)
-			if binary.LittleEndian.Uint64(b) != numbers[i] {
+			if binary.LittleEndian.Uint64(b) != number {
 				continue
 			}
 			records, _ := whole(b)

@@ -3,6 +3,7 @@ package story
 import (
 	"cmp"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -40,8 +41,8 @@ func attemptText(p *spec.Probe, a *spec.ProbeAttempt) string {
 
 // failures counts the failures in a row at the end; what did not count does not break the row.
 func failures(results []spec.ProbeAttempt) (n int) {
-	for i := len(results) - 1; i >= 0; i-- {
-		switch results[i].Result {
+	for _, r := range slices.Backward(results) {
+		switch r.Result {
 		case spec.ResultFailure:
 			n++
 		case spec.ResultSuccess:
