@@ -236,3 +236,25 @@ func FuzzABlockIsReadWhateverItHas(f *testing.F) {
 		read(p, func(_ *blockProbe, a func() spec.Attempt) { a() })
 	})
 }
+
+func TestOnAFullDiskTheFileStaysAsItIsAndTheOldestIsOverwritten(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "history")
+	var log bytes.Buffer
+	f, err := OpenFile(path, 4*MinFile, slog.New(slog.NewTextHandler(&log, nil)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	f.f.Close() // no room is given from here on
+	const total = 3 * extend / attemptBytes
+	for i := range total {
+		f.Add(id, &spec.Attempt{Start: time.Unix(int64(i), 0)})
+	}
+	got := f.Last(id, total)
+	if n := len(got); n < extend/attemptBytes/2 || n > extend/attemptBytes || got[n-1].Start.Unix() != total-1 {
+		t.Errorf("%d are told", n)
+	}
+	if n := strings.Count(log.String(), "does not grow"); n != 1 {
+		t.Errorf("it is said %d times:\n%s", n, &log)
+	}
+}

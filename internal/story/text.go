@@ -129,11 +129,11 @@ func (t *teller) lastMove() *spec.Failover {
 
 // move tells a move, phase by phase.
 func (t *teller) move(m *spec.Failover) {
-	first := "was last heard of"
+	first := "node " + m.From + " was last heard of"
 	if m.Cause != string(spec.VerdictLost) && m.Cause != string(spec.VerdictAgentDown) {
-		first = "was to be left (" + m.Cause + ")"
+		first = "it was to leave node " + m.From + ": " + causeText(m)
 	}
-	t.step(Step{Time: m.Time, Kind: Standing, Text: "node " + m.From + " " + first})
+	t.step(Step{Time: m.Time, Kind: Standing, Text: first})
 	at, ph := m.Time, &m.Phases
 	for _, p := range []struct {
 		name string
