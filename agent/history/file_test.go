@@ -88,12 +88,28 @@ func TestTheFileTellsWhatWasAdded(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		run++
 		path := filepath.Join(dir, fmt.Sprint(run))
-		f := opened(t, path, nil)
+		var all []*File // closed at the end: a process that is killed closes nothing
+		reopen := func() *File {
+			f, err := OpenFile(path, MinFile, slog.New(slog.DiscardHandler))
+			if err != nil {
+				rt.Fatal(err)
+			}
+			all = append(all, f)
+			return f
+		}
+		defer func() {
+			for _, f := range all {
+				f.Close()
+			}
+			os.Remove(path)
+		}()
+		f := reopen()
 		ids := []spec.ProbeID{{PodUID: "u", Container: "a", Kind: spec.Liveness}, {PodUID: "u", Container: "a", Kind: spec.Readiness}, {PodUID: "v", Container: "b", Kind: spec.Startup}}
 		added := map[spec.ProbeID][]spec.Attempt{}
 		for i := range rapid.IntRange(1, 60).Draw(rt, "steps") {
-			if rapid.IntRange(0, 9).Draw(rt, "restart") == 0 {
-				f = opened(t, path, nil)
+			// Each restart begins a block: as many of them as there are blocks overwrite the oldest.
+			if rapid.IntRange(0, 9).Draw(rt, "restart") == 0 && len(all) < MinFile/blockBytes-2 {
+				f = reopen()
 			}
 			id := rapid.SampledFrom(ids).Draw(rt, "probe")
 			a := spec.Attempt{Start: time.Unix(int64(i), int64(i)), Outcome: spec.OutcomeWarning, Result: spec.ResultSuccess, Lag: -1,
@@ -108,8 +124,6 @@ func TestTheFileTellsWhatWasAdded(t *testing.T) {
 				rt.Fatal(diff)
 			}
 		}
-		f.Close()
-		os.Remove(path)
 	})
 }
 
