@@ -52,6 +52,7 @@ soak: build ## run everything long, 20 rounds of every failure among it
 	MUSTER_ROUNDS=20 go test -count=1 -v -run NoOrphan ./agent/container/process
 	$(MAKE) model MUSTER_MODEL_HISTORIES=3000000
 	$(MAKE) oracle MUSTER_ORACLE_PODS=100000 MUSTER_ORACLE_SEED=0
+	$(MAKE) fuzz MUSTER_FUZZ=10m
 
 .PHONY: crosscheck
 crosscheck: ## compare control groups with those of containerd/cgroups
@@ -64,6 +65,10 @@ oracle: ## hold defaults and validation of generated pods against Kubernetes its
 .PHONY: mutants
 mutants: ## seed faults into the probe rules' code: fail when a test does not notice one
 	MUSTER_MUTANTS=1 go test -count=1 -v -timeout 20m ./internal/mutants
+
+.PHONY: fuzz
+fuzz: ## hold the two ways of an HTTP attempt together, against a server that is hostile: 30 seconds, or MUSTER_FUZZ
+	go test -run '^$$' -fuzz FuzzBothWays -fuzztime $${MUSTER_FUZZ:-30s} ./agent/probe
 
 .PHONY: bench
 bench: ## run the benchmarks
@@ -109,5 +114,5 @@ tools-ci: ## install what CI needs beside Go and make, with apt-get
 	internal/tools/install.sh
 
 .PHONY: ci
-ci: ## what has to pass: test, lint, cross-check, oracle, seeded faults, generated code, API, race detector, model, and an ordinary user's run
-	internal/tools/ci.sh test lint crosscheck oracle mutants gen-check proto-check test-race model test-user
+ci: ## what has to pass: test, lint, cross-check, oracle, seeded faults, fuzzing, generated code, API, race detector, model, and an ordinary user's run
+	internal/tools/ci.sh test lint crosscheck oracle mutants fuzz gen-check proto-check test-race model test-user

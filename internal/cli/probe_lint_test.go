@@ -7,8 +7,6 @@ import (
 	"strings"
 	"testing"
 
-	"google.golang.org/protobuf/proto"
-
 	musterv1 "github.com/musterhq/muster/gen/muster/v1"
 )
 
@@ -108,7 +106,7 @@ func TestLintOfALivePodKnowsWhatWasMeasured(t *testing.T) {
 	}}
 	f.probeUsages = []*musterv1.ProbeUsage{{
 		Pod: &musterv1.ObjectReference{Namespace: "default", Name: "needs-credentials"}, Container: "main", Kind: musterv1.ProbeKind_PROBE_KIND_LIVENESS,
-		LimitShare: proto.Float64(0.5),
+		LimitShare: new(0.5),
 	}}
 	got := s.run("probe", "lint", "needs-credentials")
 	if got.status != 1 || !strings.Contains(got.stdout, "needs-credentials\n") || !strings.Contains(got.stdout, "answered 401") || !strings.Contains(got.stdout, "takes 50 % of the container's CPU limit") {
