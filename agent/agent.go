@@ -440,7 +440,7 @@ func (a *Agent) facts(address, mode string, info container.Info, keeper *guard.C
 		}
 		if keep.Node != 0 {
 			f.PodNet = fmt.Sprintf("127.77.%d.0", keep.Node)
-			f.MaxPods = network.MaxPods
+			f.MaxPods = network.MaxLoopbackPods
 		}
 		return f
 	}

@@ -1,5 +1,6 @@
 // Package network gives pods their addresses: in a flat network those of the node's pod CIDR; without one
-// 127.77.NODE.POD where the node's own address is loopback, else the node's address for all. It only keeps books: the
+// 127.77.NODE.POD where the node's own address is loopback (127.76, 127.75 and 127.74 follow when those are taken), else the
+// node's address for all. It only keeps books: the
 // flat network is agent/network/hostgw's to set up, loopback needs no setting up, and which NODE number is this node's
 // is for whoever holds its socket to say.
 package network
@@ -20,9 +21,11 @@ import (
 )
 
 const (
-	// MaxPods is how many addresses a node has: 127.77.NODE.1 to 127.77.NODE.250, or the third to the 252nd of its pod
-	// CIDR, whose second is the node's own.
+	// MaxPods is how many addresses a node of a flat network has: the third to the 252nd of its pod CIDR, whose second is the
+	// node's own.
 	MaxPods = 250
+	// MaxLoopbackPods is how many a node on loopback has: 127.77.NODE.1 to 127.77.NODE.250, and as many of each of the next three.
+	MaxLoopbackPods = 4 * MaxPods
 	// Rest is how long an address that was given back is not given again, unless to the same pod.
 	Rest = 10 * time.Second
 	// MaxNode is the highest NODE number; the lowest is 1.
@@ -78,8 +81,8 @@ type Allocator struct {
 
 	mu      sync.Mutex
 	cidr    netip.Prefix // of a flat network; not valid before it is known
-	pods    map[string]uint8
-	resting map[uint8]rest
+	pods    map[string]uint16
+	resting map[uint16]rest
 }
 
 type rest struct {
@@ -89,9 +92,9 @@ type rest struct {
 
 // file is what is stored.
 type file struct {
-	Node int              `json:"node,omitempty"`
-	CIDR netip.Prefix     `json:"cidr,omitzero"`
-	Pods map[string]uint8 `json:"pods"`
+	Node int               `json:"node,omitempty"`
+	CIDR netip.Prefix      `json:"cidr,omitzero"`
+	Pods map[string]uint16 `json:"pods"`
 }
 
 // Open reads the file, if there is one. A file that can't be understood is logged and counts as none: the addresses of
@@ -100,7 +103,7 @@ func Open(cfg Config, log *slog.Logger) (*Allocator, error) {
 	if cfg.Node < 0 || cfg.Node > MaxNode {
 		return nil, fmt.Errorf("node number %d: must be 0 to %d", cfg.Node, MaxNode)
 	}
-	a := &Allocator{cfg: cfg, log: log, pods: map[string]uint8{}, resting: map[uint8]rest{}}
+	a := &Allocator{cfg: cfg, log: log, pods: map[string]uint16{}, resting: map[uint16]rest{}}
 	if cfg.Flat {
 		a.cfg.Node = 0
 	} else if cfg.Node == 0 {
@@ -170,9 +173,9 @@ func (a *Allocator) Pods() map[string]netip.Addr {
 }
 
 // nth is the address of the n-th pod: the network's own and the node's come first.
-func nth(cidr netip.Prefix, n uint8) netip.Addr {
+func nth(cidr netip.Prefix, n uint16) netip.Addr {
 	b := cidr.Addr().As4()
-	b[3] += n + 1 // no carry: the last byte of a /24 or larger is 0
+	b[3] += byte(n + 1) // no carry: the last byte of a /24 or larger is 0
 	return netip.AddrFrom4(b)
 }
 
@@ -184,16 +187,16 @@ func decode(data []byte, f *file) error {
 		return err
 	}
 	if f.Pods == nil {
-		f.Pods = map[string]uint8{}
+		f.Pods = map[string]uint16{}
 	}
 	if f.CIDR.IsValid() {
 		if err := check(f.CIDR); err != nil {
 			return err
 		}
 	}
-	taken := map[uint8]bool{}
+	taken := map[uint16]bool{}
 	for uid, n := range f.Pods {
-		if n < 1 || n > MaxPods || taken[n] {
+		if n < 1 || n > MaxLoopbackPods || f.CIDR.IsValid() && n > MaxPods || taken[n] {
 			return fmt.Errorf("pod %s: address %d is out of range or given twice", uid, n)
 		}
 		taken[n] = true
@@ -229,8 +232,8 @@ func (a *Allocator) Allocate(uid string) (string, error) {
 	return a.addressLocked(n), nil
 }
 
-func (a *Allocator) pickLocked(uid string, now time.Time) (uint8, error) {
-	var taken [MaxPods + 1]bool
+func (a *Allocator) pickLocked(uid string, now time.Time) (uint16, error) {
+	var taken [MaxLoopbackPods + 1]bool
 	for _, n := range a.pods {
 		taken[n] = true
 	}
@@ -244,12 +247,12 @@ func (a *Allocator) pickLocked(uid string, now time.Time) (uint8, error) {
 			taken[n] = true
 		}
 	}
-	for n := 1; n <= MaxPods; n++ {
+	for n := uint16(1); n <= a.most(); n++ {
 		if !taken[n] {
-			return uint8(n), nil
+			return n, nil
 		}
 	}
-	return 0, fmt.Errorf("%w: %s to %s are taken", ErrExhausted, a.addressLocked(1), a.addressLocked(MaxPods))
+	return 0, fmt.Errorf("%w: all %d from %s to %s are taken", ErrExhausted, a.most(), a.addressLocked(1), a.addressLocked(a.most()))
 }
 
 // Claim tells of a pod that runs with that address. It reports false when another pod has it; addresses of other
@@ -291,16 +294,25 @@ func (a *Allocator) Release(uid string) {
 	}
 }
 
-func (a *Allocator) addressLocked(n uint8) string {
+// most is the number of the last pod that has an address.
+func (a *Allocator) most() uint16 {
+	if a.cfg.Flat {
+		return MaxPods
+	}
+	return MaxLoopbackPods
+}
+
+func (a *Allocator) addressLocked(n uint16) string {
 	if a.cfg.Flat {
 		return nth(a.cidr, n).String()
 	}
-	return fmt.Sprintf("127.77.%d.%d", a.cfg.Node, n)
+	n--
+	return netip.AddrFrom4([4]byte{127, byte(77 - n/MaxPods), byte(a.cfg.Node), byte(1 + n%MaxPods)}).String()
 }
 
 // numberLocked is the inverse of addressLocked; 0 for what is no pod's address here.
-func (a *Allocator) numberLocked(address string) uint8 {
-	for n := uint8(1); n <= MaxPods; n++ {
+func (a *Allocator) numberLocked(address string) uint16 {
+	for n := uint16(1); n <= a.most(); n++ {
 		if (a.cfg.Node != 0 || a.cidr.IsValid()) && a.addressLocked(n) == address {
 			return n
 		}

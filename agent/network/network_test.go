@@ -79,8 +79,17 @@ func TestAddressesOutliveTheAgent(t *testing.T) {
 
 func TestAllAddressesTaken(t *testing.T) {
 	a := open(t, filepath.Join(t.TempDir(), "addresses"))
-	for i := range network.MaxPods {
-		give(t, a, fmt.Sprint(i))
+	pods := map[string]string{}
+	for i := range network.MaxLoopbackPods {
+		pods[give(t, a, fmt.Sprint(i))] = fmt.Sprint(i)
+	}
+	for _, want := range []string{"127.77.3.1", "127.77.3.250", "127.76.3.1", "127.74.3.250"} {
+		if pods[want] == "" {
+			t.Errorf("nobody has %s", want)
+		}
+	}
+	if len(pods) != 1000 || a.Claim("another", "127.74.3.250") || !a.Claim(pods["127.74.3.250"], "127.74.3.250") {
+		t.Errorf("%d addresses, want 1000, each its pod's", len(pods))
 	}
 	if _, err := a.Allocate("one more"); !errors.Is(err, network.ErrExhausted) {
 		t.Errorf("err %v, want ErrExhausted", err)
@@ -88,7 +97,7 @@ func TestAllAddressesTaken(t *testing.T) {
 }
 
 func TestDamagedFileIsLoggedAndAddressesAreClaimedBack(t *testing.T) {
-	for name, text := range map[string]string{"cut": `{"node":3,"po`, "out of range": `{"node":3,"pods":{"a":251}}`, "twice": `{"node":3,"pods":{"a":1,"b":1}}`} {
+	for name, text := range map[string]string{"cut": `{"node":3,"po`, "out of range": `{"node":3,"pods":{"a":1001}}`, "out of range of a CIDR": `{"cidr":"10.77.3.0/24","pods":{"a":251}}`, "twice": `{"node":3,"pods":{"a":1,"b":1}}`} {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "addresses")
 			if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
