@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/types/known/durationpb"
 
@@ -134,6 +135,9 @@ func runDelete(ctx context.Context, o *options, d deleteFlags, args []string) er
 	})
 }
 
+// deletesAtOnce is how many deletions are asked for at a time.
+const deletesAtOnce = 16
+
 // deleteAll asks for every deletion first and then waits for all of them.
 func deleteAll(ctx context.Context, o *options, c *client, d deleteFlags, targets []doomed) error {
 	failed := false
@@ -141,9 +145,19 @@ func deleteAll(ctx context.Context, o *options, c *client, d deleteFlags, target
 		doomed
 		uid string
 	}
+	uids, errs := make([]string, len(targets)), make([]error, len(targets))
+	var g errgroup.Group
+	g.SetLimit(deletesAtOnce)
+	for i, t := range targets {
+		g.Go(func() error {
+			uids[i], errs[i] = deleteOne(ctx, o, c, d, t)
+			return nil
+		})
+	}
+	_ = g.Wait() // each error is told below
 	var waiting []going
-	for _, t := range targets {
-		uid, err := deleteOne(ctx, o, c, d, t)
+	for i, t := range targets {
+		uid, err := uids[i], errs[i]
 		switch {
 		case isCode(err, codes.NotFound) && d.ignoreMissing:
 		case err != nil:
