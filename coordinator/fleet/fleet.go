@@ -126,6 +126,19 @@ func (n *Node) Meta() spec.Meta {
 	return m
 }
 
+// Label is one of the node's labels, empty where it has none of that name.
+func (n *Node) Label(name string) string {
+	if n.User != nil {
+		if v, ok := n.User.Labels[name]; ok {
+			return v
+		}
+	}
+	if n.Facts != nil {
+		return n.Facts.Labels[name]
+	}
+	return ""
+}
+
 // InNetwork tells whether the node takes part in the flat pod network.
 func (n *Node) InNetwork() bool { return n.Facts != nil && n.Facts.Network == spec.NetworkHostGW }
 

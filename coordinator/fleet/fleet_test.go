@@ -13,12 +13,12 @@ import (
 
 // world is a store in memory, written step by step.
 type world struct {
-	t     *testing.T
+	t     testing.TB
 	store *memory.Store
 	cache *store.Cache
 }
 
-func begin(t *testing.T) *world {
+func begin(t testing.TB) *world {
 	t.Helper()
 	s := memory.New()
 	w := &world{t: t, store: s, cache: store.NewCache(s, slog.New(slog.DiscardHandler))}

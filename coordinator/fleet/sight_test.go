@@ -1,0 +1,120 @@
+package fleet
+
+import (
+	"fmt"
+	"reflect"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"github.com/musterhq/muster/coordinator/store"
+	"github.com/musterhq/muster/internal/spec"
+)
+
+func TestASightIsWhatWouldBeSeenWithoutAnEarlierOne(t *testing.T) {
+	rapid.Check(t, func(r *rapid.T) {
+		w := begin(t)
+		var s Sight
+		if s.See(w.cache.View()) {
+			r.Fatal("something has changed where nothing is")
+		}
+		names := rapid.SampledFrom([]spec.ObjectName{{Namespace: "a", Name: "x"}, {Namespace: "a", Name: "y"}, {Namespace: "b", Name: "x"}})
+		nodes, owners := rapid.SampledFrom([]string{"n1", "n2", "n3"}), rapid.SampledFrom([]string{"d1", "d2"})
+		for range rapid.IntRange(1, 15).Draw(r, "looks") {
+			before := w.cache.View()
+			for range rapid.IntRange(0, 4).Draw(r, "changes") {
+				name, node := names.Draw(r, "pod"), nodes.Draw(r, "node")
+				uid := fmt.Sprint("uid-", rapid.IntRange(0, 1).Draw(r, "uid"))
+				_, epoch, _ := store.Get[*spec.Binding](w.cache.View(), store.BindingKey(name))
+				put := rapid.SampledFrom([]store.Write{
+					{Key: store.PodKey(name), Value: &spec.Pod{Meta: spec.Meta{Namespace: name.Namespace, Name: name.Name, UID: uid, Owner: &spec.OwnerRef{UID: owners.Draw(r, "owner")}}}}, {Key: store.PodKey(name)},
+					{Key: store.BindingKey(name), Value: &spec.Binding{UID: uid, Node: node}}, {Key: store.BindingKey(name)},
+					{Key: store.StopKey(name), Value: &spec.Stop{Epoch: epoch}}, {Key: store.StatusKey(name), Value: &spec.HeldStatus{UID: uid, Epoch: epoch}},
+					{Key: store.Key{Family: store.Nodes, Name: node}, Value: &spec.Node{Meta: spec.Meta{Name: node}}}, {Key: store.Key{Family: store.Nodes, Name: node}},
+					{Key: store.Key{Family: store.NodeFacts, Name: node}, Value: &spec.NodeFacts{}}, {Key: store.Key{Family: store.NodeFacts, Name: node}},
+					{Key: store.Key{Family: store.NodeStatus, Name: node}, Value: &spec.NodeStatus{PodsNotReady: true}},
+					{Key: store.Key{Family: store.NodeLeases, Name: node}, Value: &spec.NodeLease{}},
+				}).Draw(r, "write")
+				w.put(put.Key, put.Value)
+			}
+			v := w.cache.View()
+			wasPods, wasNodes := Pods(before), Nodes(before)
+			pods, all := Pods(v), Nodes(v)
+			changed := s.See(v)
+			if want := !reflect.DeepEqual(pods, wasPods) || !reflect.DeepEqual(all, wasNodes); want && !changed {
+				r.Fatal("it has not noticed that something has changed")
+			}
+			if len(pods)+len(s.Pods) > 0 && !reflect.DeepEqual(s.Pods, pods) || len(all)+len(s.Nodes) > 0 && !reflect.DeepEqual(s.Nodes, all) {
+				r.Fatalf("seen:\n%+v\n%+v\nthere:\n%+v\n%+v", s.Pods, s.Nodes, pods, all)
+			}
+			on, of := map[string][]*Pod{}, map[string][]*Pod{}
+			for i := range pods {
+				if n := pods[i].Node(); n != "" {
+					on[n] = append(on[n], &pods[i])
+				}
+				of[pods[i].Owner.UID] = append(of[pods[i].Owner.UID], &pods[i])
+			}
+			if !reflect.DeepEqual(s.OnNode, on) || !reflect.DeepEqual(s.OfOwner, of) {
+				r.Fatalf("on nodes %v, of owners %v, want %v and %v", s.OnNode, s.OfOwner, on, of)
+			}
+			for _, uid := range []string{"d1", "d2"} {
+				if was, is := shownOf(before, uid), shownOf(v, uid); !reflect.DeepEqual(was, is) && !s.Touched[uid] {
+					r.Fatalf("%s is not said to be touched: from %+v to %+v", uid, was, is)
+				}
+			}
+			clear(s.Touched)
+			if s.See(v) {
+				r.Fatal("the same view has changed")
+			}
+		}
+	})
+}
+
+// shownOf is what is shown of an owner's pods.
+func shownOf(v *store.View, uid string) (all []any) {
+	for _, p := range Pods(v) {
+		if p.Owner.UID == uid {
+			all = append(all, p, Shown(v, &p))
+		}
+	}
+	return all
+}
+
+// BenchmarkSee is what the status of one pod costs somebody who looks again, among 150,000.
+func BenchmarkSee(b *testing.B) {
+	w := begin(b)
+	var txn store.Txn
+	name := func(i int) spec.ObjectName { return spec.ObjectName{Namespace: "default", Name: fmt.Sprint(i)} }
+	for i := range 150_000 {
+		txn.Then = append(txn.Then, store.Write{Key: store.PodKey(name(i)), Value: &spec.Pod{Meta: spec.Meta{Namespace: "default", Name: fmt.Sprint(i), UID: fmt.Sprint(i)}}},
+			store.Write{Key: store.BindingKey(name(i)), Value: &spec.Binding{UID: fmt.Sprint(i), Node: fmt.Sprint(i % 5000)}})
+		if len(txn.Then) == 100 {
+			if _, err := w.store.Commit(b.Context(), txn); err != nil {
+				b.Fatal(err)
+			}
+			txn.Then = nil
+		}
+	}
+	w.put(store.StatusKey(name(1)), &spec.HeldStatus{UID: "1"})
+	before := w.cache.View()
+	w.put(store.StatusKey(name(1)), &spec.HeldStatus{UID: "1"})
+	after := w.cache.View()
+	var s Sight
+	s.See(before)
+	b.Run("change", func(b *testing.B) {
+		for b.Loop() {
+			s.View = before
+			s.See(after)
+		}
+	})
+	b.Run("nothing", func(b *testing.B) {
+		for b.Loop() {
+			s.See(after)
+		}
+	})
+	b.Run("all", func(b *testing.B) {
+		for b.Loop() {
+			Pods(after)
+		}
+	})
+}
