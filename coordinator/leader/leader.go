@@ -13,6 +13,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/musterhq/muster/coordinator/election"
 	"github.com/musterhq/muster/coordinator/failover"
 	"github.com/musterhq/muster/coordinator/fleet"
@@ -32,8 +34,12 @@ var (
 )
 
 const (
-	// minPause is the least time between two passes: changes come in bursts.
+	// minPause is the least time between two passes: changes come in bursts. After a long pass it is as long as that was.
 	minPause = 20 * time.Millisecond
+	// atLeast is how often everything is looked at, though nothing has changed.
+	atLeast = 10 * time.Second
+	// writesAtOnce bounds the transactions of the leader that are under way.
+	writesAtOnce = 64
 	// avoidFor is how long a pod that was moved by hand keeps off the node it left.
 	avoidFor = 30 * time.Second
 	// keepFailovers bounds the records of failovers.
@@ -107,9 +113,10 @@ const (
 
 // Leader leads, term after term. Its methods may be called from any goroutine, also while it does not lead.
 type Leader struct {
-	cfg  Config
-	deps Deps
-	wake chan struct{}
+	cfg    Config
+	deps   Deps
+	wake   chan struct{}
+	recent surveyed
 
 	mu        sync.Mutex
 	term      election.Term
@@ -174,10 +181,39 @@ func (l *Leader) Delivered(_ string, epoch int64) {
 	}
 }
 
+// surveyed is the fleet as it was looked at last, to say of many pods in a row that they fit somewhere.
+type surveyed struct {
+	mu     sync.Mutex
+	survey *placement.Survey
+	until  time.Duration
+}
+
+// surveyFor is how much longer than it took to make a survey is used: making them takes a tenth of the time at most.
+const surveyFor = 10
+
+// fits tells whether a pod surely fitted somewhere a moment ago.
+func (l *Leader) fits(p *placement.Pod) bool {
+	s := &l.recent
+	s.mu.Lock()
+	now := l.cfg.Now()
+	if s.survey == nil || now >= s.until {
+		s.survey = placement.NewSurvey(l.placeNodes(l.deps.Cache.View(), nil, func(spec.ObjectName) bool { return false }))
+		done := l.cfg.Now()
+		s.until = done + surveyFor*(done-now)
+	}
+	survey := s.survey
+	s.mu.Unlock()
+	return survey.Fits(p)
+}
+
 // Explain says why a pod fits nowhere now; empty when it fits.
 func (l *Leader) Explain(p *spec.Pod) string {
+	ask := placement.PodOf(p)
+	if l.fits(&ask) {
+		return ""
+	}
 	nodes := l.placeNodes(l.deps.Cache.View(), nil, func(name spec.ObjectName) bool { return name == p.Key() })
-	return placement.Place(nodes, []placement.Pod{placement.PodOf(p)})[0].Why
+	return placement.Place(nodes, []placement.Pod{ask})[0].Why
 }
 
 // ExplainNodes says of each node why a pod does not fit it now.
@@ -204,6 +240,27 @@ func (l *Leader) commit(ctx context.Context, t store.Txn) (int64, error) {
 	}
 	t.If = append([]store.Cond{cond}, t.If...)
 	return l.deps.Store.Commit(ctx, t)
+}
+
+// written is what a write has come to.
+type written struct {
+	revision int64
+	err      error
+}
+
+// commitAll writes transactions that do not depend on each other, many at a time: the store syncs them to disk together.
+func (t *terms) commitAll(txns []store.Txn) []written {
+	all := make([]written, len(txns))
+	var g errgroup.Group
+	g.SetLimit(writesAtOnce)
+	for i := range txns {
+		g.Go(func() error {
+			all[i].revision, all[i].err = t.commit(t.ctx, txns[i])
+			return nil
+		})
+	}
+	_ = g.Wait() // each has its own error
+	return all
 }
 
 // Move binds a pod anew elsewhere: its holder is asked to stop it first. A pod whose node is lost moves by itself, but
@@ -275,33 +332,34 @@ func (l *Leader) Run(ctx context.Context, term election.Term) error {
 	if err := l.deps.Cache.Wait(ctx, term.Revision); err != nil {
 		return nil // the term has ended
 	}
-	t := &terms{Leader: l, ctx: ctx, sealers: map[string]*fence.Sealer{}, moves: map[int64]*failover.Move{}, leaving: map[spec.ObjectName]*failover.Move{}, given: map[string]network{}}
+	t := &terms{Leader: l, ctx: ctx, sealers: map[string]*fence.Sealer{}, moves: map[int64]*failover.Move{}, leaving: map[spec.ObjectName]*failover.Move{}, given: map[string]network{}, rolled: map[string]rolled{}}
 	defer t.testing.Wait()
 	defer func() {
 		for _, m := range t.moves {
 			l.deps.Traces.Moved(m, l.cfg.Now(), OutcomeUnled)
 		}
 	}()
-	due := l.cfg.Now()
+	due, poked := l.cfg.Now(), true
 	for {
 		changed := l.deps.Cache.Changed()
 		now := l.cfg.Now()
-		recheck := t.pass(now, max(0, now-due))
-		due = min(recheck, now+time.Second)
-		wait := time.NewTimer(max(minPause, due-l.cfg.Now()))
+		recheck := t.pass(now, max(0, now-due), poked)
+		pause := max(minPause, l.cfg.Now()-now)
+		due, poked = min(recheck, now+time.Second), false
+		wait := time.NewTimer(max(pause, due-l.cfg.Now()))
 		select {
 		case <-ctx.Done():
 		case <-wait.C:
 		case <-changed:
-			due = l.cfg.Now() + minPause
+			due = l.cfg.Now() + pause
 		case <-l.wake:
-			due = l.cfg.Now()
+			due, poked = l.cfg.Now(), true
 		}
 		wait.Stop()
 		if ctx.Err() != nil {
 			return nil
 		}
-		if d := due - l.cfg.Now(); d > 0 && d <= minPause {
+		if d := due - l.cfg.Now(); d > 0 && d <= pause {
 			time.Sleep(d)
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -26,6 +27,8 @@ type world struct {
 	cache  *store.Cache
 	leader *Leader
 	start  time.Time
+
+	looks atomic.Int64 // at Deployments
 
 	mu    sync.Mutex
 	dead  map[string]time.Duration // since when nothing is heard
@@ -95,6 +98,7 @@ func lead(t *testing.T, nodes int, test func(w *world)) {
 			},
 			Witnesses: func(context.Context, *fleet.Node, int, func(failover.Witness)) int { return 0 },
 			Members:   func() map[string]string { return nil },
+			Held:      func(string) (string, bool) { w.looks.Add(1); return "", true },
 			Suffix:    func() string { n++; return fmt.Sprintf("%05d", n) },
 		})
 		ctx, cancel := context.WithCancel(t.Context())
@@ -158,6 +162,33 @@ func TestAPendingPodIsBoundAndASteadyFleetWritesNothing(t *testing.T) {
 		time.Sleep(time.Minute)
 		if after := w.cache.View().Revision(); after != before {
 			t.Errorf("revision went from %d to %d in a minute of steady state", before, after)
+		}
+	})
+}
+
+func TestACalmLeaderLooksAtEverythingEveryTenSecondsAndAtOnceWhenPoked(t *testing.T) {
+	lead(t, 3, func(w *world) {
+		d := &spec.Deployment{Meta: spec.Meta{Namespace: "default", Name: "web", UID: "d", Generation: 1}}
+		d.Spec.Replicas, d.Spec.Template.Labels = 2, map[string]string{"app": "web"}
+		d.Spec.Template.Spec.Containers = []spec.Container{{Name: "c", Command: []string{"x"}}}
+		w.put(store.Key{Family: store.Deployments, Namespace: "default", Name: "web"}, d)
+		time.Sleep(10 * time.Second)
+		looks := func(during time.Duration) int64 {
+			before := w.looks.Load()
+			time.Sleep(during)
+			return w.looks.Load() - before
+		}
+		if n := looks(time.Minute); n < 5 || n > 7 {
+			t.Errorf("it looks %d times a minute", n)
+		}
+		time.Sleep(3 * time.Second) // between two of those
+		w.leader.Poke()
+		if n := looks(100 * time.Millisecond); n != 1 {
+			t.Errorf("it looks %d times when poked", n)
+		}
+		w.put(store.Key{Family: store.Nodes, Name: "n1"}, &spec.Node{Meta: spec.Meta{Name: "n1"}})
+		if n := looks(100 * time.Millisecond); n != 1 {
+			t.Errorf("it looks %d times after a change", n)
 		}
 	})
 }

@@ -29,6 +29,14 @@ type terms struct {
 	plan    failover.Plan
 	given   map[string]network // what nodes were given in this term, by name
 	refused string             // what was said of those that get none
+	sight   fleet.Sight
+	// acted is the view that all was done for at last, nil where something is still to be done for it; due is when time alone
+	// asks for more.
+	acted  *store.View
+	due    time.Duration
+	rolled map[string]rolled // by the Deployment's uid
+	// failed is whether a write of this pass has not come to be.
+	failed bool
 	// beside is since when pods, by their epochs, are seen beside a NoExecute taint that they tolerate for a while at most.
 	beside map[int64]time.Duration
 }
@@ -46,18 +54,12 @@ type test struct {
 
 func statusKey(node string) store.Key { return store.Key{Family: store.NodeStatus, Name: node} }
 
-// pass looks once and does what follows. It says when to look again at the latest.
-func (t *terms) pass(now, late time.Duration) time.Duration {
+// pass looks once and does what follows: always for the nodes' signs, and for the rest when anything is another than the last
+// time, or somebody has poked. It says when to look again at the latest.
+func (t *terms) pass(now, late time.Duration, poked bool) time.Duration {
 	v := t.deps.Cache.View()
-	nodes := fleet.Nodes(v)
-	pods := fleet.Pods(v)
-	perNode := map[string][]*fleet.Pod{}
-	for i := range pods {
-		if n := pods[i].Node(); n != "" {
-			perNode[n] = append(perNode[n], &pods[i])
-		}
-	}
-	in := t.look(now, late, nodes, perNode)
+	t.sight.See(v)
+	in := t.look(now, late)
 	t.mu.Lock()
 	t.plan = t.tracker.Decide(in)
 	wasFrozen := t.frozen
@@ -66,6 +68,21 @@ func (t *terms) pass(now, late time.Duration) time.Duration {
 	if t.plan.Frozen != wasFrozen {
 		t.frozenChanged()
 	}
+	calm := len(t.plan.Status)+len(t.plan.Test)+len(t.plan.Leave)+len(t.moves) == 0
+	if calm && !poked && v == t.acted && now < t.due {
+		return min(t.plan.Recheck, t.due)
+	}
+	t.failed = false
+	t.act(now, v)
+	if t.acted = nil; calm && !t.failed {
+		t.acted = v
+	}
+	return min(t.plan.Recheck, t.due)
+}
+
+// act does what follows from a view and the plan.
+func (t *terms) act(now time.Duration, v *store.View) {
+	nodes, pods, perNode := t.sight.Nodes, t.sight.Pods, t.sight.OnNode
 	t.verdicts(v, nodes)
 	for i := range nodes {
 		if n := t.plan.Test[nodes[i].Name]; n > 0 {
@@ -79,13 +96,8 @@ func (t *terms) pass(now, late time.Duration) time.Duration {
 		}
 	}
 	t.networks(v, nodes)
-	recheck := t.plan.Recheck
-	recheck = min(recheck, t.seal(now, nodes, perNode))
-	recheck = min(recheck, t.workloads(now, v, pods))
-	recheck = min(recheck, t.evict(now, nodes, perNode))
-	recheck = min(recheck, t.pods(now, v, nodes, pods))
+	t.due = min(t.seal(now, nodes, perNode), t.workloads(now, v), t.evict(now, nodes, perNode), t.pods(now, v, nodes, pods))
 	t.observe(now, pods)
-	return recheck
 }
 
 func (t *terms) frozenChanged() {
@@ -100,14 +112,15 @@ func (t *terms) frozenChanged() {
 }
 
 // look gathers the signs.
-func (t *terms) look(now, late time.Duration, nodes []fleet.Node, perNode map[string][]*fleet.Pod) failover.Input {
+func (t *terms) look(now, late time.Duration) failover.Input {
+	nodes, perNode := t.sight.Nodes, t.sight.OnNode
 	in := failover.Input{Now: now, Wall: time.Now(), Lateness: late, AgentGrace: t.cfg.AgentGrace}
 	members := t.deps.Members()
 	for i := range nodes {
 		n := &nodes[i]
 		sign := t.deps.Leases.Sign(n.Name)
 		s := failover.Signs{
-			Asked: -1, Node: n.Name, Domain: n.Meta().Labels[labelZone], Up: sign.Up, Comeback: sign.Comeback, Member: members[n.Name],
+			Asked: -1, Node: n.Name, Domain: n.Label(labelZone), Up: sign.Up, Comeback: sign.Comeback, Member: members[n.Name],
 			Stored: n.Verdict(), StoredNotReady: n.Status != nil && n.Status.PodsNotReady,
 		}
 		if sign.Heard {
@@ -180,6 +193,7 @@ func (t *terms) lost(err error, what string) bool {
 	if err == nil {
 		return false
 	}
+	t.failed = true
 	if !errors.Is(err, store.ErrConflict) && t.ctx.Err() == nil {
 		t.deps.Log.Warn("not written", "what", what, "err", err)
 	}
@@ -233,7 +247,7 @@ func (t *terms) test(now time.Duration, n *fleet.Node, witnesses int) {
 
 // seal asks for the end of the leases whose nodes fenced pods may leave, as far as the verdict goes.
 func (t *terms) seal(now time.Duration, nodes []fleet.Node, perNode map[string][]*fleet.Pod) time.Duration {
-	recheck := now + time.Second
+	recheck := now + atLeast
 	for i := range nodes {
 		n := &nodes[i]
 		sealer := t.sealers[n.Name]

@@ -140,7 +140,7 @@ func (t *terms) freed(now time.Duration, p *fleet.Pod) {
 // bind places the candidates and writes their bindings. After a mass loss it keeps the pace, those first whose owner has
 // no ready pod left.
 func (t *terms) bind(now time.Duration, v *store.View, pods []fleet.Pod, wanted []candidate) time.Duration {
-	recheck := now + time.Second
+	recheck := now + atLeast
 	if len(wanted) == 0 {
 		return recheck
 	}
@@ -165,33 +165,49 @@ func (t *terms) bind(now time.Duration, v *store.View, pods []fleet.Pod, wanted 
 	t.mu.Unlock()
 	// What a pod held where it comes from is nothing that it, or another, has to keep away from or be near to.
 	leave := func(name spec.ObjectName) bool { return byName[name].pod != nil }
+	var chosen []choice
+	var txns []store.Txn
 	for _, r := range placement.Place(t.placeNodes(v, t, leave), ask) {
 		c := byName[r.Pod]
 		if r.Node == "" {
 			t.deps.Events.Record(podRef(c.pod.Pod), spec.EventWarning, "FailedScheduling", r.Why)
 			continue
 		}
-		t.write(now, c, r.Node)
+		one := choice{candidate: c, to: r.Node, move: t.moveOf(now, c, r.Node)}
+		chosen, txns = append(chosen, one), append(txns, one.txn())
+	}
+	for i, w := range t.commitAll(txns) {
+		t.bound(chosen[i], w.revision, w.err)
 	}
 	return recheck
 }
 
-// write writes one binding: the pod and its old binding must be as they were seen, and the lease that was waited for.
-func (t *terms) write(now time.Duration, c candidate, to string) {
-	p := c.pod
-	name := p.Key()
-	move := t.moveOf(now, c, to)
-	b := &spec.Binding{UID: p.UID, Node: to, Class: p.FailoverClass(), Cause: "scheduled"}
-	if move != nil {
-		b.Cause = move.ID
+// choice is a candidate with its place; move is nil for one that comes from nowhere.
+type choice struct {
+	candidate
+	to   string
+	move *failover.Move
+}
+
+// txn writes one binding: the pod and its old binding must be as they were seen, and the lease that was waited for.
+func (c *choice) txn() store.Txn {
+	p, name := c.pod, c.pod.Key()
+	b := &spec.Binding{UID: p.UID, Node: c.to, Class: p.FailoverClass(), Cause: "scheduled"}
+	if c.move != nil {
+		b.Cause = c.move.ID
 	}
-	epoch, err := t.commit(t.ctx, store.Txn{
+	return store.Txn{
 		If: append([]store.Cond{
 			{Key: store.PodKey(name), Revision: p.PodRevision},
 			{Key: store.BindingKey(name), Revision: p.Epoch},
 		}, c.conds...),
 		Then: []store.Write{{Key: store.BindingKey(name), Value: b}, {Key: store.StopKey(name)}},
-	})
+	}
+}
+
+// bound takes in what the write of a choice has come to.
+func (t *terms) bound(c choice, epoch int64, err error) {
+	p, name, to, move := c.pod, c.pod.Key(), c.to, c.move
 	if t.lost(err, "bind pod "+name.String()) {
 		return
 	}

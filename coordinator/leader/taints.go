@@ -16,7 +16,7 @@ const longest = 100 * 365 * 24 * time.Hour
 // then placed anew, elsewhere. It says when the next one's time is over. Time counts from when this term saw the pod
 // beside the taint.
 func (t *terms) evict(now time.Duration, nodes []fleet.Node, perNode map[string][]*fleet.Pod) time.Duration {
-	recheck := now + time.Second
+	recheck := now + atLeast
 	beside := map[int64]time.Duration{}
 	for i := range nodes {
 		n := &nodes[i]

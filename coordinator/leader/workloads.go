@@ -1,6 +1,7 @@
 package leader
 
 import (
+	"maps"
 	"slices"
 	"time"
 
@@ -10,27 +11,30 @@ import (
 	"github.com/musterhq/muster/internal/spec"
 )
 
+// rolled is what was last decided about a Deployment: nothing follows anew while it is seen as it was, none of its pods is touched,
+// and the time has not come.
+type rolled struct {
+	seen rolling
+	due  time.Duration
+}
+
+// rolling is what, beside its pods, is seen of a Deployment: the revisions of its records, and whether restarts are held.
+type rolling struct {
+	deployment, status, history int64
+	held                        string
+	heldKnown                   bool
+}
+
 // workloads makes and deletes the pods of Deployments, and says when to look again at the latest.
-func (t *terms) workloads(now time.Duration, v *store.View, pods []fleet.Pod) time.Duration {
-	recheck := now + time.Second
+func (t *terms) workloads(now time.Duration, v *store.View) time.Duration {
+	recheck := now + atLeast
 	wall := time.Now()
-	owned, revisions := map[string][]workload.Pod{}, map[string]int64{}
-	for i := range pods {
-		p := &pods[i]
-		revisions[p.UID] = p.PodRevision
-		if p.Owner == nil {
-			continue
-		}
-		st := fleet.Shown(v, p)
-		w := workload.Pod{Pod: p.Pod, Ready: st.Ready(), Bound: p.Binding != nil, Phase: st.Phase}
-		if c := st.Condition(spec.ConditionReady); c != nil {
-			w.ReadySince = c.TransitionTime
-		}
-		owned[p.Owner.UID] = append(owned[p.Owner.UID], w)
-	}
 	history := map[string][]*spec.DeploymentRevision{}
-	for r := range store.AllOf[*spec.DeploymentRevision](v, store.DeployRevisions) {
+	revisions := map[string]int64{} // added up: any change makes the sum higher, but that one goes
+	for rec := range v.All(store.DeployRevisions) {
+		r := rec.Value.(*spec.DeploymentRevision)
 		history[r.Deployment] = append(history[r.Deployment], r)
+		revisions[r.Deployment] += rec.Revision
 	}
 	known := map[string]bool{}
 	for rec := range v.All(store.Deployments) {
@@ -41,49 +45,27 @@ func (t *terms) workloads(now time.Duration, v *store.View, pods []fleet.Pod) ti
 		if ok {
 			d.Status = *st
 		}
-		in := workload.Input{Deployment: &d, Pods: owned[d.UID], History: history[d.UID], Suffix: t.deps.Suffix, Now: wall}
+		in := workload.Input{Deployment: &d, History: history[d.UID], Suffix: t.deps.Suffix, Now: wall}
+		seen := rolling{deployment: rec.Revision, status: stRevision, history: revisions[d.UID], heldKnown: true}
 		if t.deps.Held != nil {
-			why, known := t.deps.Held(d.UID)
-			in.Held, in.HeldUnknown = why, !known
+			seen.held, seen.heldKnown = t.deps.Held(d.UID)
+			in.Held, in.HeldUnknown = seen.held, !seen.heldKnown
 		}
-		out := workload.Decide(in)
-		if !out.Recheck.IsZero() {
-			recheck = min(recheck, now+max(0, out.Recheck.Sub(wall)))
-		}
-		what := "deployment " + d.Key().String()
-		held := []store.Cond{{Key: rec.Key, Revision: rec.Revision}}
-		if out.Remove {
-			_, err := t.commit(t.ctx, store.Txn{If: held, Then: []store.Write{{Key: rec.Key}, {Key: stateKey}}})
-			t.lost(err, "remove "+what)
+		if was, ok := t.rolled[d.UID]; ok && was.seen == seen && now < was.due && !t.sight.Touched[d.UID] {
+			recheck = min(recheck, was.due)
 			continue
 		}
-		if !t.remember(v, &d, held, out) {
-			continue // what follows from a revision that was not written would be lost with it
+		failed := t.failed
+		t.failed = false
+		due := t.roll(now, v, rec, &d, st, stRevision, in)
+		if t.failed { // it is looked at again
+			delete(t.rolled, d.UID)
+		} else {
+			t.rolled[d.UID] = rolled{seen, due}
+			delete(t.sight.Touched, d.UID)
 		}
-		for _, p := range out.Create {
-			p.UID, p.CreateTime = fleet.NewUID(), time.Now()
-			_, err := t.commit(t.ctx, store.Txn{
-				If:   append([]store.Cond{{Key: store.PodKey(p.Key())}}, held...),
-				Then: []store.Write{{Key: store.PodKey(p.Key()), Value: p}},
-			})
-			t.lost(err, "create pod "+p.Key().String())
-		}
-		for _, p := range out.Delete {
-			del := p.Clone()
-			del.DeleteTime, del.DeleteGrace = time.Now(), p.Spec.TerminationGrace
-			_, err := t.commit(t.ctx, store.Txn{
-				If:   []store.Cond{{Key: store.PodKey(p.Key()), Revision: revisions[p.UID]}},
-				Then: []store.Write{{Key: store.PodKey(p.Key()), Value: del}},
-			})
-			t.lost(err, "delete pod "+p.Key().String())
-		}
-		if !ok || !sameStatus(st, &out.Status) {
-			_, err := t.commit(t.ctx, store.Txn{
-				If:   append([]store.Cond{{Key: stateKey, Revision: stRevision}}, held...),
-				Then: []store.Write{{Key: stateKey, Value: &out.Status}},
-			})
-			t.lost(err, "status of "+what)
-		}
+		t.failed = t.failed || failed
+		recheck = min(recheck, due)
 	}
 	// What is left of Deployments that are gone.
 	for rec := range v.All(store.DeployRevisions) {
@@ -92,7 +74,69 @@ func (t *terms) workloads(now time.Duration, v *store.View, pods []fleet.Pod) ti
 			t.lost(err, "forget revision "+rec.Key.String())
 		}
 	}
+	maps.DeleteFunc(t.rolled, func(uid string, _ rolled) bool { return !known[uid] })
+	maps.DeleteFunc(t.sight.Touched, func(uid string, _ bool) bool { return !known[uid] })
 	return recheck
+}
+
+// roll does what follows for one Deployment, whose record is rec and whose stored status st, nil for none. It says when to look
+// again at the latest.
+func (t *terms) roll(
+	now time.Duration, v *store.View, rec *store.Record, d *spec.Deployment, st *spec.DeploymentStatus, stRevision int64, in workload.Input,
+) time.Duration {
+	revisions := map[string]int64{}
+	for _, p := range t.sight.OfOwner[d.UID] {
+		revisions[p.UID] = p.PodRevision
+		shown := fleet.Shown(v, p)
+		w := workload.Pod{Pod: p.Pod, Ready: shown.Ready(), Bound: p.Binding != nil, Phase: shown.Phase}
+		if c := shown.Condition(spec.ConditionReady); c != nil {
+			w.ReadySince = c.TransitionTime
+		}
+		in.Pods = append(in.Pods, w)
+	}
+	out := workload.Decide(in)
+	due := now + atLeast
+	if !out.Recheck.IsZero() {
+		due = min(due, now+max(0, out.Recheck.Sub(in.Now)))
+	}
+	stateKey := store.Key{Family: store.DeployState, Namespace: d.Namespace, Name: d.Name}
+	what := "deployment " + d.Key().String()
+	held := []store.Cond{{Key: rec.Key, Revision: rec.Revision}}
+	if out.Remove {
+		_, err := t.commit(t.ctx, store.Txn{If: held, Then: []store.Write{{Key: rec.Key}, {Key: stateKey}}})
+		t.lost(err, "remove "+what)
+		return due
+	}
+	if !t.remember(v, d, held, out) {
+		return due // what follows from a revision that was not written would be lost with it
+	}
+	var txns []store.Txn
+	for _, p := range out.Create {
+		p.UID, p.CreateTime = fleet.NewUID(), time.Now()
+		txns = append(txns, store.Txn{
+			If:   append([]store.Cond{{Key: store.PodKey(p.Key())}}, held...),
+			Then: []store.Write{{Key: store.PodKey(p.Key()), Value: p}},
+		})
+	}
+	for _, p := range out.Delete {
+		del := p.Clone()
+		del.DeleteTime, del.DeleteGrace = time.Now(), p.Spec.TerminationGrace
+		txns = append(txns, store.Txn{
+			If:   []store.Cond{{Key: store.PodKey(p.Key()), Revision: revisions[p.UID]}},
+			Then: []store.Write{{Key: store.PodKey(p.Key()), Value: del}},
+		})
+	}
+	for i, w := range t.commitAll(txns) {
+		t.lost(w.err, "create or delete pod "+txns[i].Then[0].Key.String())
+	}
+	if st == nil || !sameStatus(st, &out.Status) {
+		_, err := t.commit(t.ctx, store.Txn{
+			If:   append([]store.Cond{{Key: stateKey, Revision: stRevision}}, held...),
+			Then: []store.Write{{Key: stateKey, Value: &out.Status}},
+		})
+		t.lost(err, "status of "+what)
+	}
+	return due
 }
 
 // revisionKey names the record of a template that a Deployment has or had.

@@ -43,7 +43,7 @@ type Config struct {
 	Events Events
 	// Wake is told of nodes whose agents have something new to be told.
 	Wake func(nodes []string)
-	// Changed is told when restarts of any Deployment come to be held, or are held no more. It may be nil.
+	// Changed is told when Why has come to say something else of any Deployment. It may be nil.
 	Changed func()
 	// Now reads a clock that only goes forward.
 	Now func() time.Duration
@@ -243,6 +243,7 @@ func (t *Table) decideLocked(v *store.View, owners []string) {
 			o.settings, on = d.RestartGuard()
 		}
 		was := o.last.Holding
+		wasWhy, wasKnown := t.whyLocked(uid)
 		if !on {
 			o.guard, o.last, o.told = nil, restartguard.Decision{}, nil
 		} else {
@@ -255,8 +256,10 @@ func (t *Table) decideLocked(v *store.View, owners []string) {
 			t.tellLocked(o, nodes)
 		}
 		if o.last.Holding != was {
-			changed = true
 			t.recordLocked(o, d)
+		}
+		if why, known := t.whyLocked(uid); why != wasWhy || known != wasKnown {
+			changed = true
 		}
 		if len(o.pods) == 0 {
 			delete(t.owners, uid)
@@ -314,7 +317,12 @@ func (t *Table) pass() (decided bool, wait time.Duration) {
 	}
 	decided = len(t.dirty) > 0
 	t.decideLocked(t.cfg.Cache.View(), slices.Sorted(maps.Keys(t.dirty)))
-	t.decided = t.decided || t.began != 0
+	if !t.decided && t.began != 0 {
+		t.decided = true
+		if t.cfg.Changed != nil {
+			t.cfg.Changed()
+		}
+	}
 	wait = time.Hour
 	for _, o := range t.owners {
 		if o.last.Recheck != 0 {
@@ -380,6 +388,10 @@ func (t *Table) Guarded(v *store.View, p *fleet.Pod) (spec.PodGuard, bool) {
 func (t *Table) Why(uid string) (why string, known bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	return t.whyLocked(uid)
+}
+
+func (t *Table) whyLocked(uid string) (why string, known bool) {
 	o := t.owners[uid]
 	switch {
 	case !t.decided:

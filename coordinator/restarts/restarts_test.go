@@ -272,7 +272,8 @@ func TestAnOutageIsToldOnceAndSoIsItsEnd(t *testing.T) {
 		if why, known := w.table.Why("d"); why != "" || !known {
 			t.Errorf("afterwards: %q, known %v", why, known)
 		}
-		if s := w.standing(); s.Holding || w.restarted() != 2 || w.changed != 2 {
+		// Told is that it is known, then that restarts are held, then that they are not.
+		if s := w.standing(); s.Holding || w.restarted() != 2 || w.changed != 3 {
 			t.Errorf("afterwards %+v, %d restarted, %d changes", s, w.restarted(), w.changed)
 		}
 		if len(w.said) != 2 || !strings.HasPrefix(w.said[0], "Warning Deployment/site RestartsHeld: More than 50% of the pods fail liveness within 1m0s") ||
