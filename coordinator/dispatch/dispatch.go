@@ -95,6 +95,10 @@ type Dispatch struct {
 	byNode   map[string]map[spec.ObjectName]bool // bindings of each node
 	bound    map[spec.ObjectName]string          // node of each binding
 	names    map[string]spec.ObjectName          // by pod uid
+	uids     map[spec.ObjectName]string
+	// indexed is the revision that the indexes are of; moved is closed and replaced when that rises.
+	indexed  int64
+	moved    chan struct{}
 	statuses *statusQueue
 }
 
@@ -106,6 +110,8 @@ func New(cfg Config, deps Deps) *Dispatch {
 		byNode:   map[string]map[spec.ObjectName]bool{},
 		bound:    map[spec.ObjectName]string{},
 		names:    map[string]spec.ObjectName{},
+		uids:     map[spec.ObjectName]string{},
+		moved:    make(chan struct{}),
 		statuses: newStatusQueue(),
 	}
 }
@@ -144,9 +150,10 @@ func (d *Dispatch) index(v *store.View) {
 	clear(d.byNode)
 	clear(d.bound)
 	clear(d.names)
+	clear(d.uids)
 	for rec := range v.All(store.Pods) {
 		pod := rec.Value.(*spec.Pod)
-		d.names[pod.UID] = pod.Key()
+		d.names[pod.UID], d.uids[pod.Key()] = pod.Key(), pod.UID
 	}
 	for rec := range v.All(store.Bindings) {
 		d.bindLocked(spec.ObjectName{Namespace: rec.Key.Namespace, Name: rec.Key.Name}, rec.Value.(*spec.Binding).Node)
@@ -154,6 +161,30 @@ func (d *Dispatch) index(v *store.View) {
 	for _, s := range d.sessions {
 		s.mark("")
 		s.wake()
+	}
+	d.indexedLocked(v.Revision())
+}
+
+func (d *Dispatch) indexedLocked(revision int64) {
+	d.indexed = max(d.indexed, revision)
+	close(d.moved)
+	d.moved = make(chan struct{})
+}
+
+// waitIndexed waits until the indexes are of that revision or a later one.
+func (d *Dispatch) waitIndexed(ctx context.Context, revision int64) error {
+	for {
+		d.mu.Lock()
+		done, moved := d.indexed >= revision, d.moved
+		d.mu.Unlock()
+		if done {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-moved:
+		}
 	}
 }
 
@@ -195,10 +226,11 @@ func (d *Dispatch) apply(changes store.Changes) {
 			}
 			d.bindLocked(name, node)
 		case store.Pods:
+			delete(d.names, d.uids[name])
+			delete(d.uids, name)
 			if c.Record != nil {
-				d.names[c.Record.Value.(*spec.Pod).UID] = name
-			} else if uid, ok := d.uidLocked(name); ok {
-				delete(d.names, uid)
+				uid := c.Record.Value.(*spec.Pod).UID
+				d.names[uid], d.uids[name] = name, uid
 			}
 			d.wakeLocked(d.bound[name])
 		case store.Stops, store.PodStatuses:
@@ -216,16 +248,7 @@ func (d *Dispatch) apply(changes store.Changes) {
 			}
 		}
 	}
-}
-
-// uidLocked finds the uid of a pod that is gone. It walks the index: pods go far more seldom than statuses come.
-func (d *Dispatch) uidLocked(name spec.ObjectName) (string, bool) {
-	for uid, n := range d.names {
-		if n == name {
-			return uid, true
-		}
-	}
-	return "", false
+	d.indexedLocked(changes.Revision)
 }
 
 // nameOf finds a pod by its uid. What the index, which may be behind, does not have yet is looked for in the view.
@@ -245,17 +268,10 @@ func (d *Dispatch) nameOf(uid string) (spec.ObjectName, bool) {
 }
 
 // assigned returns what a session's node is to run: its bindings but for those that it has ended for good. The view
-// alone counts. The index, which may be behind it, only says where to look beside what was sent already; for a full set
-// every binding is looked at.
-func (d *Dispatch) assigned(s *session, v *store.View, full bool) []fleet.Pod {
+// alone counts; the index says where to look beside what was sent already. It may be behind the view, so a full set waits for it: where
+// it is ahead instead, what has left the node since is left out.
+func (d *Dispatch) assigned(s *session, v *store.View) []fleet.Pod {
 	names := map[spec.ObjectName]bool{}
-	if full {
-		for rec := range v.All(store.Bindings) {
-			if rec.Value.(*spec.Binding).Node == s.node {
-				names[spec.ObjectName{Namespace: rec.Key.Namespace, Name: rec.Key.Name}] = true
-			}
-		}
-	}
 	for _, was := range s.sent {
 		names[was.name] = true
 	}

@@ -299,7 +299,12 @@ func (d *Dispatch) sendLoop(stream agentv1.AgentService_ConnectServer, s *sessio
 // assign sends what has changed since the last time, or everything.
 func (d *Dispatch) assign(stream agentv1.AgentService_ConnectServer, s *session, full bool) error {
 	v := d.deps.Cache.View()
-	pods := d.assigned(s, v, full)
+	if full {
+		if err := d.waitIndexed(s.ctx, v.Revision()); err != nil {
+			return err
+		}
+	}
+	pods := d.assigned(s, v)
 	// What a pod is made of is there before the pod.
 	if err := d.configs(stream, s, v, pods, full); err != nil {
 		return err
