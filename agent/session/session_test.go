@@ -691,10 +691,13 @@ func TestResultsBeyondTheBoundDropTheOldestAndAreCounted(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if results == 0 {
-					base = got.Results[0].Attempt.Start
+				for _, a := range got.Attempts() {
+					if results == 0 {
+						base = a.Start
+					}
+					results++
 				}
-				results, dropped = results+len(got.Results), dropped+got.Dropped
+				dropped += got.Dropped
 			}
 		}
 		if results != maxWaiting || dropped != 10 || base.Unix() != 10 {

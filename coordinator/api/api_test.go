@@ -884,9 +884,9 @@ func TestProbesAreListedByFilterAndWatched(t *testing.T) {
 	}
 	want(musterv1.ChangeType_CHANGE_TYPE_ADDED, musterv1.ProbeKind_PROBE_KIND_READINESS)
 	want(musterv1.ChangeType_CHANGE_TYPE_SYNCED, 0)
-	w.probes.Believe(probes.Key{ProbeID: a, Epoch: 5}, spec.ProbeState{ID: a, Verdict: spec.ResultFailure})
+	w.probes.Believe(w.probes.Handle(probes.Key{ProbeID: a, Epoch: 5}), &spec.ProbeState{ID: a, Verdict: spec.ResultFailure})
 	want(musterv1.ChangeType_CHANGE_TYPE_ADDED, musterv1.ProbeKind_PROBE_KIND_LIVENESS)
-	w.probes.Believe(probes.Key{ProbeID: b, Epoch: 5}, spec.ProbeState{ID: b, Verdict: spec.ResultSuccess})
+	w.probes.Believe(w.probes.Handle(probes.Key{ProbeID: b, Epoch: 5}), &spec.ProbeState{ID: b, Verdict: spec.ResultSuccess})
 	want(musterv1.ChangeType_CHANGE_TYPE_DELETED, musterv1.ProbeKind_PROBE_KIND_READINESS)
 }
 

@@ -82,7 +82,7 @@ func TestWithoutItsAgentAStoryHasTheLastEightAttemptsOfTheCoordinator(t *testing
 	name := spec.ObjectName{Namespace: "default", Name: "a"}
 	w.probes.Declare(id.PodUID, name, "n1", 5, []spec.ProbeState{{ID: id, Pod: name}})
 	for i := range 12 {
-		w.probes.Observe(probes.Key{ProbeID: id, Epoch: 5}, spec.Attempt{Start: time.Unix(int64(i), 0), Outcome: spec.OutcomeFailure, Result: spec.ResultFailure})
+		w.observe(probes.Key{ProbeID: id, Epoch: 5}, spec.Attempt{Start: time.Unix(int64(i), 0), Outcome: spec.OutcomeFailure, Result: spec.ResultFailure})
 	}
 	status := spec.PodStatus{Phase: spec.PhaseRunning, Containers: []spec.ContainerStatus{{Name: "c", Restarts: 1,
 		State: spec.ContainerState{Waiting: &spec.Waiting{Reason: "CrashLoopBackOff"}},

@@ -14,6 +14,12 @@ import (
 )
 
 // runs binds a pod to a node and stores that these of its containers run; it returns the epoch.
+// observe has an agent tell of one attempt.
+func (w *world) observe(k probes.Key, a spec.Attempt) {
+	h := w.probes.Handle(k)
+	w.probes.Observe(func(yield func(probes.Handle, *spec.Attempt) bool) { yield(h, &a) })
+}
+
 func (w *world) runs(p *musterv1.Pod, node string, phase spec.Phase, containers ...string) int64 {
 	epoch := w.bind(p, node)
 	st := spec.PodStatus{Phase: phase}
@@ -125,7 +131,7 @@ func TestAProbesCostIsMeasuredAgainstTheLimitOfItsContainer(t *testing.T) {
 		id := spec.ProbeID{PodUID: p.GetMeta().GetUid(), Container: "c", Kind: spec.Liveness}
 		w.probes.Declare(id.PodUID, name, "n1", 5, []spec.ProbeState{{ID: id, Pod: name, Handler: "exec", Period: time.Second}})
 		for i := range 8 {
-			w.probes.Observe(probes.Key{ProbeID: id, Epoch: 5}, spec.Attempt{Start: time.Unix(1000+int64(i), 0), Result: spec.ResultSuccess, CPU: cpu})
+			w.observe(probes.Key{ProbeID: id, Epoch: 5}, spec.Attempt{Start: time.Unix(1000+int64(i), 0), Result: spec.ResultSuccess, CPU: cpu})
 		}
 	}
 	declare(limited, 20*time.Millisecond)

@@ -67,8 +67,14 @@ type session struct {
 
 	mu         sync.Mutex
 	marked     map[string]bool // nodes whose part of the network may have changed; "" stands for all
-	handles    map[uint32]probes.Key
+	handles    map[uint32]handle
 	nextHandle uint32
+}
+
+// handle is what an agent's number for a probe stands for.
+type handle struct {
+	probes.Key
+	table probes.Handle
 }
 
 // sentPod is what an agent was told of a pod.
@@ -118,7 +124,7 @@ func (d *Dispatch) Connect(stream agentv1.AgentService_ConnectServer) error {
 		woken: make(chan struct{}, 1), out: make(chan *agentv1.ConnectResponse, maxOut),
 		inNetwork: hello.GetFacts().GetNetwork() == spec.NetworkHostGW, sentNodes: map[string]spec.NetworkNode{}, marked: map[string]bool{},
 		sentServices: map[spec.ObjectName][]spec.Endpoint{}, sentConfigs: map[spec.ConfigKey]int64{},
-		sent: map[string]sentPod{}, handles: map[uint32]probes.Key{}, nextHandle: 1,
+		sent: map[string]sentPod{}, handles: map[uint32]handle{}, nextHandle: 1,
 	}
 	d.admit(s)
 	defer d.dismiss(s)
@@ -322,8 +328,8 @@ func (d *Dispatch) assign(stream agentv1.AgentService_ConnectServer, s *session,
 			continue
 		}
 		if !known || was.epoch != is.epoch {
-			is.handle = s.declare(p)
 			d.deps.Probes.Declare(p.UID, p.Key(), s.node, p.Epoch, probes.Declared(p.Pod, time.Now()))
+			is.handle = s.declare(p, d.deps.Probes)
 			fresh = append(fresh, *p)
 		}
 		s.sent[p.UID] = is
@@ -386,14 +392,14 @@ func assignment(p *fleet.Pod, handle uint32) *agentv1.Assignment {
 }
 
 // declare agrees the handles of a pod's probes and returns the first.
-func (s *session) declare(p *fleet.Pod) uint32 {
+func (s *session) declare(p *fleet.Pod, table *probes.Table) uint32 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	first := s.nextHandle
 	for _, c := range p.Spec.AllContainers() {
 		for _, kind := range spec.ProbeKinds {
-			id := spec.ProbeID{PodUID: p.UID, Container: c.Name, Kind: kind}
-			s.handles[s.nextHandle] = probes.Key{ProbeID: id, Epoch: p.Epoch}
+			k := probes.Key{ProbeID: spec.ProbeID{PodUID: p.UID, Container: c.Name, Kind: kind}, Epoch: p.Epoch}
+			s.handles[s.nextHandle] = handle{k, table.Handle(k)}
 			s.nextHandle++
 		}
 	}
@@ -447,14 +453,16 @@ func (d *Dispatch) takeResults(s *session, pb *agentv1.ResultBatch) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, r := range batch.Results {
-		if key, ok := s.handles[r.Handle]; ok {
-			d.deps.Probes.Observe(key, r.Attempt)
+	d.deps.Probes.Observe(func(yield func(probes.Handle, *spec.Attempt) bool) {
+		for number, a := range batch.Attempts() {
+			if h, ok := s.handles[number]; ok && !yield(h.table, a) {
+				return
+			}
 		}
-	}
-	for _, c := range batch.Changes {
-		if key, ok := s.handles[c.Handle]; ok {
-			d.deps.Probes.Believe(key, c.State)
+	})
+	for i := range batch.Changes {
+		if h, ok := s.handles[batch.Changes[i].Handle]; ok {
+			d.deps.Probes.Believe(h.table, &batch.Changes[i].State)
 		}
 	}
 	return nil

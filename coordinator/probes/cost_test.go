@@ -56,7 +56,7 @@ func TestAProbeThatIsNoLongerAskedCostsNothing(t *testing.T) {
 		for range 10 {
 			time.Sleep(10 * time.Second)
 			// The agent's clock is far from this one.
-			table.Observe(Key{id, 5}, spec.Attempt{Start: time.Now().Add(-time.Hour), Result: spec.ResultSuccess, CPU: time.Millisecond})
+			observe(table, Key{id, 5}, spec.Attempt{Start: time.Now().Add(-time.Hour), Result: spec.ResultSuccess, CPU: time.Millisecond})
 		}
 		if got := table.Cost(id, time.Now()); got != (Cost{6, time.Millisecond}) {
 			t.Errorf("got %+v, want 6 of 1ms a minute", got)

@@ -29,7 +29,7 @@ func TestWhatIsBelievedOfAFleetsProbesFitsInAGibibyte(t *testing.T) {
 		table.Declare(uid, spec.ObjectName{Namespace: "default", Name: fmt.Sprint("pod-", i)}, "n1", 5, ids)
 		for range 2 * Ring {
 			for _, s := range ids {
-				table.Observe(Key{s.ID, 5}, spec.Attempt{Start: time.Unix(1, 0), Result: spec.ResultSuccess})
+				observe(table, Key{s.ID, 5}, spec.Attempt{Start: time.Unix(1, 0), Result: spec.ResultSuccess})
 			}
 		}
 	}

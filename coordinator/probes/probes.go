@@ -5,6 +5,8 @@ package probes
 
 import (
 	"cmp"
+	"iter"
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -39,12 +41,101 @@ type Change struct {
 	Gone bool
 }
 
+// entry is one probe. There are hundreds of thousands: its attempts are kept small.
 type entry struct {
-	row  Row
-	ring [Ring]spec.Attempt
-	n    int
+	row  Row // but for Last, which is the ring's newest
+	ring [Ring]sample
+	// texts are what attempts of the ring came with besides; nil for nothing, as attempts have texts only when a verdict changes.
+	texts *[Ring]text
+	n     int
 	// heard is when the newest attempt came, by this coordinator's clock.
 	heard time.Time
+}
+
+// sample is an attempt without its texts. Times are in µs; those that may be unknown are one more, and 0 when they are.
+type sample struct {
+	start              int64 // ns since 1970
+	duration, cpu, lag uint32
+	outcome, result    uint8
+}
+
+type text struct{ instance, output string }
+
+func micros(d time.Duration) uint32 { return uint32(min(max(d/time.Microsecond, 0), math.MaxUint32)) }
+
+func microsOrNone(d time.Duration) uint32 {
+	if d < 0 {
+		return 0
+	}
+	return micros(d + time.Microsecond)
+}
+
+func orNone(us uint32) time.Duration {
+	if us == 0 {
+		return -1
+	}
+	return time.Duration(us-1) * time.Microsecond
+}
+
+// put keeps an attempt as the i-th since the first.
+func (e *entry) put(i int, a *spec.Attempt) {
+	i %= Ring
+	e.ring[i] = sample{
+		start: a.Start.UnixNano(), duration: micros(a.Duration), cpu: microsOrNone(a.CPU), lag: microsOrNone(a.Lag), outcome: uint8(a.Outcome), result: uint8(a.Result),
+	}
+	t := text{a.Instance, a.Output}
+	if e.texts == nil && t != (text{}) {
+		e.texts = &[Ring]text{}
+	}
+	if e.texts != nil {
+		e.texts[i] = t
+	}
+}
+
+// at is the i-th attempt since the first, one of the last.
+func (e *entry) at(i int) spec.Attempt {
+	i %= Ring
+	s := &e.ring[i]
+	a := spec.Attempt{
+		Start: time.Unix(0, s.start), Duration: time.Duration(s.duration) * time.Microsecond, CPU: orNone(s.cpu), Lag: orNone(s.lag),
+		Outcome: spec.Outcome(s.outcome), Result: spec.Result(s.result),
+	}
+	if e.texts != nil {
+		a.Instance, a.Output = e.texts[i].instance, e.texts[i].output
+	}
+	return a
+}
+
+// newest is the newest sample; nil before the first.
+func (e *entry) newest() *sample {
+	if e.n == 0 {
+		return nil
+	}
+	return &e.ring[(e.n-1)%Ring]
+}
+
+// shown is the row with its last attempt.
+func (e *entry) shown() Row {
+	r := e.row
+	if e.n > 0 {
+		last := e.at(e.n - 1)
+		r.Last = &last
+	}
+	return r
+}
+
+// Handle stands for one probe under one epoch, for whoever speaks of it again and again. The zero Handle stands for none.
+type Handle struct {
+	e     *entry
+	epoch int64
+}
+
+// live is the entry, nil when the handle's epoch is over.
+func (h Handle) live() *entry {
+	if h.e == nil || h.e.row.Epoch != h.epoch {
+		return nil
+	}
+	return h.e
 }
 
 // Table is the belief about all probes. All methods may be called from any goroutine and never block on a reader.
@@ -101,7 +192,7 @@ func (t *Table) forget(uid string, drop func(spec.ProbeID) bool) {
 		if !drop(id) {
 			return false
 		}
-		t.tell(Change{Row: t.rows[id].row, Gone: true})
+		t.tell(Change{Row: t.rows[id].shown(), Gone: true})
 		delete(t.rows, id)
 		return true
 	})
@@ -112,58 +203,61 @@ func (t *Table) forget(uid string, drop func(spec.ProbeID) bool) {
 	t.pods[uid] = ids
 }
 
-// Observe folds in one attempt. It changes no verdict: those come with Believe.
-func (t *Table) Observe(k Key, a spec.Attempt) {
+// Handle is that of a probe that was declared under k.Epoch; what is said by the handle of any other is dropped.
+func (t *Table) Handle(k Key) Handle {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	e := t.rows[k.ProbeID]
-	if e == nil || e.row.Epoch != k.Epoch {
-		return
-	}
-	if a.Output == "" && e.row.Last != nil && e.row.Last.Start.Equal(a.Start) {
-		return // the same attempt came with a change of verdict, and with its output
-	}
-	e.add(a)
+	return Handle{t.rows[k.ProbeID], k.Epoch}
 }
 
-func (e *entry) add(a spec.Attempt) {
-	e.ring[e.n%Ring] = a
-	e.n++
-	e.heard = time.Now()
-	if a.Result != spec.ResultUnknown {
-		if e.row.Last != nil && e.row.Last.Result == a.Result {
-			e.row.RunLength++
-		} else {
-			e.row.RunLength = 1
+// Observe folds attempts in, each probe's in order. It changes no verdict: those come with Believe. What it is given may be used
+// again for the next attempt.
+func (t *Table) Observe(attempts iter.Seq2[Handle, *spec.Attempt]) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	now := time.Now()
+	for h, a := range attempts {
+		e := h.live()
+		if e == nil {
+			continue
 		}
+		last := e.newest()
+		if last != nil && a.Output == "" && last.start == a.Start.UnixNano() {
+			continue // the same attempt came with a change of verdict, and with its output
+		}
+		if a.Result != spec.ResultUnknown {
+			if last != nil && last.result == uint8(a.Result) {
+				e.row.RunLength++
+			} else {
+				e.row.RunLength = 1
+			}
+		}
+		e.put(e.n, a)
+		e.n++
+		e.heard = now
 	}
-	e.row.Last = &a
 }
 
 // Believe sets what is believed of a probe, as its agent says.
-func (t *Table) Believe(k Key, s spec.ProbeState) {
+func (t *Table) Believe(h Handle, s *spec.ProbeState) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	e := t.rows[k.ProbeID]
-	if e == nil || e.row.Epoch != k.Epoch {
+	e := h.live()
+	if e == nil {
 		return
 	}
 	changed := e.row.Verdict != s.Verdict || e.row.ErroredReason != s.ErroredReason || !e.row.Since.Equal(s.Since)
 	e.row.Verdict, e.row.Since, e.row.ErroredReason = s.Verdict, s.Since, s.ErroredReason
-	if s.Last != nil && (e.row.Last == nil || !e.row.Last.Start.After(s.Last.Start)) {
-		last := *s.Last
-		if e.row.Last != nil && e.row.Last.Start.Equal(last.Start) {
-			e.ring[(e.n-1)%Ring] = last
-		} else {
-			e.ring[e.n%Ring] = last
+	if last := e.newest(); s.Last != nil && (last == nil || last.start <= s.Last.Start.UnixNano()) {
+		if last == nil || last.start != s.Last.Start.UnixNano() {
 			e.n++
 			e.heard = time.Now()
 		}
-		e.row.Last = &last
+		e.put(e.n-1, s.Last)
 	}
 	e.row.RunLength = s.RunLength
 	if changed {
-		t.tell(Change{Row: e.row})
+		t.tell(Change{Row: e.shown()})
 	}
 }
 
@@ -178,7 +272,7 @@ func (t *Table) list(match func(*Row) bool) []Row {
 	var rows []Row
 	for _, e := range t.rows {
 		if match(&e.row) {
-			rows = append(rows, e.row)
+			rows = append(rows, e.shown())
 		}
 	}
 	slices.SortFunc(rows, compare)
@@ -205,7 +299,7 @@ func (t *Table) Recent(id spec.ProbeID) []spec.Attempt {
 	}
 	out := make([]spec.Attempt, 0, Ring)
 	for i := max(0, e.n-Ring); i < e.n; i++ {
-		out = append(out, e.ring[i%Ring])
+		out = append(out, e.at(i))
 	}
 	return out
 }

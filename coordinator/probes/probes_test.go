@@ -21,13 +21,18 @@ func declared(t *Table, epoch int64, ids ...spec.ProbeID) {
 	t.Declare("u1", web, "node-1", epoch, ps)
 }
 
+func observe(t *Table, k Key, a spec.Attempt) {
+	h := t.Handle(k)
+	t.Observe(func(yield func(Handle, *spec.Attempt) bool) { yield(h, &a) })
+}
+
 func all(*Row) bool { return true }
 
 func TestAnOldEpochCanNoLongerSpeakOfAProbe(t *testing.T) {
 	table := New()
 	declared(table, 7, live)
-	table.Believe(Key{live, 6}, spec.ProbeState{Verdict: spec.ResultFailure})
-	table.Observe(Key{live, 6}, spec.Attempt{Start: t0, Result: spec.ResultFailure})
+	table.Believe(table.Handle(Key{live, 6}), &spec.ProbeState{Verdict: spec.ResultFailure})
+	observe(table, Key{live, 6}, spec.Attempt{Start: t0, Result: spec.ResultFailure})
 	if r := table.List(all)[0]; r.Verdict != spec.ResultUnknown || r.Last != nil {
 		t.Errorf("row = %+v, want nothing believed", r)
 	}
@@ -36,7 +41,7 @@ func TestAnOldEpochCanNoLongerSpeakOfAProbe(t *testing.T) {
 func TestANewEpochForgetsWhatWasBelieved(t *testing.T) {
 	table := New()
 	declared(table, 7, live)
-	table.Believe(Key{live, 7}, spec.ProbeState{Verdict: spec.ResultSuccess, Since: t0})
+	table.Believe(table.Handle(Key{live, 7}), &spec.ProbeState{Verdict: spec.ResultSuccess, Since: t0})
 	declared(table, 7, live)
 	if r := table.List(all)[0]; r.Verdict != spec.ResultSuccess {
 		t.Errorf("verdict = %v after the same declaration, want success", r.Verdict)
@@ -51,7 +56,7 @@ func TestOnlyTheLastEightAttemptsAreKept(t *testing.T) {
 	table := New()
 	declared(table, 7, live)
 	for i := range 11 {
-		table.Observe(Key{live, 7}, spec.Attempt{Start: t0.Add(time.Duration(i) * time.Second), Result: spec.ResultSuccess})
+		observe(table, Key{live, 7}, spec.Attempt{Start: t0.Add(time.Duration(i) * time.Second), Result: spec.ResultSuccess})
 	}
 	got := table.Recent(live)
 	if len(got) != Ring || !got[0].Start.Equal(t0.Add(3*time.Second)) || !got[Ring-1].Start.Equal(t0.Add(10*time.Second)) {
@@ -70,8 +75,8 @@ func TestAWatcherSeesVerdictsChangeAndProbesGo(t *testing.T) {
 	if len(rows) != 1 {
 		t.Fatalf("rows = %v, want one", rows)
 	}
-	table.Believe(Key{live, 7}, spec.ProbeState{Verdict: spec.ResultFailure, Since: t0})
-	table.Believe(Key{live, 7}, spec.ProbeState{Verdict: spec.ResultFailure, Since: t0})
+	table.Believe(table.Handle(Key{live, 7}), &spec.ProbeState{Verdict: spec.ResultFailure, Since: t0})
+	table.Believe(table.Handle(Key{live, 7}), &spec.ProbeState{Verdict: spec.ResultFailure, Since: t0})
 	table.Forget("u1", 6)
 	table.Forget("u1", 7)
 	if c := <-sub.C(); c.Gone || c.Row.Verdict != spec.ResultFailure {
@@ -90,7 +95,7 @@ func TestASlowWatcherIsCut(t *testing.T) {
 	declared(table, 7, live)
 	_, sub := table.Subscribe(all)
 	for i := range subscriberBuffer + 1 {
-		table.Believe(Key{live, 7}, spec.ProbeState{Since: t0.Add(time.Duration(i+1) * time.Second)})
+		table.Believe(table.Handle(Key{live, 7}), &spec.ProbeState{Since: t0.Add(time.Duration(i+1) * time.Second)})
 	}
 	n := 0
 	for range sub.C() {

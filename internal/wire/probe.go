@@ -2,6 +2,7 @@ package wire
 
 import (
 	"fmt"
+	"iter"
 	"math"
 	"time"
 
@@ -124,9 +125,54 @@ func ResultsToProto(r *Results) *agentv1.ResultBatch {
 	return pb
 }
 
+// ReceivedResults is a batch that has been checked, with its attempts still in columns.
+type ReceivedResults struct {
+	Changes []HandleState
+	Dropped uint64
+
+	pb   *agentv1.ResultBatch
+	base time.Time
+}
+
+// counted is what an outcome's number stands for; ok is false for one that nobody knows.
+type counted struct {
+	outcome spec.Outcome
+	result  spec.Result
+	ok      bool
+}
+
+// known are the numbers of outcomes with their results.
+var known = func() (all [256]counted) {
+	for o := range all {
+		p := &parser{}
+		c := counted{outcome: in(p, "outcome", outcomes, musterv1.ProbeOutcome(o&15)), result: in(p, "outcome", results, musterv1.ProbeResult(o>>4))}
+		c.ok = p.err == nil
+		all[o] = c
+	}
+	return all
+}()
+
+// Attempts yields the attempts with their handles. Each is in the place of the one before.
+func (r *ReceivedResults) Attempts() iter.Seq2[uint32, *spec.Attempt] {
+	return func(yield func(uint32, *spec.Attempt) bool) {
+		pb := r.pb
+		var a spec.Attempt
+		for i, handle := range pb.GetHandle() {
+			c := known[pb.GetOutcome()[i]]
+			a.Start = r.base.Add(time.Duration(min(pb.GetStartUs()[i], math.MaxInt64/1000)) * time.Microsecond)
+			a.Outcome, a.Result = c.outcome, c.result
+			a.Duration = time.Duration(pb.GetDurationUs()[i]) * time.Microsecond
+			a.CPU, a.Lag = minusOne(pb.GetCpuUs()[i]), minusOne(pb.GetLagUs()[i])
+			if !yield(handle, &a) {
+				return
+			}
+		}
+	}
+}
+
 // ResultsFromProto is the inverse of ResultsToProto. It refuses columns of unequal length, more than MaxResults, and
-// unknown outcomes.
-func ResultsFromProto(pb *agentv1.ResultBatch) (*Results, error) {
+// unknown outcomes. What it returns shares the columns with pb.
+func ResultsFromProto(pb *agentv1.ResultBatch) (*ReceivedResults, error) {
 	p := &parser{}
 	n := len(pb.GetHandle())
 	for _, column := range []struct {
@@ -143,18 +189,14 @@ func ResultsFromProto(pb *agentv1.ResultBatch) (*Results, error) {
 	if n > MaxResults || len(pb.GetChanges()) > MaxResults {
 		return nil, fmt.Errorf("%d results and %d changes, at most %d each", n, len(pb.GetChanges()), MaxResults)
 	}
-	out := &Results{Dropped: pb.GetDropped(), Results: make([]HandleAttempt, n)}
-	base := p.time("base", pb.GetBase())
-	for i := range n {
-		o := pb.GetOutcome()[i]
-		out.Results[i] = HandleAttempt{Handle: pb.GetHandle()[i], Attempt: spec.Attempt{
-			Start:    base.Add(time.Duration(min(pb.GetStartUs()[i], math.MaxInt64/1000)) * time.Microsecond),
-			Outcome:  in(p, "outcome", outcomes, musterv1.ProbeOutcome(o&15)),
-			Result:   in(p, "outcome", results, musterv1.ProbeResult(o>>4)),
-			Duration: time.Duration(pb.GetDurationUs()[i]) * time.Microsecond,
-			CPU:      minusOne(pb.GetCpuUs()[i]), Lag: minusOne(pb.GetLagUs()[i]),
-		}}
+	for _, o := range pb.GetOutcome() {
+		if o >= uint32(len(known)) || !known[o].ok {
+			in(p, "outcome", outcomes, musterv1.ProbeOutcome(o&15))
+			in(p, "outcome", results, musterv1.ProbeResult(o>>4))
+			return nil, p.err
+		}
 	}
+	out := &ReceivedResults{Dropped: pb.GetDropped(), pb: pb, base: p.time("base", pb.GetBase())}
 	for i, c := range pb.GetChanges() {
 		field := fmt.Sprintf("changes[%d]", i)
 		st := spec.ProbeState{

@@ -253,10 +253,18 @@ func TestABatchOfResultsComesBackAsItWas(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if diff := cmp.Diff(want, got); diff != "" {
+		if diff := cmp.Diff(want, &Results{Results: received(got), Changes: got.Changes, Dropped: got.Dropped}); diff != "" {
 			t.Fatal(diff)
 		}
 	})
+}
+
+func received(r *ReceivedResults) []HandleAttempt {
+	all := []HandleAttempt{}
+	for h, a := range r.Attempts() {
+		all = append(all, HandleAttempt{Handle: h, Attempt: *a})
+	}
+	return all
 }
 
 func TestABatchOutOfBoundsIsRefused(t *testing.T) {
