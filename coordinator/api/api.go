@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sort"
 	"strings"
 	"time"
 
@@ -154,28 +155,38 @@ func selector(s string) (spec.Selector, error) {
 
 // page cuts one page out of items, which are sorted by key; token is where the last page ended.
 func page[T any](items []T, key func(*T) string, size int32, token string) ([]T, string, error) {
+	n, after, err := pageAfter(size, token)
+	if err != nil {
+		return nil, "", err
+	}
+	if token != "" {
+		items = items[sort.Search(len(items), func(i int) bool { return key(&items[i]) > after }):]
+	}
+	items, next := cut(items, key, n)
+	return items, next, nil
+}
+
+// pageAfter is how many items a page has, and the key that it comes after where there is a token.
+func pageAfter(size int32, token string) (n int, after string, err error) {
 	switch {
 	case size < 0 || size > maxPage:
-		return nil, "", invalid("page_size", fmt.Sprintf("%d, must be 0 to %d", size, maxPage))
+		return 0, "", invalid("page_size", fmt.Sprintf("%d, must be 0 to %d", size, maxPage))
 	case size == 0:
 		size = defaultPage
 	}
-	if token != "" {
-		after, err := base64.RawURLEncoding.DecodeString(token)
-		if err != nil {
-			return nil, "", invalid("page_token", "not from a list")
-		}
-		n := 0
-		for n < len(items) && key(&items[n]) <= string(after) {
-			n++
-		}
-		items = items[n:]
+	key, err := base64.RawURLEncoding.DecodeString(token)
+	if err != nil {
+		return 0, "", invalid("page_token", "not from a list")
 	}
-	if len(items) <= int(size) {
-		return items, "", nil
+	return int(size), string(key), nil
+}
+
+// cut leaves n items, and says with which token to go on if there are more.
+func cut[T any](items []T, key func(*T) string, n int) (page []T, next string) {
+	if len(items) <= n {
+		return items, ""
 	}
-	items = items[:size]
-	return items, base64.RawURLEncoding.EncodeToString([]byte(key(&items[size-1]))), nil
+	return items[:n], base64.RawURLEncoding.EncodeToString([]byte(key(&items[n-1])))
 }
 
 // sortKey orders by namespace, then name: NUL sorts before everything a name may have.

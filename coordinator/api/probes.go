@@ -20,26 +20,24 @@ type probeService struct {
 // maxResults and defaultResults bound what is read of an agent's memory.
 const maxResults, defaultResults = 10000, 100
 
-// matcher turns a filter into a test of one row. The labels are those of the pod as it is stored when a row is looked at.
-func (s *probeService) matcher(f *musterv1.ProbeFilter) (func(*probes.Row) bool, error) {
+// filter says which rows are asked for. The labels are those of the pod as it is stored when a row is looked at.
+func (s *probeService) filter(f *musterv1.ProbeFilter) (out probes.Filter, err error) {
 	sel, err := selector(f.GetLabelSelector())
 	if err != nil {
-		return nil, err
+		return out, err
 	}
 	kind, err := wire.ProbeKindFromProto(f.GetKind())
 	if err != nil && f.GetKind() != musterv1.ProbeKind_PROBE_KIND_UNSPECIFIED {
-		return nil, invalid("filter.kind", err.Error())
+		return out, invalid("filter.kind", err.Error())
 	}
 	verdict, err := wire.ProbeResultFromProto(f.GetVerdict())
 	anyVerdict := f.GetVerdict() == musterv1.ProbeResult_PROBE_RESULT_UNSPECIFIED
 	if err != nil && !anyVerdict {
-		return nil, invalid("filter.verdict", err.Error())
+		return out, invalid("filter.verdict", err.Error())
 	}
-	return func(r *probes.Row) bool {
-		if f.GetNamespace() != "" && f.GetNamespace() != r.Pod.Namespace ||
-			f.GetPod() != "" && f.GetPod() != r.Pod.Name ||
-			f.GetNode() != "" && f.GetNode() != r.Node ||
-			f.GetContainer() != "" && f.GetContainer() != r.ID.Container ||
+	out = probes.Filter{Namespace: f.GetNamespace(), Pod: f.GetPod(), Node: f.GetNode()}
+	out.Match = func(r *probes.Row) bool {
+		if f.GetContainer() != "" && f.GetContainer() != r.ID.Container ||
 			kind != 0 && kind != r.ID.Kind ||
 			!anyVerdict && verdict != r.Verdict {
 			return false
@@ -49,7 +47,26 @@ func (s *probeService) matcher(f *musterv1.ProbeFilter) (func(*probes.Row) bool,
 		}
 		pod, _, ok := store.Get[*spec.Pod](s.deps.Cache.View(), store.PodKey(r.Pod))
 		return ok && sel.Matches(pod.Labels)
-	}, nil
+	}
+	return out, nil
+}
+
+// page returns a page of the rows that are asked for.
+func (s *probeService) page(f *musterv1.ProbeFilter, size int32, token string) ([]probes.Row, string, error) {
+	filter, err := s.filter(f)
+	if err != nil {
+		return nil, "", err
+	}
+	n, after, err := pageAfter(size, token)
+	if err != nil {
+		return nil, "", err
+	}
+	var noLater func(*probes.Row) bool
+	if token != "" {
+		noLater = func(r *probes.Row) bool { return probeKey(r) <= after }
+	}
+	rows, next := cut(s.deps.Probes.Page(filter, noLater, n+1), probeKey, n)
+	return rows, next, nil
 }
 
 func shownProbe(r *probes.Row) *musterv1.ProbeState {
@@ -63,11 +80,7 @@ func probeKey(r *probes.Row) string {
 }
 
 func (s *probeService) ListProbes(_ context.Context, req *musterv1.ListProbesRequest) (*musterv1.ListProbesResponse, error) {
-	match, err := s.matcher(req.GetFilter())
-	if err != nil {
-		return nil, err
-	}
-	rows, next, err := page(s.deps.Probes.List(match), probeKey, req.GetPageSize(), req.GetPageToken())
+	rows, next, err := s.page(req.GetFilter(), req.GetPageSize(), req.GetPageToken())
 	if err != nil {
 		return nil, err
 	}
@@ -78,8 +91,13 @@ func (s *probeService) ListProbes(_ context.Context, req *musterv1.ListProbesReq
 	return resp, nil
 }
 
+var changeTypes = map[probes.ChangeType]musterv1.ChangeType{
+	probes.Added: musterv1.ChangeType_CHANGE_TYPE_ADDED, probes.Modified: musterv1.ChangeType_CHANGE_TYPE_MODIFIED,
+	probes.Deleted: musterv1.ChangeType_CHANGE_TYPE_DELETED,
+}
+
 func (s *probeService) WatchProbes(req *musterv1.WatchProbesRequest, stream musterv1.ProbeService_WatchProbesServer) error {
-	match, err := s.matcher(req.GetFilter())
+	filter, err := s.filter(req.GetFilter())
 	if err != nil {
 		return err
 	}
@@ -90,11 +108,9 @@ func (s *probeService) WatchProbes(req *musterv1.WatchProbesRequest, stream must
 		}
 		return stream.Send(m)
 	}
-	known := map[spec.ProbeID]bool{}
-	rows, sub := s.deps.Probes.Subscribe(match)
+	rows, sub := s.deps.Probes.Subscribe(filter)
 	defer sub.Close()
 	for i := range rows {
-		known[rows[i].ID] = true
 		if err := send(musterv1.ChangeType_CHANGE_TYPE_ADDED, &rows[i]); err != nil {
 			return err
 		}
@@ -110,20 +126,7 @@ func (s *probeService) WatchProbes(req *musterv1.WatchProbesRequest, stream must
 			if !ok {
 				return fmt.Errorf("watch probes: %w: watch again", ErrWatchTooSlow)
 			}
-			was := known[c.Row.ID]
-			is := !c.Gone && match(&c.Row)
-			t := musterv1.ChangeType_CHANGE_TYPE_MODIFIED
-			switch {
-			case !was && !is:
-				continue
-			case !was:
-				t = musterv1.ChangeType_CHANGE_TYPE_ADDED
-				known[c.Row.ID] = true
-			case !is:
-				t = musterv1.ChangeType_CHANGE_TYPE_DELETED
-				delete(known, c.Row.ID)
-			}
-			if err := send(t, &c.Row); err != nil {
+			if err := send(changeTypes[c.Type], &c.Row); err != nil {
 				return err
 			}
 		}

@@ -46,7 +46,7 @@ func (s *podService) GetPodStory(ctx context.Context, req *musterv1.GetPodStoryR
 	if p.Binding == nil {
 		f.Refusal = s.deps.Leader.Explain(p.Pod)
 	} else {
-		rows := s.deps.Probes.List(func(r *probes.Row) bool { return r.ID.PodUID == p.UID })
+		rows := s.deps.Probes.List(probes.Filter{Namespace: p.Namespace, Pod: p.Name, Match: func(r *probes.Row) bool { return r.ID.PodUID == p.UID }})
 		for i := range rows {
 			f.Probes = append(f.Probes, rows[i].ProbeState)
 		}

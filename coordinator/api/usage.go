@@ -107,11 +107,7 @@ func (s *usageService) ListNodeUsages(_ context.Context, req *musterv1.ListNodeU
 }
 
 func (s *usageService) ListProbeUsages(_ context.Context, req *musterv1.ListProbeUsagesRequest) (*musterv1.ListProbeUsagesResponse, error) {
-	match, err := (&probeService{API: s.API}).matcher(req.GetFilter())
-	if err != nil {
-		return nil, err
-	}
-	rows, next, err := page(s.deps.Probes.List(match), probeKey, req.GetPageSize(), req.GetPageToken())
+	rows, next, err := (&probeService{API: s.API}).page(req.GetFilter(), req.GetPageSize(), req.GetPageToken())
 	if err != nil {
 		return nil, err
 	}

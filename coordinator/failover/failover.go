@@ -120,6 +120,9 @@ type Input struct {
 	Nodes      []Signs
 	// FreePods is how many more pods the Ready nodes could take.
 	FreePods int
+
+	// up is how many of Nodes have a session.
+	up int
 }
 
 // Plan is what follows.
@@ -206,6 +209,11 @@ func (t *Tracker) Decide(in Input) Plan {
 	present := map[string]bool{}
 	lost := map[string]string{}
 	for i := range in.Nodes {
+		if in.Nodes[i].Up {
+			in.up++
+		}
+	}
+	for i := range in.Nodes {
 		s := &in.Nodes[i]
 		present[s.Node] = true
 		n := t.see(s, &in)
@@ -291,11 +299,9 @@ func (n *node) absent(s *Signs, in *Input) (v spec.Verdict, cause string, known 
 	if s.Up {
 		why = "renewals late"
 	}
-	silent, domains, others := 0, map[string]bool{}, 0
-	for i := range in.Nodes {
-		if o := &in.Nodes[i]; o.Node != s.Node && o.Up {
-			others++
-		}
+	silent, domains, others := 0, map[string]bool{}, in.up
+	if s.Up {
+		others--
 	}
 	for i := range s.Witnesses {
 		w := &s.Witnesses[i]

@@ -6,8 +6,10 @@ package probes
 import (
 	"cmp"
 	"iter"
+	"maps"
 	"math"
 	"slices"
+	"sort"
 	"sync"
 	"time"
 
@@ -35,10 +37,34 @@ type Row struct {
 	Epoch int64
 }
 
-// Change is a row that was set, or with Gone one that went away.
+// Filter says which rows somebody wants. An empty name stands for all.
+type Filter struct {
+	Namespace, Pod, Node string
+	// Match decides about the rows that are left; nil takes all. It is called while the table is locked: it must not wait, nor call it.
+	Match func(*Row) bool
+}
+
+func (f *Filter) takes(r *Row) bool {
+	return (f.Namespace == "" || f.Namespace == r.Pod.Namespace) && (f.Pod == "" || f.Pod == r.Pod.Name) && (f.Node == "" || f.Node == r.Node) &&
+		(f.Match == nil || f.Match(r))
+}
+
+// ChangeType is what has become of a row, for somebody who wants some rows.
+type ChangeType uint8
+
+const (
+	// Added is a row that is wanted and was not, or was not there.
+	Added ChangeType = iota
+	// Modified is one that was wanted already.
+	Modified
+	// Deleted is one that is gone, or wanted no more.
+	Deleted
+)
+
+// Change is a row that has changed.
 type Change struct {
+	Type ChangeType
 	Row  Row
-	Gone bool
 }
 
 // entry is one probe. There are hundreds of thousands: its attempts are kept small.
@@ -144,6 +170,8 @@ type Table struct {
 	rows map[spec.ProbeID]*entry
 	pods map[string][]spec.ProbeID
 	subs map[*Subscription]struct{}
+	// order has all rows in order; nil when one has come or gone since it was made.
+	order []*entry
 }
 
 // New returns an empty table.
@@ -166,16 +194,19 @@ func (t *Table) Declare(uid string, name spec.ObjectName, node string, epoch int
 		e := t.rows[p.ID]
 		if e == nil {
 			e = &entry{}
-			t.rows[p.ID] = e
+			t.rows[p.ID], t.order = e, nil
 			t.pods[uid] = append(t.pods[uid], p.ID)
 		}
 		if e.row.Epoch == epoch && e.row.Node == node {
 			e.row.Period, e.row.Handler = p.Period, p.Handler
 			continue
 		}
+		if e.row.Pod != name {
+			t.order = nil
+		}
 		*e = entry{row: Row{ProbeState: p, Node: node, Epoch: epoch}}
 		e.row.Pod = name
-		t.tell(Change{Row: e.row})
+		t.tell(e, false)
 	}
 	t.forget(uid, func(id spec.ProbeID) bool { return !keep[id] })
 }
@@ -192,8 +223,9 @@ func (t *Table) forget(uid string, drop func(spec.ProbeID) bool) {
 		if !drop(id) {
 			return false
 		}
-		t.tell(Change{Row: t.rows[id].shown(), Gone: true})
+		t.tell(t.rows[id], true)
 		delete(t.rows, id)
+		t.order = nil
 		return true
 	})
 	if len(ids) == 0 {
@@ -257,29 +289,42 @@ func (t *Table) Believe(h Handle, s *spec.ProbeState) {
 	}
 	e.row.RunLength = s.RunLength
 	if changed {
-		t.tell(Change{Row: e.shown()})
+		t.tell(e, false)
 	}
 }
 
 // List returns the rows that match, by namespace, pod, container and kind.
-func (t *Table) List(match func(*Row) bool) []Row {
+func (t *Table) List(f Filter) []Row { return t.Page(f, nil, -1) }
+
+// Page returns the first rows that match after those that come no later than after says, nil: from the first on; n at most, negative:
+// all.
+func (t *Table) Page(f Filter, noLater func(*Row) bool, n int) []Row {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.list(match)
+	return t.pageLocked(&f, noLater, n)
 }
 
-func (t *Table) list(match func(*Row) bool) []Row {
+func (t *Table) pageLocked(f *Filter, noLater func(*Row) bool, n int) []Row {
+	if t.order == nil {
+		t.order = slices.SortedFunc(maps.Values(t.rows), func(a, b *entry) int { return compare(&a.row, &b.row) })
+	}
+	from := 0
+	if noLater != nil {
+		from = sort.Search(len(t.order), func(i int) bool { return !noLater(&t.order[i].row) })
+	}
 	var rows []Row
-	for _, e := range t.rows {
-		if match(&e.row) {
+	for _, e := range t.order[from:] {
+		if len(rows) == n {
+			break
+		}
+		if f.takes(&e.row) {
 			rows = append(rows, e.shown())
 		}
 	}
-	slices.SortFunc(rows, compare)
 	return rows
 }
 
-func compare(a, b Row) int {
+func compare(a, b *Row) int {
 	return cmp.Or(
 		cmp.Compare(a.Pod.Namespace, b.Pod.Namespace),
 		cmp.Compare(a.Pod.Name, b.Pod.Name),
@@ -306,18 +351,24 @@ func (t *Table) Recent(id spec.ProbeID) []spec.Attempt {
 
 // Subscription delivers changes to one watcher until it is closed or cut.
 type Subscription struct {
-	t *Table
-	c chan Change
+	t      *Table
+	c      chan Change
+	filter Filter
+	wanted map[spec.ProbeID]bool // the rows that the watcher has
 }
 
-// Subscribe returns the rows that match and, from then on, every change of any row. A watcher that is more than 1024
+// Subscribe returns the rows that match and, from then on, every change of what matches. A watcher that is more than 1024
 // changes behind is cut: its channel is closed.
-func (t *Table) Subscribe(match func(*Row) bool) ([]Row, *Subscription) {
+func (t *Table) Subscribe(f Filter) ([]Row, *Subscription) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	s := &Subscription{t: t, c: make(chan Change, subscriberBuffer)}
+	s := &Subscription{t: t, c: make(chan Change, subscriberBuffer), filter: f, wanted: map[spec.ProbeID]bool{}}
 	t.subs[s] = struct{}{}
-	return t.list(match), s
+	rows := t.pageLocked(&f, nil, -1)
+	for i := range rows {
+		s.wanted[rows[i].ID] = true
+	}
+	return rows, s
 }
 
 // C delivers the changes; it is closed when the watcher was too slow.
@@ -330,8 +381,28 @@ func (s *Subscription) Close() {
 	delete(s.t.subs, s)
 }
 
-func (t *Table) tell(c Change) {
+// tell tells the watchers who want it of a row that has changed, or is gone.
+func (t *Table) tell(e *entry, gone bool) {
+	var row *Row // made when somebody wants it
 	for s := range t.subs {
+		was, is := s.wanted[e.row.ID], !gone && s.filter.takes(&e.row)
+		if !was && !is {
+			continue
+		}
+		c := Change{Type: Modified}
+		switch {
+		case !was:
+			c.Type = Added
+			s.wanted[e.row.ID] = true
+		case !is:
+			c.Type = Deleted
+			delete(s.wanted, e.row.ID)
+		}
+		if row == nil {
+			shown := e.shown()
+			row = &shown
+		}
+		c.Row = *row
 		select {
 		case s.c <- c:
 		default:

@@ -1,6 +1,8 @@
 package probes
 
 import (
+	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -26,7 +28,7 @@ func observe(t *Table, k Key, a spec.Attempt) {
 	t.Observe(func(yield func(Handle, *spec.Attempt) bool) { yield(h, &a) })
 }
 
-func all(*Row) bool { return true }
+var all = Filter{}
 
 func TestAnOldEpochCanNoLongerSpeakOfAProbe(t *testing.T) {
 	table := New()
@@ -79,14 +81,79 @@ func TestAWatcherSeesVerdictsChangeAndProbesGo(t *testing.T) {
 	table.Believe(table.Handle(Key{live, 7}), &spec.ProbeState{Verdict: spec.ResultFailure, Since: t0})
 	table.Forget("u1", 6)
 	table.Forget("u1", 7)
-	if c := <-sub.C(); c.Gone || c.Row.Verdict != spec.ResultFailure {
+	if c := <-sub.C(); c.Type != Modified || c.Row.Verdict != spec.ResultFailure {
 		t.Errorf("first change = %+v, want failure", c)
 	}
-	if c := <-sub.C(); !c.Gone {
+	if c := <-sub.C(); c.Type != Deleted {
 		t.Errorf("second change = %+v, want gone: saying it twice is no change, and an old epoch forgets nothing", c)
 	}
 	if len(sub.C()) != 0 || len(table.List(all)) != 0 {
 		t.Errorf("%d more changes, rows %v; want none", len(sub.C()), table.List(all))
+	}
+}
+
+func TestAWatcherIsToldOnlyOfWhatItWants(t *testing.T) {
+	table := New()
+	declared(table, 7, live)
+	failing := Filter{Namespace: "default", Pod: "web", Node: "node-1", Match: func(r *Row) bool { return r.Verdict == spec.ResultFailure }}
+	rows, sub := table.Subscribe(failing)
+	defer sub.Close()
+	elsewhere := []*Subscription{}
+	for _, f := range []Filter{{Namespace: "other"}, {Pod: "other"}, {Node: "node-2"}} {
+		_, s := table.Subscribe(f)
+		defer s.Close()
+		elsewhere = append(elsewhere, s)
+	}
+	if len(rows) != 0 {
+		t.Errorf("rows %v, want none", rows)
+	}
+	for i, v := range []spec.Result{spec.ResultSuccess, spec.ResultFailure, spec.ResultFailure, spec.ResultSuccess, spec.ResultUnknown, spec.ResultFailure} {
+		table.Believe(table.Handle(Key{live, 7}), &spec.ProbeState{Verdict: v, Since: t0.Add(time.Duration(i) * time.Second)})
+	}
+	table.Forget("u1", 7)
+	var got []ChangeType
+	for len(sub.C()) > 0 {
+		got = append(got, (<-sub.C()).Type)
+	}
+	if want := []ChangeType{Added, Modified, Deleted, Added, Deleted}; !slices.Equal(got, want) {
+		t.Errorf("changes %v, want %v", got, want)
+	}
+	for _, s := range elsewhere {
+		if len(s.C()) > 0 {
+			t.Errorf("one who wants %+v is told %+v", s.filter, <-s.C())
+		}
+	}
+}
+
+func TestPagesHaveEveryRowOnce(t *testing.T) {
+	table := New()
+	var want []spec.ProbeID
+	for i := range 10 {
+		uid := fmt.Sprint("u", i)
+		id := spec.ProbeID{PodUID: uid, Container: "c", Kind: spec.Liveness}
+		table.Declare(uid, spec.ObjectName{Namespace: "default", Name: fmt.Sprint("pod-", i)}, fmt.Sprint("n", i%2), 1, []spec.ProbeState{{ID: id}})
+		if i%2 == 0 {
+			want = append(want, id)
+		}
+	}
+	var got []spec.ProbeID
+	last := ""
+	for {
+		rows := table.Page(Filter{Node: "n0"}, func(r *Row) bool { return r.Pod.Name <= last }, 2)
+		if len(rows) == 0 {
+			break
+		}
+		for _, r := range rows {
+			got, last = append(got, r.ID), r.Pod.Name
+		}
+		if last == "pod-2" { // one comes meanwhile, and one goes
+			table.Declare("new", spec.ObjectName{Namespace: "default", Name: "pod-0a"}, "n0", 1, []spec.ProbeState{{ID: spec.ProbeID{PodUID: "new"}}})
+			table.Forget("u8", 1)
+			want = slices.Delete(want, 4, 5)
+		}
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
 	}
 }
 

@@ -48,7 +48,9 @@ type Recorder struct {
 	events  map[key]*entry
 	objects map[spec.ObjectRef]*object
 	// fresh are the entries whose first occurrence waits for Next, oldest first.
-	fresh   []*entry
+	fresh []*entry
+	// again are the entries that have happened again since they were written.
+	again   map[*entry]struct{}
 	dropped uint64
 }
 
@@ -79,7 +81,7 @@ type seen struct {
 
 // New returns a recorder for a source, agent or coordinator, on a node (empty for the coordinator).
 func New(source, node string) *Recorder {
-	return &Recorder{source: source, node: node, wake: make(chan struct{}, 1), events: map[key]*entry{}, objects: map[spec.ObjectRef]*object{}}
+	return &Recorder{source: source, node: node, wake: make(chan struct{}, 1), events: map[key]*entry{}, again: map[*entry]struct{}{}, objects: map[spec.ObjectRef]*object{}}
 }
 
 // Record tells that something has happened now. kind is Normal or Warning. It never blocks.
@@ -106,6 +108,9 @@ func (r *Recorder) Record(ref spec.ObjectRef, kind, reason, message string) {
 		r.fresh = append(r.fresh, e)
 	} else {
 		e.event.Count++
+		if !e.dirty {
+			r.again[e] = struct{}{}
+		}
 	}
 	e.event.Message, e.event.LastTime = message, now.Round(0)
 	if !e.dirty {
@@ -161,10 +166,7 @@ func (r *Recorder) take(n int) (events []spec.Event, next time.Time) {
 	if len(events) > 0 {
 		return events, time.Time{}
 	}
-	for _, e := range r.events {
-		if !e.dirty {
-			continue
-		}
+	for e := range r.again {
 		due := e.written.Add(WriteEvery)
 		switch {
 		case now.Before(due):
@@ -173,6 +175,7 @@ func (r *Recorder) take(n int) (events []spec.Event, next time.Time) {
 			}
 		case len(events) < n:
 			e.written, e.dirty = now, false
+			delete(r.again, e)
 			events = append(events, e.event)
 		}
 	}
@@ -206,6 +209,7 @@ func (r *Recorder) makeRoomLocked() {
 	gone := map[*entry]bool{}
 	for _, e := range all[:MaxEvents/8] {
 		delete(r.events, e.key)
+		delete(r.again, e)
 		gone[e] = true
 	}
 	before := len(r.fresh)
