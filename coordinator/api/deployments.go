@@ -104,13 +104,9 @@ func (s *deploymentService) WatchDeployments(req *musterv1.WatchDeploymentsReque
 		return err
 	}
 	return watched[spec.ObjectName, *musterv1.Deployment]{
-		all: deploymentNames,
-		concerned: func(_ *store.View, c store.Change) []spec.ObjectName {
-			if c.Key.Family == store.Deployments || c.Key.Family == store.DeployState {
-				return []spec.ObjectName{{Namespace: c.Key.Namespace, Name: c.Key.Name}}
-			}
-			return nil
-		},
+		interest:  store.Interest{Families: []store.Family{store.Deployments, store.DeployState}, Namespace: req.GetFilter().GetNamespace()},
+		all:       deploymentNames,
+		concerned: itself[*musterv1.Deployment],
 		look: func(v *store.View, name spec.ObjectName) (*musterv1.Deployment, bool) {
 			d, ok := s.lookup(v, name)
 			if !ok || !match(d) {

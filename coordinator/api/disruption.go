@@ -133,7 +133,9 @@ func (s *budgetService) WatchPodDisruptionBudgets(req *musterv1.WatchPodDisrupti
 	}
 	return watched[spec.ObjectName, *musterv1.PodDisruptionBudget]{
 		all:       budgetNames,
-		concerned: budgetsConcerned,
+		concerned: func(v *store.View, c store.Change, _ map[spec.ObjectName]*musterv1.PodDisruptionBudget) []spec.ObjectName {
+			return budgetsConcerned(v, c)
+		},
 		look: func(v *store.View, name spec.ObjectName) (*musterv1.PodDisruptionBudget, bool) {
 			b, _, ok := store.Get[*spec.PodDisruptionBudget](v, budgetKey(name))
 			if !ok || !match(b) {

@@ -82,13 +82,9 @@ func (s *eventService) ListEvents(_ context.Context, req *musterv1.ListEventsReq
 
 func (s *eventService) WatchEvents(req *musterv1.WatchEventsRequest, stream musterv1.EventService_WatchEventsServer) error {
 	return watched[spec.ObjectName, *musterv1.Event]{
-		all: eventNames,
-		concerned: func(_ *store.View, c store.Change) []spec.ObjectName {
-			if c.Key.Family == store.Events {
-				return []spec.ObjectName{{Namespace: c.Key.Namespace, Name: c.Key.Name}}
-			}
-			return nil
-		},
+		interest:  store.Interest{Families: []store.Family{store.Events}, Namespace: req.GetFilter().GetNamespace()},
+		all:       eventNames,
+		concerned: itself[*musterv1.Event],
 		look: func(v *store.View, name spec.ObjectName) (*musterv1.Event, bool) {
 			e, ok := lookupEvent(v, name)
 			if !ok || !eventMatches(req.GetFilter(), e) {

@@ -85,7 +85,10 @@ func (s *nodeService) WatchNodes(req *musterv1.WatchNodesRequest, stream musterv
 	if err != nil {
 		return err
 	}
+	var counted *store.View
+	var pods map[string]int32
 	return watched[string, *musterv1.Node]{
+		interest: store.Interest{Families: []store.Family{store.Nodes, store.NodeFacts, store.NodeStatus, store.NodeLeases, store.NodeNetworks}},
 		all: func(v *store.View) []string {
 			var names []string
 			for _, n := range fleet.Nodes(v) {
@@ -93,19 +96,16 @@ func (s *nodeService) WatchNodes(req *musterv1.WatchNodesRequest, stream musterv
 			}
 			return names
 		},
-		concerned: func(_ *store.View, c store.Change) []string {
-			switch c.Key.Family {
-			case store.Nodes, store.NodeFacts, store.NodeStatus, store.NodeLeases, store.NodeNetworks:
-				return []string{c.Key.Name}
-			}
-			return nil
-		},
+		concerned: func(_ *store.View, c store.Change, _ map[string]*musterv1.Node) []string { return []string{c.Key.Name} },
 		look: func(v *store.View, name string) (*musterv1.Node, bool) {
 			n, ok := fleet.LookupNode(v, name)
 			if !ok || req.GetName() != "" && req.GetName() != name || !sel.Matches(n.Meta().Labels) {
 				return nil, false
 			}
-			return s.shown(v, &n, podsPerNode(v)[name]), true
+			if counted != v {
+				counted, pods = v, podsPerNode(v)
+			}
+			return s.shown(v, &n, pods[name]), true
 		},
 		gone: func(name string) *musterv1.Node {
 			return &musterv1.Node{Meta: &musterv1.ObjectMeta{Name: name}}

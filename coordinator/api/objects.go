@@ -116,13 +116,9 @@ func (s *objects[T, M]) watch(ctx context.Context, f filter, revision int64, sen
 		return err
 	}
 	return watched[spec.ObjectName, M]{
-		all: s.names,
-		concerned: func(_ *store.View, c store.Change) []spec.ObjectName {
-			if c.Key.Family != s.family {
-				return nil
-			}
-			return []spec.ObjectName{{Namespace: c.Key.Namespace, Name: c.Key.Name}}
-		},
+		interest:  store.Interest{Families: []store.Family{s.family}, Namespace: f.GetNamespace()},
+		all:       s.names,
+		concerned: itself[M],
 		look: func(v *store.View, n spec.ObjectName) (M, bool) {
 			value, rev, ok := store.Get[*T](v, s.key(n))
 			if !ok || !match(s.meta(value)) {

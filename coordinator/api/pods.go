@@ -92,6 +92,9 @@ func (s *podService) WatchPods(req *musterv1.WatchPodsRequest, stream musterv1.P
 		return err
 	}
 	return watched[spec.ObjectName, *musterv1.Pod]{
+		interest: store.Interest{
+			Families: []store.Family{store.Pods, store.Bindings, store.Stops, store.PodStatuses, store.NodeStatus}, Namespace: req.GetFilter().GetNamespace(),
+		},
 		all: func(v *store.View) []spec.ObjectName {
 			var names []spec.ObjectName
 			for _, p := range fleet.Pods(v) {
@@ -99,7 +102,18 @@ func (s *podService) WatchPods(req *musterv1.WatchPodsRequest, stream musterv1.P
 			}
 			return names
 		},
-		concerned: podsConcerned,
+		concerned: func(v *store.View, c store.Change, known map[spec.ObjectName]*musterv1.Pod) []spec.ObjectName {
+			if c.Key.Family != store.NodeStatus || known == nil {
+				return podsConcerned(v, c)
+			}
+			var names []spec.ObjectName // a verdict makes no other pod match
+			for name, p := range known {
+				if p.GetNode() == c.Key.Name {
+					names = append(names, name)
+				}
+			}
+			return names
+		},
 		look: func(v *store.View, name spec.ObjectName) (*musterv1.Pod, bool) {
 			p, ok := fleet.LookupPod(v, name)
 			if !ok || !match(&p) {

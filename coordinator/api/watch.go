@@ -9,19 +9,28 @@ import (
 
 	"github.com/musterhq/muster/coordinator/store"
 	musterv1 "github.com/musterhq/muster/gen/muster/v1"
+	"github.com/musterhq/muster/internal/spec"
 )
 
 // watched is how one kind of object is watched.
 type watched[K comparable, T proto.Message] struct {
+	// interest has every change that concerned may say anything of.
+	interest store.Interest
 	// all returns the keys of every object, in order.
 	all func(v *store.View) []K
-	// concerned returns the keys of the objects that a change may have changed.
-	concerned func(v *store.View, c store.Change) []K
+	// concerned returns the keys of the objects that a change may have changed. Known are those that the watcher has, nil where nobody
+	// can say.
+	concerned func(v *store.View, c store.Change, known map[K]T) []K
 	// look returns an object, or false when there is none or it does not match the filter.
 	look func(v *store.View, k K) (T, bool)
 	// gone is what is said of an object that was never seen whole.
 	gone func(k K) T
 	send func(t musterv1.ChangeType, object T, revision int64) error
+}
+
+// itself is that a change concerns the object of its key.
+func itself[T proto.Message](_ *store.View, c store.Change, _ map[spec.ObjectName]T) []spec.ObjectName {
+	return []spec.ObjectName{{Namespace: c.Key.Namespace, Name: c.Key.Name}}
 }
 
 // watchBuffer is how many batches of changes a watcher may be behind.
@@ -34,12 +43,12 @@ func (w watched[K, T]) run(ctx context.Context, cache *store.Cache, after int64)
 	var none T
 	if after > 0 {
 		var err error
-		if sub, err = cache.SubscribeAfter(after, watchBuffer); err != nil {
+		if sub, err = cache.SubscribeAfter(w.interest, after, watchBuffer); err != nil {
 			return fmt.Errorf("watch after revision %d: %w", after, err)
 		}
 	} else {
 		var v *store.View
-		v, sub = cache.Subscribe(watchBuffer)
+		v, sub = cache.SubscribeTo(w.interest, watchBuffer)
 		for _, k := range w.all(v) {
 			if object, ok := w.look(v, k); ok {
 				known[k] = object
@@ -59,8 +68,12 @@ func (w watched[K, T]) run(ctx context.Context, cache *store.Cache, after int64)
 	for changes := range sub.C(ctx) {
 		v := cache.View()
 		seen := map[K]bool{}
+		has := known
+		if after > 0 {
+			has = nil
+		}
 		for _, c := range changes.Changes {
-			for _, k := range w.concerned(v, c) {
+			for _, k := range w.concerned(v, c, has) {
 				if seen[k] {
 					continue
 				}

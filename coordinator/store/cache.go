@@ -390,8 +390,9 @@ func (c *Cache) Changed() <-chan struct{} {
 // Subscription delivers every change after the view that it came with. Its buffer is bounded: one that does not keep up
 // is cut, and can be resumed after Revision for as long as the cache remembers the changes since.
 type Subscription struct {
-	cache *Cache
-	c     chan Changes
+	cache    *Cache
+	c        chan Changes
+	interest Interest
 	// Under cache.mu.
 	seen int64
 	cut  bool
@@ -400,21 +401,39 @@ type Subscription struct {
 // Subscribe returns the newest view and a subscription to every change after it. One that is more than buffer batches
 // behind is cut.
 func (c *Cache) Subscribe(buffer int) (*View, *Subscription) {
+	return c.SubscribeTo(Interest{}, buffer)
+}
+
+// Interest is which changes somebody wants: the zero value, all.
+type Interest struct {
+	// Families are those of the records; empty: all.
+	Families []Family
+	// Namespace leaves out the records of other namespaces, but not those that have none; empty: all.
+	Namespace string
+}
+
+func (i *Interest) takes(k *Key) bool {
+	return (len(i.Families) == 0 || slices.Contains(i.Families, k.Family)) && (i.Namespace == "" || k.Namespace == "" || k.Namespace == i.Namespace)
+}
+
+// SubscribeTo is Subscribe for someone who wants some changes only: batches without any are not delivered, and do not count
+// against the buffer.
+func (c *Cache) SubscribeTo(i Interest, buffer int) (*View, *Subscription) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	v := c.View()
-	return v, c.subscribeLocked(v.revision, buffer)
+	return v, c.subscribeLocked(i, v.revision, buffer)
 }
 
-func (c *Cache) subscribeLocked(after int64, buffer int) *Subscription {
-	s := &Subscription{cache: c, c: make(chan Changes, buffer), seen: after}
+func (c *Cache) subscribeLocked(i Interest, after int64, buffer int) *Subscription {
+	s := &Subscription{cache: c, c: make(chan Changes, buffer), interest: i, seen: after}
 	c.subs[s] = struct{}{}
 	return s
 }
 
-// SubscribeAfter is Subscribe for someone who has seen everything up to a revision. ErrCompacted when the changes since
+// SubscribeAfter is SubscribeTo for someone who has seen everything up to a revision. ErrCompacted when the changes since
 // then are no longer remembered: list again.
-func (c *Cache) SubscribeAfter(revision int64, buffer int) (*Subscription, error) {
+func (c *Cache) SubscribeAfter(i Interest, revision int64, buffer int) (*Subscription, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if revision < c.from {
@@ -422,11 +441,27 @@ func (c *Cache) SubscribeAfter(revision int64, buffer int) (*Subscription, error
 	}
 	first, _ := slices.BinarySearchFunc(c.ring, revision+1, func(b Changes, r int64) int { return cmp.Compare(b.Revision, r) })
 	missed := c.ring[first:]
-	s := c.subscribeLocked(revision, buffer+len(missed))
+	s := c.subscribeLocked(i, revision, buffer+len(missed))
 	for _, batch := range missed {
 		s.deliver(batch)
 	}
 	return s, nil
+}
+
+// wanted are the changes that the subscriber wants.
+func (s *Subscription) wanted(all []Change) []Change {
+	unwanted := func(c Change) bool { return !s.interest.takes(&c.Key) }
+	first := slices.IndexFunc(all, unwanted)
+	if first < 0 {
+		return all
+	}
+	var some []Change // others have all of them, too
+	for i := range all {
+		if i < first || s.interest.takes(&all[i].Key) {
+			some = append(some, all[i])
+		}
+	}
+	return some
 }
 
 // deliver runs with cache.mu held.
@@ -436,6 +471,10 @@ func (s *Subscription) deliver(c Changes) {
 	}
 	i, _ := slices.BinarySearchFunc(c.Changes, s.seen+1, func(x Change, r int64) int { return cmp.Compare(x.Revision, r) })
 	c.Changes = c.Changes[i:]
+	if c.Changes = s.wanted(c.Changes); len(c.Changes) == 0 {
+		s.seen = c.Revision
+		return
+	}
 	select {
 	case s.c <- c:
 		s.seen = c.Revision

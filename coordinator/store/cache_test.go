@@ -247,7 +247,7 @@ func TestASlowSubscriberIsCutAndCanResume(t *testing.T) {
 		if err := sub.Err(); !errors.Is(err, store.ErrSlow) || len(have) != 2 {
 			t.Fatalf("%v with %d of 5 changes, want ErrSlow with the 2 that were buffered", err, len(have))
 		}
-		again, err := b.SubscribeAfter(sub.Revision(), 2)
+		again, err := b.SubscribeAfter(store.Interest{}, sub.Revision(), 2)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -263,7 +263,7 @@ func TestWhoNeverHadTheViewOfARevisionIsNotGivenTheChangesUpToIt(t *testing.T) {
 	bubble(t, func(b *bench) {
 		seen := b.set("a", "n1")
 		b.wait(seen)
-		ahead, err := b.SubscribeAfter(seen+2, 10) // another coordinator was ahead of this one
+		ahead, err := b.SubscribeAfter(store.Interest{}, seen+2, 10) // another coordinator was ahead of this one
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -283,7 +283,7 @@ func TestOnlyRecentChangesAreRemembered(t *testing.T) {
 	bubble(t, func(b *bench) {
 		first := b.set("a", "n1")
 		b.wait(first)
-		if _, err := b.SubscribeAfter(first-1, 1); err != nil {
+		if _, err := b.SubscribeAfter(store.Interest{}, first-1, 1); err != nil {
 			t.Fatalf("after the first revision: %v", err)
 		}
 		var writes []store.Write
@@ -298,10 +298,10 @@ func TestOnlyRecentChangesAreRemembered(t *testing.T) {
 			}
 		}
 		b.wait(last)
-		if _, err := b.SubscribeAfter(first-1, 1); !errors.Is(err, store.ErrCompacted) {
+		if _, err := b.SubscribeAfter(store.Interest{}, first-1, 1); !errors.Is(err, store.ErrCompacted) {
 			t.Errorf("after 32,768 changes: %v, want ErrCompacted", err)
 		}
-		sub, err := b.SubscribeAfter(last-200, 1)
+		sub, err := b.SubscribeAfter(store.Interest{}, last-200, 1)
 		if err != nil {
 			t.Fatalf("after a revision of late: %v", err)
 		}
@@ -316,10 +316,10 @@ func TestNothingFromBeforeTheCacheIsRemembered(t *testing.T) {
 		old := before.set("a", "n1")
 		start := before.set("a", "n2")
 		onto(t, t.Context(), m, func(b *bench) {
-			if _, err := b.SubscribeAfter(old, 1); !errors.Is(err, store.ErrCompacted) {
+			if _, err := b.SubscribeAfter(store.Interest{}, old, 1); !errors.Is(err, store.ErrCompacted) {
 				t.Errorf("after a revision that was gone before: %v, want ErrCompacted", err)
 			}
-			sub, err := b.SubscribeAfter(start, 1)
+			sub, err := b.SubscribeAfter(store.Interest{}, start, 1)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -344,7 +344,7 @@ func TestOfABatchOnlyWhatWasNotSeenIsDelivered(t *testing.T) {
 		b.faults.BreakWatches(store.ErrCompacted)
 		b.faults.ReleaseWatches()
 		b.wait(last) // by one list, so in one batch
-		sub, err := b.SubscribeAfter(first, 1)
+		sub, err := b.SubscribeAfter(store.Interest{}, first, 1)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -482,7 +482,7 @@ func misbehave(rt *rapid.T, b *bench, steps []step, buffer int) {
 	catchUp := func() {
 		follow(rt, b.ctx, sub, have)
 		for sub.Err() != nil {
-			after, err := b.SubscribeAfter(sub.Revision(), buffer)
+			after, err := b.SubscribeAfter(store.Interest{}, sub.Revision(), buffer)
 			if err != nil {
 				rt.Fatalf("resume: %v", err)
 			}
@@ -538,4 +538,53 @@ func misbehave(rt *rapid.T, b *bench, steps []step, buffer int) {
 	if !maps.Equal(want, have) {
 		rt.Fatalf("the subscriber's copy differs:\n%s", cmp.Diff(want, have))
 	}
+}
+
+func TestWhoWantsSomeChangesIsToldOfThoseOnlyAndNotCutForOthers(t *testing.T) {
+	bubble(t, func(b *bench) {
+		_, all := b.Subscribe(100)
+		defer all.Close()
+		_, some := b.SubscribeTo(store.Interest{Families: []store.Family{store.Bindings, store.Nodes}, Namespace: "mine"}, 3)
+		defer some.Close()
+		put := func(writes ...store.Write) {
+			rev, err := b.memory.Commit(b.ctx, store.Txn{Then: writes})
+			if err != nil {
+				t.Fatal(err)
+			}
+			b.wait(rev)
+		}
+		write := func(f store.Family, namespace, name string, v store.Value) store.Write {
+			return store.Write{Key: store.Key{Family: f, Namespace: namespace, Name: name}, Value: v}
+		}
+		binding := &spec.Binding{Node: "n"}
+		put(write(store.Bindings, "mine", "a", binding), write(store.Bindings, "others", "a", binding), write(store.Pods, "mine", "a", &spec.Pod{}))
+		for range 10 {
+			put(write(store.Bindings, "others", "b", binding))
+		}
+		put(write(store.Nodes, "", "n", &spec.Node{}))
+		last := b.View().Revision()
+		put(write(store.Bindings, "mine", "c", binding))
+		ctx, cancel := context.WithTimeout(b.ctx, time.Second)
+		defer cancel()
+		var got []string
+		for changes := range some.C(ctx) {
+			for _, c := range changes.Changes {
+				got = append(got, string(c.Key.Family)+"/"+c.Key.Namespace+"/"+c.Key.Name)
+			}
+		}
+		if want := []string{"bindings/mine/a", "nodes//n", "bindings/mine/c"}; !slices.Equal(got, want) || some.Err() != nil {
+			t.Errorf("told of %q, want %q; %v", got, want, some.Err())
+		}
+		if r := some.Revision(); r <= last {
+			t.Errorf("it has seen revision %d, want what came after %d", r, last)
+		}
+		after, err := b.SubscribeAfter(store.Interest{Namespace: "others", Families: []store.Family{store.Bindings}}, last, 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer after.Close()
+		if r := after.Revision(); r <= last {
+			t.Errorf("one who resumes has seen revision %d, though nothing is there for it", r)
+		}
+	})
 }
