@@ -710,8 +710,10 @@ func TestASlowWatcherIsToldWhereToGoOn(t *testing.T) {
 	done := make(chan error, 1)
 	go func() {
 		done <- watched[spec.ObjectName, *musterv1.Event]{
-			all:       eventNames,
-			concerned: func(*store.View, store.Change, map[spec.ObjectName]*musterv1.Event) []spec.ObjectName { return []spec.ObjectName{{Name: "x"}} },
+			all: eventNames,
+			concerned: func(*store.View, store.Change, map[spec.ObjectName]*musterv1.Event) []spec.ObjectName {
+				return []spec.ObjectName{{Name: "x"}}
+			},
 			look: func(v *store.View, _ spec.ObjectName) (*musterv1.Event, bool) {
 				return &musterv1.Event{Count: int32(v.Revision())}, true
 			},

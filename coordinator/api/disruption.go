@@ -132,7 +132,7 @@ func (s *budgetService) WatchPodDisruptionBudgets(req *musterv1.WatchPodDisrupti
 		return err
 	}
 	return watched[spec.ObjectName, *musterv1.PodDisruptionBudget]{
-		all:       budgetNames,
+		all: budgetNames,
 		concerned: func(v *store.View, c store.Change, _ map[spec.ObjectName]*musterv1.PodDisruptionBudget) []spec.ObjectName {
 			return budgetsConcerned(v, c)
 		},
