@@ -186,10 +186,14 @@ type surveyed struct {
 	mu     sync.Mutex
 	survey *placement.Survey
 	until  time.Duration
+	forget *time.Timer
 }
 
 // surveyFor is how much longer than it took to make a survey is used: making them takes a tenth of the time at most.
 const surveyFor = 10
+
+// surveyKept is how long after its last use a survey is kept.
+const surveyKept = 10 * time.Second
 
 // fits tells whether a pod surely fitted somewhere a moment ago.
 func (l *Leader) fits(p *placement.Pod) bool {
@@ -202,6 +206,14 @@ func (l *Leader) fits(p *placement.Pod) bool {
 		s.until = done + surveyFor*(done-now)
 	}
 	survey := s.survey
+	if s.forget != nil {
+		s.forget.Stop()
+	}
+	s.forget = time.AfterFunc(surveyKept, func() { // it is large
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.survey = nil
+	})
 	s.mu.Unlock()
 	return survey.Fits(p)
 }

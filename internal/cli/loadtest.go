@@ -26,7 +26,10 @@ func loadtestCommand(o *options) *cobra.Command {
 			calm(o.world)    // as an agent's threads are
 			return loadtest.Engine(ctx, in, out)
 		}),
-		loadtestPart(o.world, "coordinator", loadtest.CoordinatorPart), loadtestPart(o.world, "agents", loadtest.Fleet))
+		loadtestPart(o.world, "coordinator", func(ctx context.Context, in io.Reader, out io.Writer) error {
+			sparing(o.world) // as a coordinator is
+			return loadtest.CoordinatorPart(ctx, in, out)
+		}), loadtestPart(o.world, "agents", loadtest.Fleet))
 	for _, name := range []string{"fleet", "failover"} {
 		c.AddCommand(unbuilt(name, "loadtest "+name))
 	}

@@ -229,6 +229,7 @@ func coordinatorCommand(w World) *cobra.Command {
 		if err != nil {
 			return &usageError{err}
 		}
+		sparing(w)
 		c, err := coordinator.New(coordinator.Config{
 			Etcd:    own,
 			DataDir: s.dataDir, Listen: s.listen, HTTPListen: s.httpListen, GossipListen: s.gossipListen, Advertise: s.advertise,

@@ -38,13 +38,13 @@ func calm(w World) time.Duration {
 	return 0
 }
 
-// agentGC is how much an agent's heap may grow between collections, in percent: its work leaves little garbage, so that it collects
-// seldom, and what it keeps of 10,000 probes costs half as much besides itself, not as much again.
-const agentGC = 50
+// serverGC is how much the heap of an agent or coordinator may grow between collections, in percent: a calm one leaves little
+// garbage, so that it collects seldom, and what it keeps of its probes and pods costs half as much besides itself, not as much again.
+const serverGC = 50
 
 // sparing has this process hold less memory for a little more processor time, unless GOGC says otherwise.
 func sparing(w World) {
 	if w.Getenv("GOGC") == "" {
-		debug.SetGCPercent(agentGC)
+		debug.SetGCPercent(serverGC)
 	}
 }
