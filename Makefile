@@ -74,6 +74,12 @@ fuzz: ## hold the two ways of an HTTP attempt together, against a server that is
 bench: ## run the benchmarks
 	go test -run '^$$' -bench . $(rest)
 
+.PHONY: bench-peers
+bench-peers: build ## measure muster's prober beside the kubelet's own and blackbox_exporter, 20 minutes (PEERS=--quick: 3), into docs/performance.md
+	cd loadtest/peers/kubelet && go vet ./... && go test ./... && go build -o $(CURDIR)/bin/kubelet-prober .
+	go build -o bin/bench-peers ./loadtest/peers
+	bin/bench-peers --write docs/performance.md $(PEERS)
+
 .PHONY: cover
 cover: ## write cover.out and show how much each package's tests cover
 	go test -short -coverprofile cover.out $(rest)

@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -27,6 +28,9 @@ import (
 // TestMain makes this binary the processes of a test too, by its first argument.
 func TestMain(m *testing.M) {
 	part := ""
+	if len(os.Args) > 2 && os.Args[1] == "loadtest" { // as muster's own parts are called
+		os.Args = slices.Delete(os.Args, 1, 2)
+	}
 	if len(os.Args) > 1 {
 		part = os.Args[1]
 	}
@@ -58,6 +62,11 @@ func TestMain(m *testing.M) {
 				fmt.Println("runs")
 			}
 		})
+	case "scrape":
+		runtime.LockOSThread()
+		err = Scrape(ctx, os.Stdin, os.Stdout)
+	case "--config.file", "--version":
+		err = standInExporter(os.Args[1:])
 	case "tester":
 		cfg := config(os.Args[2])
 		cfg.Duration, cfg.TempDir, cfg.Supervisor = time.Hour, os.Args[3], os.Args[4:]
