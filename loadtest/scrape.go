@@ -103,6 +103,7 @@ func Scrape(ctx context.Context, in io.Reader, out io.Writer) error {
 // exporter is a blackbox_exporter that runs.
 type exporter struct {
 	cmd    *exec.Cmd
+	ended  chan struct{}
 	base   string
 	client *http.Client
 }
@@ -112,7 +113,7 @@ func startExporter(ctx context.Context, j *scrapeJob) (*exporter, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &exporter{base: "http://" + address, client: &http.Client{
+	e := &exporter{ended: make(chan struct{}), base: "http://" + address, client: &http.Client{
 		Timeout: scrapeTimeout, Transport: &http.Transport{MaxIdleConnsPerHost: maxScrapes, DisableCompression: true},
 	}}
 	said := &tail{}
@@ -123,6 +124,10 @@ func startExporter(ctx context.Context, j *scrapeJob) (*exporter, error) {
 	if err := startOn([]int{j.CPU}, e.cmd); err != nil {
 		return nil, fmt.Errorf("start %s: %w", j.Exporter, err)
 	}
+	go func() {
+		defer close(e.ended)
+		_ = e.cmd.Wait()
+	}()
 	for limit := time.Now().Add(exporterStart); ; {
 		resp, err := e.client.Get(e.base + "/-/healthy")
 		if err == nil {
@@ -131,6 +136,11 @@ func startExporter(ctx context.Context, j *scrapeJob) (*exporter, error) {
 				return e, nil
 			}
 			err = errors.New(resp.Status)
+		}
+		select {
+		case <-e.ended:
+			return nil, fmt.Errorf("%s has ended: %v: %s", j.Exporter, e.cmd.ProcessState, said.last)
+		default:
 		}
 		if time.Now().After(limit) || !sleep(ctx, 20*time.Millisecond) {
 			e.stop() // what it said is whole then
@@ -141,12 +151,14 @@ func startExporter(ctx context.Context, j *scrapeJob) (*exporter, error) {
 
 func (e *exporter) stop() {
 	_ = e.cmd.Process.Kill() // it has nothing to put away
-	_ = e.cmd.Wait()
+	<-e.ended
 }
 
-// freeAddress is one that nothing listens at. Should something take it at once, the exporter says so and ends.
+// freeAddress is one that nothing listens at. The host is this process's own: a port that was free a moment ago is taken by others at
+// 127.0.0.1, and what answered would be theirs.
 func freeAddress() (string, error) {
-	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	pid := os.Getpid()
+	l, err := net.Listen("tcp4", fmt.Sprintf("127.98.%d.%d:0", pid>>8&0xff, pid&0xff))
 	if err != nil {
 		return "", err
 	}
