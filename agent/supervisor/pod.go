@@ -611,8 +611,12 @@ const (
 	EnvSlack = "MUSTER_TIMER_SLACK"
 )
 
-// RuntimeEnv is the environment of the tiny binary: one thread of Go code, whatever control groups say, and a small heap.
-var RuntimeEnv = []string{"GOMAXPROCS=1", "GOGC=25", "GODEBUG=containermaxprocs=0,updatemaxprocs=0"}
+// RuntimeEnv is the environment of the tiny binary: one thread of Go code, whatever control groups say, a small heap, and nothing
+// kept for profiles that nobody takes or for who reads the names of its mappings.
+var RuntimeEnv = []string{
+	"GOMAXPROCS=1", "GOGC=25",
+	"GODEBUG=containermaxprocs=0,updatemaxprocs=0,memprofilerate=0,profstackdepth=1,decoratemappings=0",
+}
 
 // watch follows an instance to its end.
 func (in *instance) watch() {
