@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"math/rand/v2"
 	"net"
@@ -36,6 +37,7 @@ import (
 	"github.com/musterhq/muster/coordinator/probes"
 	"github.com/musterhq/muster/coordinator/restarts"
 	"github.com/musterhq/muster/coordinator/serving"
+	"github.com/musterhq/muster/coordinator/snapshot"
 	"github.com/musterhq/muster/coordinator/store"
 	"github.com/musterhq/muster/coordinator/store/etcd"
 	"github.com/musterhq/muster/coordinator/trust"
@@ -295,6 +297,11 @@ func (c *Coordinator) run(ctx context.Context, dir *datadir.Dir) error {
 	}, api.Deps{
 		Store: db, Cache: cache, Probes: table, Usage: used, Endpoints: behind, Sessions: sessions, Leader: lead, ResumeRestarts: guards.Resume, Tokens: tokens{authority},
 		Members: gossip.Members, Log: log, Now: time.Now,
+		Snapshot: func(ctx context.Context, out io.Writer) error {
+			return writeSnapshot(ctx, db, out, snapshot.Header{
+				Muster: version.Version, Cluster: authority.ClusterID(), Generation: 1, Time: time.Now().UTC(), LeaseTTL: c.cfg.LeaseTTL,
+			})
+		},
 	})
 	server := newServer(identity.ServerTLS(authority.CA(), holder), log)
 	services.Register(server)
