@@ -149,6 +149,7 @@ var _ runner.Lease = (*lease.Lease)(nil)
 // leases and addresses are bench's other two faces; both have a Release.
 type leases struct{ *bench }
 
+func (leases) Live(string, int64) bool           { return true }
 func (l leases) Release(uid string, epoch int64) { l.lease(uid, epoch) }
 
 type addresses struct{ *bench }

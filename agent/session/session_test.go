@@ -62,6 +62,7 @@ type world struct {
 	// stuck keeps the coordinator from reading its Connect streams.
 	stuck bool
 
+	holds     []spec.Holding
 	numbers   int64
 	sent      []string
 	acked     []string
@@ -130,6 +131,8 @@ func (w *world) CutOff() {
 	defer w.mu.Unlock()
 	w.cutOff++
 }
+
+func (w *world) Holdings(context.Context) []spec.Holding { return w.holds }
 
 func (w *world) NextRestarts(ctx context.Context, all bool) ([]spec.RestartWord, error) {
 	if all {

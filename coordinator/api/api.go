@@ -100,6 +100,8 @@ type Deps struct {
 	// ResumeRestarts lets the held restarts of a Deployment, by its uid, go on; false when none are held.
 	ResumeRestarts func(uid string) bool
 	Tokens         Tokens
+	// Waits says what everything waits for after a restore, empty when nothing does; nil: never.
+	Waits func() string
 	// Snapshot writes a copy of the store as the bytes of a file; it fails when out does. Nil where there is none.
 	Snapshot func(ctx context.Context, out io.Writer) error
 	// Members lists the gossip.

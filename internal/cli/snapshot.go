@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -16,13 +17,14 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"github.com/musterhq/muster/coordinator/restored"
 	"github.com/musterhq/muster/coordinator/snapshot"
 	musterv1 "github.com/musterhq/muster/gen/muster/v1"
 )
 
 func snapshotCommand(o *options) *cobra.Command {
 	return parent("snapshot", "Save the cluster's state to a file, check such a file, make a coordinator's directory of it",
-		snapshotSaveCommand(o), snapshotVerifyCommand(o), unbuilt("restore", "Make a coordinator's data directory of a file"))
+		snapshotSaveCommand(o), snapshotVerifyCommand(o), snapshotRestoreCommand(o))
 }
 
 func snapshotSaveCommand(o *options) *cobra.Command {
@@ -143,6 +145,43 @@ func snapshotVerifyCommand(o *options) *cobra.Command {
 		},
 	}
 	o.outputFlag(cmd, "json", "yaml", "jsonpath=…")
+	return cmd
+}
+
+func snapshotRestoreCommand(o *options) *cobra.Command {
+	dir, opts := "", restored.Options{}
+	cmd := &cobra.Command{
+		Use: "restore FILE --data-dir DIR", Short: "Make a new coordinator's data directory of a snapshot", Args: cobra.ExactArgs(1),
+		Example: "  muster snapshot restore muster-2026-11-27.snapshot --data-dir /var/lib/muster/coordinator-2 \\\n" +
+			"      --secrets-key /var/lib/muster/coordinator/secrets.key\n" +
+			"  muster coordinator --data-dir /var/lib/muster/coordinator-2 --listen HOST:PORT       # where agents look for it",
+		Long: "Make a new data directory of a snapshot, with an embedded store; no cluster is needed. The coordinator that the snapshot is of, and every\n" +
+			"other one of that cluster, must have ended for good before one starts on the new directory. Start it at the old address: agents come back\n" +
+			"by themselves, with the certificates they have.\n\n" +
+			"Containers that run and are in the snapshot, on the node where they are, run on; fenced ones if the new coordinator is up before their\n" +
+			"lease ends, about 100 s after an orderly stop of the old one. Everything else waits for 2 min 24 s, or longer with a lease above 2 min:\n" +
+			"\"muster status\" says for how long. Pods that are not in the snapshot are stopped.",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if dir == "" {
+				return usagef("--data-dir is required: the new directory")
+			}
+			if opts.SecretsKey != "" && opts.WithoutSecrets {
+				return usagef("--secrets-key and --without-secrets do not go together")
+			}
+			opts.Now, opts.Log = time.Now(), slog.New(slog.NewTextHandler(o.world.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
+			s, state, err := restored.Make(cmd.Context(), args[0], dir, opts)
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(o.world.Stdout, "%s made of %s: %d records of revision %d, taken %s; generation %d\n", dir, args[0], s.Records, s.Revision,
+				s.Time.Format(time.RFC3339), state.Generation)
+			fmt.Fprintf(o.world.Stderr, "next: muster coordinator --data-dir %s, with the old one's --listen; the old one must not run any more\n", dir)
+			return nil
+		},
+	}
+	cmd.Flags().StringVar(&dir, "data-dir", "", "the directory to make; it must be new or empty")
+	cmd.Flags().StringVar(&opts.SecretsKey, "secrets-key", "", "the old coordinator's file secrets.key; needed where the snapshot has Secrets")
+	cmd.Flags().BoolVar(&opts.WithoutSecrets, "without-secrets", false, "go on without the key: Secrets stay unreadable until they are applied anew")
 	return cmd
 }
 
