@@ -57,7 +57,7 @@ func Make(ctx context.Context, file, dir string, o Options) (*snapshot.Summary, 
 	switch entries, err := os.ReadDir(dir); {
 	case errors.Is(err, os.ErrNotExist):
 	case err != nil:
-		return nil, nil, err
+		return nil, nil, fmt.Errorf("data directory: %w", err)
 	case len(entries) > 0:
 		return nil, nil, fmt.Errorf("data directory %s %w", dir, ErrNotEmpty)
 	}
@@ -87,8 +87,12 @@ func Make(ctx context.Context, file, dir string, o Options) (*snapshot.Summary, 
 	if err := build(ctx, file, tmp, state, o); err != nil {
 		return nil, nil, err
 	}
-	if err := os.Rename(tmp, dir); err != nil { // over an empty directory, too
-		return nil, nil, err
+	err = os.Rename(tmp, dir) // over an empty directory, too
+	if errors.Is(err, os.ErrExist) {
+		return nil, nil, fmt.Errorf("data directory %s %w", dir, ErrNotEmpty) // since just now
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("data directory: %w", err)
 	}
 	parent, err := os.Open(filepath.Dir(dir))
 	if err != nil {
@@ -112,14 +116,17 @@ func build(ctx context.Context, file, dir string, state *State, o Options) error
 		if err != nil {
 			return fmt.Errorf("--secrets-key: %w", err)
 		}
-		if err := os.WriteFile(filepath.Join(dir, trust.SecretKeyFile), text, 0o600); err != nil {
+		if err := writeSynced(filepath.Join(dir, trust.SecretKeyFile), text); err != nil {
 			return err
 		}
 	}
 	// Without a file there is a new key from now on.
 	key, err := trust.LoadSecretKey(dir)
+	if err != nil && o.SecretsKey == "" {
+		return err
+	}
 	if err != nil {
-		return fmt.Errorf("--secrets-key %s: %w", o.SecretsKey, err)
+		return fmt.Errorf("--secrets-key %s is no key of Secrets: want 64 hex digits", o.SecretsKey)
 	}
 	codec.Secrets = key
 	value, err := encode(*state)
@@ -144,6 +151,15 @@ func build(ctx context.Context, file, dir string, state *State, o Options) error
 		})
 		return err
 	})
+}
+
+func writeSynced(path string, data []byte) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	return errors.Join(err, f.Sync(), f.Close())
 }
 
 // roomBytes is what has to be free at least: a segment of the store's log, and some data.

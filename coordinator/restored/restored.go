@@ -84,16 +84,14 @@ type Window struct {
 // New begins the window of this run, on a view of its store: nothing has been acknowledged by it. now reads a clock that only
 // goes forward. In a store that does not come from a snapshot, or whose window is over, it holds nothing back.
 func New(v *store.View, ttl time.Duration, now func() time.Duration) (*Window, error) {
-	s, _, ok, err := Load(v)
+	s, _, _, err := Load(v)
 	if err != nil {
 		return nil, err
 	}
-	w := &Window{now: now, held: map[binding]bool{}, passed: map[string]bool{}, heard: map[string]bool{}}
-	if ok && s.Pending {
-		longest := max(s.Longest, ttl)
-		w.until = now() + longest + fence.Margin(longest)
-	}
-	return w, nil
+	longest := max(s.Longest, ttl, fence.HoldTTL)
+	return &Window{
+		now: now, until: now() + longest + fence.Margin(longest), held: map[binding]bool{}, passed: map[string]bool{}, heard: map[string]bool{},
+	}, nil
 }
 
 // Pending tells whether, in a view, there are still bindings that count for nothing, and how long they wait at least.

@@ -11,7 +11,9 @@ import (
 
 // sleeping are the processes of containers that sleep for so long.
 func (c *Cluster) sleeping(seconds string) []int {
-	pids := c.find(func(argv []string) bool { return len(argv) == 2 && filepath.Base(argv[0]) == "sleep" && argv[1] == seconds })
+	pids := c.find(func(argv []string) bool {
+		return len(argv) == 2 && filepath.Base(argv[0]) == "sleep" && argv[1] == seconds
+	})
 	slices.Sort(pids)
 	return pids
 }
