@@ -12,6 +12,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/musterhq/muster/coordinator/fleet"
@@ -72,6 +73,8 @@ type binding struct {
 type Window struct {
 	now   func() time.Duration
 	until time.Duration
+	// over is set once a view has said so: it is asked for each pod.
+	over atomic.Bool
 
 	mu sync.Mutex
 	// held are the bindings that their own nodes hold; passed the pods of which somebody holds a later epoch; heard the nodes that
@@ -96,8 +99,14 @@ func New(v *store.View, ttl time.Duration, now func() time.Duration) (*Window, e
 
 // Pending tells whether, in a view, there are still bindings that count for nothing, and how long they wait at least.
 func (w *Window) Pending(v *store.View) (left time.Duration, pending bool) {
+	if w.over.Load() {
+		return 0, false
+	}
 	s, _, ok, err := Load(v)
 	if err != nil || !ok || !s.Pending {
+		if ok && err == nil {
+			w.over.Store(true)
+		}
 		return 0, false
 	}
 	return max(0, w.until-w.now()), true
