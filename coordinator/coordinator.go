@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"math/rand/v2"
 	"net"
@@ -35,7 +36,9 @@ import (
 	"github.com/musterhq/muster/coordinator/podnet"
 	"github.com/musterhq/muster/coordinator/probes"
 	"github.com/musterhq/muster/coordinator/restarts"
+	"github.com/musterhq/muster/coordinator/restored"
 	"github.com/musterhq/muster/coordinator/serving"
+	"github.com/musterhq/muster/coordinator/snapshot"
 	"github.com/musterhq/muster/coordinator/store"
 	"github.com/musterhq/muster/coordinator/store/etcd"
 	"github.com/musterhq/muster/coordinator/trust"
@@ -227,6 +230,24 @@ func (c *Coordinator) run(ctx context.Context, dir *datadir.Dir) error {
 		stop()
 		return g.Wait()
 	}
+	generation, err := restored.Generation(cache.View())
+	if err != nil {
+		return err
+	}
+	window, err := restored.New(cache.View(), c.cfg.LeaseTTL, c.now)
+	if err != nil {
+		return err
+	}
+	waits := func() string {
+		left, pending := window.Pending(cache.View())
+		if !pending {
+			return ""
+		}
+		return fmt.Sprintf("restored from a snapshot: pods that their nodes hold run on; nothing is placed, moved or started for another %v, until all leases of before are over", left.Round(time.Second))
+	}
+	if why := waits(); why != "" {
+		log.Warn("the store comes from a snapshot", "generation", generation, "waits", why)
+	}
 	leases, err := lease.New(lease.Config{Owner: c.owner, TTL: c.cfg.LeaseTTL, Now: c.now, Certain: certain}, db, cache, log)
 	if err != nil {
 		return err
@@ -271,17 +292,18 @@ func (c *Coordinator) run(ctx context.Context, dir *datadir.Dir) error {
 	}
 	lead = leader.New(leader.Config{AgentGrace: c.cfg.AgentGrace, PodCIDR: c.cfg.PodCIDR, Now: c.now}, leader.Deps{
 		Store: db, Cache: cache, Leases: leases, Guards: askGuard, Witnesses: witnesses(gossip), Members: members(gossip),
-		Events: recorder, Held: guards.Why, Suffix: suffix, Log: log, Metrics: metrics, Traces: &traces{followed.Tracer("coordinator")},
+		Events: recorder, Held: guards.Why, Restored: window, Suffix: suffix, Log: log, Metrics: metrics, Traces: &traces{followed.Tracer("coordinator")},
 	})
 	if err := errors.Join(watchBrake(measured, lead.Frozen), measured.Certificate(holder)); err != nil {
 		return err
 	}
 	sessions = dispatch.New(dispatch.Config{
-		Owner: c.owner, ClusterID: authority.ClusterID(), Generation: 1, Version: version.Version, PodCIDR: c.cfg.PodCIDR,
+		Owner: c.owner, ClusterID: authority.ClusterID(), Generation: generation, Version: version.Version, PodCIDR: c.cfg.PodCIDR,
 		GossipKey: authority.GossipKey(), GossipSeeds: func() []string { return []string{gossip.Address()} },
 	}, dispatch.Deps{
 		Store: db, Cache: cache, Leases: leases, Probes: table, Usage: used, Endpoints: behind, Events: writer, Authority: authority,
 		Guards:    guards,
+		Restored:  window,
 		Delivered: lead.Delivered, Log: log,
 	})
 	// Another run comes back on the ports of this one, also where they were free ones.
@@ -295,6 +317,12 @@ func (c *Coordinator) run(ctx context.Context, dir *datadir.Dir) error {
 	}, api.Deps{
 		Store: db, Cache: cache, Probes: table, Usage: used, Endpoints: behind, Sessions: sessions, Leader: lead, ResumeRestarts: guards.Resume, Tokens: tokens{authority},
 		Members: gossip.Members, Log: log, Now: time.Now,
+		Waits: waits,
+		Snapshot: func(ctx context.Context, out io.Writer) error {
+			return writeSnapshot(ctx, db, out, snapshot.Header{
+				Muster: version.Version, Cluster: authority.ClusterID(), Generation: generation, Time: time.Now().UTC(), LeaseTTL: c.cfg.LeaseTTL,
+			})
+		},
 	})
 	server := newServer(identity.ServerTLS(authority.CA(), holder), log)
 	services.Register(server)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -18,6 +19,8 @@ import (
 
 	"github.com/musterhq/muster/coordinator/failover"
 	"github.com/musterhq/muster/coordinator/fleet"
+	"github.com/musterhq/muster/coordinator/snapshot"
+	"github.com/musterhq/muster/coordinator/store/etcd"
 	"github.com/musterhq/muster/coordinator/trust"
 	musterv1 "github.com/musterhq/muster/gen/muster/v1"
 	"github.com/musterhq/muster/internal/fence"
@@ -164,4 +167,18 @@ func homeID(dir string) (string, error) {
 		return "", fmt.Errorf("id of the data directory: %w", err)
 	}
 	return id, nil
+}
+
+// writeSnapshot writes a copy of the store; the header's revision is what the store says.
+func writeSnapshot(ctx context.Context, db *etcd.Store, out io.Writer, h snapshot.Header) error {
+	var w *snapshot.Writer
+	begin := func(revision int64) (err error) {
+		h.Revision = revision
+		w, err = snapshot.NewWriter(out, h)
+		return err
+	}
+	if err := db.Copy(ctx, begin, func(r etcd.Raw) error { return w.Add(snapshot.Record(r)) }); err != nil {
+		return err
+	}
+	return w.Close()
 }

@@ -129,6 +129,8 @@ func (p *simulatedPods) Guard([]spec.PodGuard) {}
 func (p *simulatedPods) CutOff()               {}
 
 // NextRestarts has nothing to say: these pods never fail.
+func (p *simulatedPods) Holdings(context.Context) []spec.Holding { return nil }
+
 func (p *simulatedPods) NextRestarts(ctx context.Context, all bool) ([]spec.RestartWord, error) {
 	if all {
 		return nil, nil

@@ -244,6 +244,14 @@ func (l *Lease) Adopt(uid string, epoch int64, slot int) {
 	l.holder.Adopt(b, page.Deadline(slot, epoch))
 }
 
+// Live tells whether a binding's deadline has not passed: nobody can have bound its pod anew elsewhere.
+func (l *Lease) Live(uid string, epoch int64) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	h := l.slots[fence.Binding{UID: uid, Epoch: epoch}]
+	return h != nil && l.cfg.Page().Deadline(h.slot, epoch) > l.cfg.Now()
+}
+
 // Release gives a binding's slot back: no process of it is left.
 func (l *Lease) Release(uid string, epoch int64) {
 	l.mu.Lock()

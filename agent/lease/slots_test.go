@@ -48,3 +48,21 @@ func TestAnAdoptedPodGetsTimeOnAPageThatIsNewerThanItself(t *testing.T) {
 		t.Errorf("slot %d, deadline %v: its supervisor would refuse to start for ever", got, b.page.Deadline(3, web.Epoch))
 	}
 }
+
+func TestABindingIsLiveUntilItsDeadlineAndAtItsEpochOnly(t *testing.T) {
+	b := newBench(t)
+	b.session(web)
+	b.slot(web)
+	if !b.Live(web.UID, web.Epoch) || b.Live(web.UID, web.Epoch+1) || b.Live(db.UID, db.Epoch) {
+		t.Error("live is not what has time, and only that")
+	}
+	b.now = t0 + ttl
+	if b.Live(web.UID, web.Epoch) {
+		t.Error("live at its deadline")
+	}
+	b.now = t0
+	b.Release(web.UID, web.Epoch)
+	if b.Live(web.UID, web.Epoch) {
+		t.Error("live though it has ended")
+	}
+}

@@ -149,6 +149,11 @@ var _ runner.Lease = (*lease.Lease)(nil)
 // leases and addresses are bench's other two faces; both have a Release.
 type leases struct{ *bench }
 
+func (l leases) Live(uid string, epoch int64) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.slots[fmt.Sprint(uid, ".", epoch)] != 0 && !l.unassigned
+}
 func (l leases) Release(uid string, epoch int64) { l.lease(uid, epoch) }
 
 type addresses struct{ *bench }

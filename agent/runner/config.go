@@ -141,6 +141,8 @@ type Lease interface {
 	Slot(uid string, epoch int64) (int, error)
 	// Adopt says that a pod which ran before this agent has a slot.
 	Adopt(uid string, epoch int64, slot int)
+	// Live tells whether the deadline of a binding has not passed.
+	Live(uid string, epoch int64) bool
 	// Release gives the slot back; no process of the binding is left, and none will be.
 	Release(uid string, epoch int64)
 }

@@ -620,6 +620,33 @@ func (r *Runner) All(ctx context.Context) (statuses []spec.HeldStatus, complete 
 	return statuses, r.complete
 }
 
+// Holdings is every binding that is held, as it stands now. Like All it waits for the runtime's list.
+func (r *Runner) Holdings(ctx context.Context) []spec.Holding {
+	wait := time.NewTimer(inventoryWait)
+	defer wait.Stop()
+	select {
+	case <-r.inventory:
+	case <-wait.C:
+	case <-ctx.Done():
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var all []spec.Holding
+	for _, h := range r.pods {
+		one := spec.Holding{UID: h.ref.UID, Epoch: h.ref.Epoch}
+		if h.machine != nil && !h.stopped && !h.removed && !h.fenced {
+			one.Final = h.status.Phase.Final()
+			if h.class == spec.Fenced {
+				one.Live = r.deps.Lease != nil && r.deps.Lease.Live(h.ref.UID, h.ref.Epoch)
+			} else {
+				one.Live = h.seen.Known && h.seen.Exists && !h.seen.Dead
+			}
+		}
+		all = append(all, one)
+	}
+	return all
+}
+
 // Next waits for statuses that have changed since they were last returned, and returns at most n. Of each pod the latest
 // is returned; one that is not acknowledged within 10 s is returned again. It fails only when ctx ends.
 func (r *Runner) Next(ctx context.Context, n int) ([]spec.HeldStatus, error) {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -650,6 +651,36 @@ func TestAPodWhoseVolumeOutgrowsItsLimitIsEvicted(t *testing.T) {
 		}
 		if strings.Contains(b.log.String(), "volume not measured") {
 			t.Error(b.log.String())
+		}
+	})
+}
+
+func TestHoldingsSayWhatMayGoOnUnderItsEpoch(t *testing.T) {
+	on(t, func(t *testing.T, b *bench) {
+		a, c := fast(pod("a"), 1), fast(pod("c"), 3)
+		b.full(1, a, fenced(pod("b"), 2), c)
+		b.settle(time.Second)
+		c.Stop, c.StopReason = true, "drain" // it ends
+		b.full(1, a, fenced(pod("b"), 2), c)
+		b.settle(10 * time.Second)
+		is := func() map[string]spec.Holding {
+			all := map[string]spec.Holding{}
+			for _, h := range b.r.Holdings(t.Context()) {
+				all[h.UID] = h
+			}
+			return all
+		}
+		got := is()
+		want := map[string]spec.Holding{"a": {UID: "a", Epoch: 1, Live: true}, "b": {UID: "b", Epoch: 2, Live: true}, "c": {UID: "c", Epoch: 3}}
+		if !maps.Equal(got, want) {
+			t.Errorf("got %v, want %v", got, want)
+		}
+		b.refuse(true) // its deadline has passed, though its process is still seen
+		if got := is()["b"]; got.Live {
+			t.Errorf("live by its process alone: %v", got)
+		}
+		if got := is()["a"]; !got.Live {
+			t.Errorf("a fast pod that runs: %v", got)
 		}
 	})
 }

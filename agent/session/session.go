@@ -96,6 +96,8 @@ type Pods interface {
 	Assign(a Assignments)
 	// All returns everything that is held; complete means that what is not in it does not run.
 	All(ctx context.Context) (statuses []spec.HeldStatus, complete bool)
+	// Holdings is every binding that is held, as it stands now.
+	Holdings(ctx context.Context) []spec.Holding
 	// Next waits for statuses that have changed since they were last returned, and returns at most n.
 	Next(ctx context.Context, n int) ([]spec.HeldStatus, error)
 	// Acked says what is stored, and what is not this node's and has to end.
@@ -305,6 +307,7 @@ func (s *Session) once(ctx context.Context) (opened bool, err error) {
 	hello := &agentv1.Hello{
 		Node: s.cfg.Node, Instance: s.cfg.Instance, BootId: s.cfg.BootID, Session: number,
 		Version: s.cfg.Version, Facts: wire.NodeFactsToProto(&facts), Generation: generation,
+		SaysHoldings: true,
 	}
 	o := &open{Session: s, number: number, client: client, stream: stream, cancel: cancel, sending: make(chan struct{}, 1), assigned: make(chan struct{}, 1)}
 	if err := o.send(&agentv1.ConnectRequest{Message: &agentv1.ConnectRequest_Hello{Hello: hello}}); err != nil {
@@ -326,6 +329,12 @@ func (s *Session) once(ctx context.Context) (opened bool, err error) {
 		ClusterID: welcome.GetClusterId(), Generation: welcome.GetGeneration(), GossipKey: welcome.GetGossipKey(),
 		GossipSeeds: welcome.GetGossipSeeds(), LeaseTTL: welcome.GetLeaseTtl().AsDuration(),
 	})
+	if welcome.GetAskHoldings() {
+		// Looked up now, as Welcome is the word of a coordinator that certainly serves.
+		if err := o.send(&agentv1.ConnectRequest{Message: &agentv1.ConnectRequest_Holdings{Holdings: holdings(s.deps.Pods.Holdings(ctx))}}); err != nil {
+			return false, recvError(stream, err)
+		}
+	}
 	if !stopOpening() {
 		return false, ctx.Err()
 	}
@@ -333,6 +342,14 @@ func (s *Session) once(ctx context.Context) (opened bool, err error) {
 	s.deps.Log.Info("session opened", "session", number, "coordinator", welcome.GetOwner())
 	defer s.deps.Pods.CutOff()
 	return true, o.run(ctx, streamCtx, welcome, watchdog)
+}
+
+func holdings(all []spec.Holding) *agentv1.Holdings {
+	pb := &agentv1.Holdings{}
+	for _, h := range all {
+		pb.All = append(pb.All, &agentv1.Holding{Uid: h.UID, Epoch: h.Epoch, Live: h.Live, Final: h.Final})
+	}
+	return pb
 }
 
 // recvError is why a stream that can't be sent to has ended.

@@ -62,6 +62,7 @@ type world struct {
 	// stuck keeps the coordinator from reading its Connect streams.
 	stuck bool
 
+	holds     []spec.Holding
 	numbers   int64
 	sent      []string
 	acked     []string
@@ -130,6 +131,8 @@ func (w *world) CutOff() {
 	defer w.mu.Unlock()
 	w.cutOff++
 }
+
+func (w *world) Holdings(context.Context) []spec.Holding { return w.holds }
 
 func (w *world) NextRestarts(ctx context.Context, all bool) ([]spec.RestartWord, error) {
 	if all {
@@ -1026,4 +1029,44 @@ func TestACommandThatNobodyWantsIsEndedThoughItNeitherReadsNorWrites(t *testing.
 			t.Error("it goes on, for nobody")
 		}
 	})
+}
+
+func TestWhatIsHeldIsSaidOnceWhenTheCoordinatorAsksForIt(t *testing.T) {
+	for _, ask := range []bool{true, false} {
+		var said *agentv1.Holdings
+		bubble(t, func(w *world) {
+			w.holds = []spec.Holding{{UID: "a", Epoch: 5, Live: true}, {UID: "b", Epoch: 6, Final: true}}
+			w.opening = func(l *link) error {
+				if !l.hello.GetSaysHoldings() {
+					return errors.New("hello does not say that it can")
+				}
+				welcome := &agentv1.Welcome{RenewEvery: durationpb.New(renewEvery), LeaseTtl: durationpb.New(5 * time.Second), AskHoldings: ask}
+				if err := l.stream.Send(&agentv1.ConnectResponse{Message: &agentv1.ConnectResponse_Welcome{Welcome: welcome}}); err != nil {
+					return err
+				}
+				if ask {
+					m, err := l.stream.Recv()
+					if err != nil {
+						return err
+					}
+					said = m.GetHoldings()
+				}
+				l.assign(&agentv1.Assignments{Full: true})
+				return nil
+			}
+		}, func(w *world) {
+			time.Sleep(2 * renewEvery)
+			l := w.link(1)
+			if got := len(said.GetAll()); ask && (got != 2 || said.GetAll()[0].GetEpoch() != 5 || !said.GetAll()[0].GetLive() || !said.GetAll()[1].GetFinal()) {
+				t.Errorf("said %v", said)
+			}
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			for _, m := range l.got {
+				if m.GetHoldings() != nil {
+					t.Error("said without being asked, or twice")
+				}
+			}
+		})
+	}
 }

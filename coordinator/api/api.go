@@ -8,6 +8,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"sort"
 	"strings"
@@ -99,6 +100,10 @@ type Deps struct {
 	// ResumeRestarts lets the held restarts of a Deployment, by its uid, go on; false when none are held.
 	ResumeRestarts func(uid string) bool
 	Tokens         Tokens
+	// Waits says what everything waits for after a restore, empty when nothing does; nil: never.
+	Waits func() string
+	// Snapshot writes a copy of the store as the bytes of a file; it fails when out does. Nil where there is none.
+	Snapshot func(ctx context.Context, out io.Writer) error
 	// Members lists the gossip.
 	Members func() []membership.Member
 	Log     *slog.Logger
@@ -109,10 +114,14 @@ type Deps struct {
 type API struct {
 	cfg  Config
 	deps Deps
+	// copying has a place for each snapshot that is being sent.
+	copying chan struct{}
 }
 
 // New builds the services.
-func New(cfg Config, deps Deps) *API { return &API{cfg: cfg, deps: deps} }
+func New(cfg Config, deps Deps) *API {
+	return &API{cfg: cfg, deps: deps, copying: make(chan struct{}, maxCopies)}
+}
 
 // Register puts the services on a server.
 func (a *API) Register(s grpc.ServiceRegistrar) {

@@ -47,6 +47,11 @@ func (s *clusterService) GetStatus(ctx context.Context, _ *musterv1.GetStatusReq
 	if why := s.deps.Leader.Frozen(); why != "" {
 		resp.Frozen, resp.FrozenReason = true, why
 	}
+	if s.deps.Waits != nil {
+		if why := s.deps.Waits(); why != "" {
+			resp.Warnings = append(resp.Warnings, why)
+		}
+	}
 	if err := s.deps.Store.Writable(ctx); err != nil {
 		resp.Writable = false
 		resp.Warnings = append(resp.Warnings, fmt.Sprintf("the store takes no writes: %v", err))

@@ -44,6 +44,8 @@ var (
 	ErrCannotStart   = errors.New("cannot start")
 	ErrCannotConnect = errors.New("cannot connect")
 	ErrUnsupported   = errors.New("not supported by the node")
+	// ErrTooManyCopies means that enough snapshots are being sent.
+	ErrTooManyCopies = errors.New("too many snapshots at a time")
 	// ErrNotBuilt means that a request asks for something that is not built yet.
 	ErrNotBuilt = errors.New("not built yet")
 )
@@ -77,6 +79,7 @@ var table = []struct {
 	{ErrCannotStart, codes.FailedPrecondition, reason.CannotStart},
 	{ErrCannotConnect, codes.FailedPrecondition, reason.CannotConnect},
 	{ErrUnsupported, codes.FailedPrecondition, reason.Unsupported},
+	{ErrTooManyCopies, codes.ResourceExhausted, "TOO_MANY_REQUESTS"},
 	{ErrNotBuilt, codes.Unimplemented, "NOT_BUILT"},
 	{dispatch.ErrNoSession, codes.Unavailable, "NODE_UNREACHABLE"},
 	{dispatch.ErrTooManyAsks, codes.ResourceExhausted, "TOO_MANY_REQUESTS"},

@@ -18,6 +18,7 @@ import (
 	"github.com/musterhq/muster/coordinator/fleet"
 	"github.com/musterhq/muster/coordinator/lease"
 	"github.com/musterhq/muster/coordinator/probes"
+	"github.com/musterhq/muster/coordinator/restored"
 	"github.com/musterhq/muster/coordinator/store"
 	"github.com/musterhq/muster/coordinator/usage"
 	agentv1 "github.com/musterhq/muster/gen/muster/agent/v1"
@@ -75,6 +76,8 @@ type Deps struct {
 	Endpoints *endpoints.Table
 	Events    Events
 	Authority Authority
+	// Restored may be nil: then no store comes from a snapshot.
+	Restored *restored.Window
 	// Guards may be nil: then no restart is guarded.
 	Guards Guards
 	// Delivered is told when an agent was sent a binding for the first time. It must not block.
@@ -235,6 +238,12 @@ func (d *Dispatch) apply(changes store.Changes) {
 			d.wakeLocked(d.bound[name])
 		case store.Stops, store.PodStatuses:
 			d.wakeLocked(d.bound[name])
+		case store.Config:
+			if c.Key == restored.Key { // what counted for nothing counts now
+				for _, s := range d.sessions {
+					s.wake()
+				}
+			}
 		case store.ConfigMaps, store.Secrets:
 			for _, s := range d.sessions {
 				s.wake() // whether a node's pods use it is looked up there
@@ -280,7 +289,7 @@ func (d *Dispatch) assigned(s *session, v *store.View) []fleet.Pod {
 	d.mu.Unlock()
 	var pods []fleet.Pod
 	for n := range names {
-		if p, ok := fleet.LookupPod(v, n); ok && p.Node() == s.node && !p.Stopped() {
+		if p, ok := fleet.LookupPod(v, n); ok && p.Node() == s.node && !p.Stopped() && (d.deps.Restored == nil || d.deps.Restored.May(v, &p)) {
 			pods = append(pods, p)
 		}
 	}

@@ -29,6 +29,8 @@ import (
 const (
 	// helloTimeout is how long a new stream may take to say Hello.
 	helloTimeout = 5 * time.Second
+	// holdingsTimeout is how long an agent may take to say what it holds: less than it waits for its assignments.
+	holdingsTimeout = 4 * time.Second
 	// chunk is how many assignments go into one message.
 	chunk = 200
 	// maxOut bounds the messages that wait for a slow agent: one more ends the session, and the next one starts with a
@@ -41,6 +43,7 @@ var (
 	errStopping = errors.New("the coordinator is stopping")
 	errReplaced = errors.New("a newer session of this node has opened")
 	errSlow     = errors.New("the agent does not keep up with its messages")
+	errHoldings = errors.New("the agent does not say what it holds")
 	errLease    = errors.New("the lease of this session is no longer open")
 )
 
@@ -133,13 +136,23 @@ func (d *Dispatch) Connect(stream agentv1.AgentService_ConnectServer) error {
 	if err := d.facts(ctx, s.node, hello.GetFacts()); err != nil {
 		return err
 	}
+	ask := false
+	if d.deps.Restored != nil && hello.GetSaysHoldings() {
+		_, ask = d.deps.Restored.Pending(d.deps.Cache.View())
+	}
 	welcome := &agentv1.Welcome{
-		Owner: d.cfg.Owner, LeaseTtl: durationpb.New(opened.TTL), RenewEvery: durationpb.New(opened.RenewEvery),
+		AskHoldings: ask,
+		Owner:       d.cfg.Owner, LeaseTtl: durationpb.New(opened.TTL), RenewEvery: durationpb.New(opened.RenewEvery),
 		ClusterId: d.cfg.ClusterID, Generation: d.cfg.Generation, Version: d.cfg.Version,
 		GossipKey: d.cfg.GossipKey, GossipSeeds: d.cfg.GossipSeeds(),
 	}
 	if err := stream.Send(&agentv1.ConnectResponse{Message: &agentv1.ConnectResponse_Welcome{Welcome: welcome}}); err != nil {
 		return err
+	}
+	if ask {
+		if err := d.holdings(stream, s); err != nil {
+			return err
+		}
 	}
 	// The full set comes from a copy at or after the revision of the lease's record.
 	if err := d.deps.Cache.Wait(ctx, opened.Revision); err != nil {
@@ -196,12 +209,53 @@ func (d *Dispatch) hello(stream agentv1.AgentService_ConnectServer) (*agentv1.He
 			return nil, status.Errorf(codes.PermissionDenied, "hello.node is %q, the certificate is for %q", h.GetNode(), node)
 		case h.GetInstance() == "" || h.GetBootId() == "" || h.GetSession() <= 0:
 			return nil, status.Error(codes.InvalidArgument, "hello.instance, hello.boot_id and hello.session are required")
+		case h.GetGeneration() > d.cfg.Generation && d.cfg.Generation > 0:
+			return nil, status.Errorf(codes.FailedPrecondition,
+				"this coordinator's data is from before a restore of the cluster: generation %d, and the agent has seen %d", d.cfg.Generation, h.GetGeneration())
 		case skewed(h.GetVersion(), d.cfg.Version):
 			return nil, status.Errorf(codes.FailedPrecondition,
 				"agent %s and coordinator %s are more than one minor version apart", h.GetVersion(), d.cfg.Version)
 		default:
 			return h, nil
 		}
+	}
+}
+
+// maxHoldings bounds what a node holds.
+const maxHoldings = 5000
+
+// holdings waits for what the node holds.
+func (d *Dispatch) holdings(stream agentv1.AgentService_ConnectServer, s *session) error {
+	late := time.AfterFunc(holdingsTimeout, func() { s.cancel(errHoldings) })
+	defer late.Stop()
+	type first struct {
+		m   *agentv1.ConnectRequest
+		err error
+	}
+	c := make(chan first, 1)
+	go func() {
+		m, err := stream.Recv() // ends with the stream, which ends with the handler
+		c <- first{m, err}
+	}()
+	select {
+	case <-s.ctx.Done():
+		return context.Cause(s.ctx)
+	case f := <-c:
+		h := f.m.GetHoldings()
+		switch {
+		case f.err != nil:
+			return f.err
+		case h == nil:
+			return status.Error(codes.InvalidArgument, "the message after welcome must be holdings")
+		case len(h.GetAll()) > maxHoldings:
+			return status.Errorf(codes.InvalidArgument, "holdings: %d, at most %d", len(h.GetAll()), maxHoldings)
+		}
+		all := make([]spec.Holding, len(h.GetAll()))
+		for i, pb := range h.GetAll() {
+			all[i] = spec.Holding{UID: pb.GetUid(), Epoch: pb.GetEpoch(), Live: pb.GetLive(), Final: pb.GetFinal()}
+		}
+		d.deps.Restored.Take(d.deps.Cache.View(), s.node, all)
+		return nil
 	}
 }
 

@@ -20,6 +20,7 @@ import (
 	"github.com/musterhq/muster/coordinator/fleet"
 	"github.com/musterhq/muster/coordinator/lease"
 	"github.com/musterhq/muster/coordinator/placement"
+	"github.com/musterhq/muster/coordinator/restored"
 	"github.com/musterhq/muster/coordinator/store"
 	"github.com/musterhq/muster/internal/fence"
 	"github.com/musterhq/muster/internal/spec"
@@ -85,11 +86,13 @@ type Deps struct {
 	Events  Events
 	// Held says why restarts of a Deployment are held, by its uid, empty when they are not; or that this is not known yet. It
 	// may be nil.
-	Held    func(uid string) (why string, known bool)
-	Suffix  func() string
-	Log     *slog.Logger
-	Metrics Metrics
-	Traces  Traces
+	Held func(uid string) (why string, known bool)
+	// Restored may be nil: then no store comes from a snapshot.
+	Restored *restored.Window
+	Suffix   func() string
+	Log      *slog.Logger
+	Metrics  Metrics
+	Traces   Traces
 }
 
 // Metrics is told of every failover whose phases are known.

@@ -15,6 +15,7 @@ import (
 	"github.com/musterhq/muster/coordinator/failover"
 	"github.com/musterhq/muster/coordinator/fleet"
 	"github.com/musterhq/muster/coordinator/lease"
+	"github.com/musterhq/muster/coordinator/restored"
 	"github.com/musterhq/muster/coordinator/store"
 	"github.com/musterhq/muster/coordinator/store/memory"
 	"github.com/musterhq/muster/internal/spec"
@@ -22,6 +23,7 @@ import (
 
 // world is a leader on a store in memory, with nodes whose signs the test sets.
 type world struct {
+	window *restored.Window
 	t      *testing.T
 	store  *memory.Store
 	cache  *store.Cache
@@ -89,6 +91,10 @@ func lead(t *testing.T, nodes int, test func(w *world)) {
 		log := slog.New(slog.DiscardHandler)
 		w.cache = store.NewCache(w.store, log)
 		n := 0
+		var err error
+		if w.window, err = restored.New(w.cache.View(), 5*time.Second, w.now); err != nil {
+			t.Fatal(err)
+		}
 		w.leader = New(Config{AgentGrace: 5 * time.Second, PodCIDR: netip.MustParsePrefix("10.77.0.0/22"), Now: w.now}, Deps{
 			Store: w.store, Cache: w.cache, Leases: w, Events: w, Metrics: w, Traces: w, Log: log,
 			Guards: func(_ context.Context, address string) failover.Guard {
@@ -99,6 +105,7 @@ func lead(t *testing.T, nodes int, test func(w *world)) {
 			Witnesses: func(context.Context, *fleet.Node, int, func(failover.Witness)) int { return 0 },
 			Members:   func() map[string]string { return nil },
 			Held:      func(string) (string, bool) { w.looks.Add(1); return "", true },
+			Restored:  w.window,
 			Suffix:    func() string { n++; return fmt.Sprintf("%05d", n) },
 		})
 		ctx, cancel := context.WithCancel(t.Context())

@@ -96,6 +96,12 @@ func (t *terms) act(now time.Duration, v *store.View) {
 		}
 	}
 	t.networks(v, nodes)
+	if t.deps.Restored != nil {
+		if left, pending := t.deps.Restored.Pending(v); pending {
+			t.due = t.afterRestore(now, left, v, pods)
+			return
+		}
+	}
 	t.due = min(t.seal(now, nodes, perNode), t.workloads(now, v), t.evict(now, nodes, perNode), t.pods(now, v, nodes, pods))
 	t.observe(now, pods)
 }

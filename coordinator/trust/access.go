@@ -126,6 +126,7 @@ var methods = map[string]class{
 	"/muster.v1.ClusterService/ListTokens":    administer,
 	"/muster.v1.ClusterService/RevokeToken":   administer,
 	"/muster.v1.ClusterService/Login":         open,
+	"/muster.v1.ClusterService/SaveSnapshot":  administer,
 }
 
 // rank orders the roles of people.

@@ -117,7 +117,7 @@ func newRoot(w World) *cobra.Command {
 		}},
 		{"cluster", "The cluster:", []*cobra.Command{
 			statusCommand(o), resumeCommand(o), cordonCommand(o, true), cordonCommand(o, false), drainCommand(o), taintCommand(o), tokenCommand(o),
-			configCommand(o), loadtestCommand(o), versionCommand(o),
+			configCommand(o), snapshotCommand(o), loadtestCommand(o), versionCommand(o),
 		}},
 		{"unbuilt", "Not built yet:", unbuiltCommands()},
 	}
@@ -219,18 +219,10 @@ func (e *unbuiltError) Error() string { return e.what + ": not built yet" }
 func notBuilt(what string) error { return &unbuiltError{what: what} }
 
 func unbuiltCommands() []*cobra.Command {
-	under := func(name, short string, verbs ...string) *cobra.Command {
-		c := parent(name, short)
-		for _, v := range verbs {
-			c.AddCommand(unbuilt(v, name+" "+v))
-		}
-		return c
-	}
 	return []*cobra.Command{
 		unbuilt("ui", "Open the dashboard"),
 		unbuilt("simulate", "Tell what would happen if nodes were lost"),
 		unbuilt("drill", "Lose a node on purpose"),
-		under("snapshot", "Save and restore the store", "save", "verify", "restore"),
 	}
 }
 

@@ -78,7 +78,7 @@ func TestWhatIsNotBuiltIsRefusedByItsName(t *testing.T) {
 	s := newShell(t, nil)
 	for line, name := range map[string]string{
 		"ui": "ui", "simulate --lose n1": "simulate",
-		"drill node n1": "drill", "snapshot save x": "snapshot save",
+		"drill node n1":  "drill",
 		"loadtest fleet": "loadtest fleet", "loadtest failover": "loadtest failover",
 		"get daemonsets": "get daemonsets", "get sts web": "get statefulsets", "get namespaces": "get namespaces",
 		"delete ds x": "delete daemonsets",

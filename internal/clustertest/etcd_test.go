@@ -43,6 +43,11 @@ func TestOnAnEtcdOfOnesOwnOneCoordinatorServesAndTheNextTakesOver(t *testing.T) 
 	c.Eventually(30*time.Second, "the pods are ready", func() bool { return c.running("app=kept", 4) })
 	before := c.containers("app=kept")
 	first := c.Process("coordinator")
+	file := filepath.Join(c.Dir, "a.snapshot")
+	c.Muster("snapshot", "save", file)
+	if out := c.Muster("snapshot", "verify", file, "-o", "jsonpath={.kinds.pods}"); out != "4" {
+		t.Errorf("the snapshot has %q pods, want 4", out)
+	}
 	if _, err := os.Stat(filepath.Join(c.dataDir("coordinator"), "etcd")); err == nil {
 		t.Error("there is an embedded store as well")
 	}

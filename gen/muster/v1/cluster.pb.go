@@ -1111,6 +1111,89 @@ func (x *LoginResponse) GetCa() []byte {
 	return nil
 }
 
+// SaveSnapshotRequest is empty.
+type SaveSnapshotRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SaveSnapshotRequest) Reset() {
+	*x = SaveSnapshotRequest{}
+	mi := &file_muster_v1_cluster_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SaveSnapshotRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SaveSnapshotRequest) ProtoMessage() {}
+
+func (x *SaveSnapshotRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_cluster_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SaveSnapshotRequest.ProtoReflect.Descriptor instead.
+func (*SaveSnapshotRequest) Descriptor() ([]byte, []int) {
+	return file_muster_v1_cluster_proto_rawDescGZIP(), []int{18}
+}
+
+// SaveSnapshotResponse is a piece of the file.
+type SaveSnapshotResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// At most 64 KiB.
+	Data          []byte `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SaveSnapshotResponse) Reset() {
+	*x = SaveSnapshotResponse{}
+	mi := &file_muster_v1_cluster_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SaveSnapshotResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SaveSnapshotResponse) ProtoMessage() {}
+
+func (x *SaveSnapshotResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_cluster_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SaveSnapshotResponse.ProtoReflect.Descriptor instead.
+func (*SaveSnapshotResponse) Descriptor() ([]byte, []int) {
+	return file_muster_v1_cluster_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *SaveSnapshotResponse) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
 var File_muster_v1_cluster_proto protoreflect.FileDescriptor
 
 const file_muster_v1_cluster_proto_rawDesc = "" +
@@ -1187,14 +1270,17 @@ const file_muster_v1_cluster_proto_rawDesc = "" +
 	"\x03csr\x18\x03 \x01(\fR\x03csr\"A\n" +
 	"\rLoginResponse\x12 \n" +
 	"\vcertificate\x18\x01 \x01(\fR\vcertificate\x12\x0e\n" +
-	"\x02ca\x18\x02 \x01(\fR\x02ca*]\n" +
+	"\x02ca\x18\x02 \x01(\fR\x02ca\"\x15\n" +
+	"\x13SaveSnapshotRequest\"*\n" +
+	"\x14SaveSnapshotResponse\x12\x12\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data*]\n" +
 	"\x04Role\x12\x14\n" +
 	"\x10ROLE_UNSPECIFIED\x10\x00\x12\r\n" +
 	"\tROLE_NODE\x10\x01\x12\x0f\n" +
 	"\vROLE_VIEWER\x10\x02\x12\x0f\n" +
 	"\vROLE_EDITOR\x10\x03\x12\x0e\n" +
 	"\n" +
-	"ROLE_ADMIN\x10\x042\xdc\x04\n" +
+	"ROLE_ADMIN\x10\x042\xaf\x05\n" +
 	"\x0eClusterService\x12F\n" +
 	"\tGetStatus\x12\x1b.muster.v1.GetStatusRequest\x1a\x1c.muster.v1.GetStatusResponse\x12L\n" +
 	"\vListMembers\x12\x1d.muster.v1.ListMembersRequest\x1a\x1e.muster.v1.ListMembersResponse\x12R\n" +
@@ -1204,7 +1290,8 @@ const file_muster_v1_cluster_proto_rawDesc = "" +
 	"\n" +
 	"ListTokens\x12\x1c.muster.v1.ListTokensRequest\x1a\x1d.muster.v1.ListTokensResponse\x12L\n" +
 	"\vRevokeToken\x12\x1d.muster.v1.RevokeTokenRequest\x1a\x1e.muster.v1.RevokeTokenResponse\x12:\n" +
-	"\x05Login\x12\x17.muster.v1.LoginRequest\x1a\x18.muster.v1.LoginResponseB3Z1github.com/musterhq/muster/gen/muster/v1;musterv1b\x06proto3"
+	"\x05Login\x12\x17.muster.v1.LoginRequest\x1a\x18.muster.v1.LoginResponse\x12Q\n" +
+	"\fSaveSnapshot\x12\x1e.muster.v1.SaveSnapshotRequest\x1a\x1f.muster.v1.SaveSnapshotResponse0\x01B3Z1github.com/musterhq/muster/gen/muster/v1;musterv1b\x06proto3"
 
 var (
 	file_muster_v1_cluster_proto_rawDescOnce sync.Once
@@ -1219,7 +1306,7 @@ func file_muster_v1_cluster_proto_rawDescGZIP() []byte {
 }
 
 var file_muster_v1_cluster_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_muster_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+var file_muster_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_muster_v1_cluster_proto_goTypes = []any{
 	(Role)(0),                     // 0: muster.v1.Role
 	(*GetStatusRequest)(nil),      // 1: muster.v1.GetStatusRequest
@@ -1240,26 +1327,28 @@ var file_muster_v1_cluster_proto_goTypes = []any{
 	(*RevokeTokenResponse)(nil),   // 16: muster.v1.RevokeTokenResponse
 	(*LoginRequest)(nil),          // 17: muster.v1.LoginRequest
 	(*LoginResponse)(nil),         // 18: muster.v1.LoginResponse
-	nil,                           // 19: muster.v1.GetStatusResponse.NodesEntry
-	nil,                           // 20: muster.v1.GetStatusResponse.PodsEntry
-	nil,                           // 21: muster.v1.GetStatusResponse.AddressesEntry
-	(*durationpb.Duration)(nil),   // 22: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 23: google.protobuf.Timestamp
-	(*Failover)(nil),              // 24: muster.v1.Failover
+	(*SaveSnapshotRequest)(nil),   // 19: muster.v1.SaveSnapshotRequest
+	(*SaveSnapshotResponse)(nil),  // 20: muster.v1.SaveSnapshotResponse
+	nil,                           // 21: muster.v1.GetStatusResponse.NodesEntry
+	nil,                           // 22: muster.v1.GetStatusResponse.PodsEntry
+	nil,                           // 23: muster.v1.GetStatusResponse.AddressesEntry
+	(*durationpb.Duration)(nil),   // 24: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil), // 25: google.protobuf.Timestamp
+	(*Failover)(nil),              // 26: muster.v1.Failover
 }
 var file_muster_v1_cluster_proto_depIdxs = []int32{
-	19, // 0: muster.v1.GetStatusResponse.nodes:type_name -> muster.v1.GetStatusResponse.NodesEntry
-	20, // 1: muster.v1.GetStatusResponse.pods:type_name -> muster.v1.GetStatusResponse.PodsEntry
-	22, // 2: muster.v1.GetStatusResponse.lease_ttl:type_name -> google.protobuf.Duration
-	21, // 3: muster.v1.GetStatusResponse.addresses:type_name -> muster.v1.GetStatusResponse.AddressesEntry
-	23, // 4: muster.v1.Member.since:type_name -> google.protobuf.Timestamp
+	21, // 0: muster.v1.GetStatusResponse.nodes:type_name -> muster.v1.GetStatusResponse.NodesEntry
+	22, // 1: muster.v1.GetStatusResponse.pods:type_name -> muster.v1.GetStatusResponse.PodsEntry
+	24, // 2: muster.v1.GetStatusResponse.lease_ttl:type_name -> google.protobuf.Duration
+	23, // 3: muster.v1.GetStatusResponse.addresses:type_name -> muster.v1.GetStatusResponse.AddressesEntry
+	25, // 4: muster.v1.Member.since:type_name -> google.protobuf.Timestamp
 	3,  // 5: muster.v1.ListMembersResponse.members:type_name -> muster.v1.Member
-	24, // 6: muster.v1.ListFailoversResponse.failovers:type_name -> muster.v1.Failover
+	26, // 6: muster.v1.ListFailoversResponse.failovers:type_name -> muster.v1.Failover
 	0,  // 7: muster.v1.Token.role:type_name -> muster.v1.Role
-	23, // 8: muster.v1.Token.expire_time:type_name -> google.protobuf.Timestamp
-	23, // 9: muster.v1.Token.create_time:type_name -> google.protobuf.Timestamp
+	25, // 8: muster.v1.Token.expire_time:type_name -> google.protobuf.Timestamp
+	25, // 9: muster.v1.Token.create_time:type_name -> google.protobuf.Timestamp
 	0,  // 10: muster.v1.CreateTokenRequest.role:type_name -> muster.v1.Role
-	22, // 11: muster.v1.CreateTokenRequest.ttl:type_name -> google.protobuf.Duration
+	24, // 11: muster.v1.CreateTokenRequest.ttl:type_name -> google.protobuf.Duration
 	10, // 12: muster.v1.ListTokensResponse.tokens:type_name -> muster.v1.Token
 	1,  // 13: muster.v1.ClusterService.GetStatus:input_type -> muster.v1.GetStatusRequest
 	4,  // 14: muster.v1.ClusterService.ListMembers:input_type -> muster.v1.ListMembersRequest
@@ -1269,16 +1358,18 @@ var file_muster_v1_cluster_proto_depIdxs = []int32{
 	13, // 18: muster.v1.ClusterService.ListTokens:input_type -> muster.v1.ListTokensRequest
 	15, // 19: muster.v1.ClusterService.RevokeToken:input_type -> muster.v1.RevokeTokenRequest
 	17, // 20: muster.v1.ClusterService.Login:input_type -> muster.v1.LoginRequest
-	2,  // 21: muster.v1.ClusterService.GetStatus:output_type -> muster.v1.GetStatusResponse
-	5,  // 22: muster.v1.ClusterService.ListMembers:output_type -> muster.v1.ListMembersResponse
-	7,  // 23: muster.v1.ClusterService.ListFailovers:output_type -> muster.v1.ListFailoversResponse
-	9,  // 24: muster.v1.ClusterService.Resume:output_type -> muster.v1.ResumeResponse
-	12, // 25: muster.v1.ClusterService.CreateToken:output_type -> muster.v1.CreateTokenResponse
-	14, // 26: muster.v1.ClusterService.ListTokens:output_type -> muster.v1.ListTokensResponse
-	16, // 27: muster.v1.ClusterService.RevokeToken:output_type -> muster.v1.RevokeTokenResponse
-	18, // 28: muster.v1.ClusterService.Login:output_type -> muster.v1.LoginResponse
-	21, // [21:29] is the sub-list for method output_type
-	13, // [13:21] is the sub-list for method input_type
+	19, // 21: muster.v1.ClusterService.SaveSnapshot:input_type -> muster.v1.SaveSnapshotRequest
+	2,  // 22: muster.v1.ClusterService.GetStatus:output_type -> muster.v1.GetStatusResponse
+	5,  // 23: muster.v1.ClusterService.ListMembers:output_type -> muster.v1.ListMembersResponse
+	7,  // 24: muster.v1.ClusterService.ListFailovers:output_type -> muster.v1.ListFailoversResponse
+	9,  // 25: muster.v1.ClusterService.Resume:output_type -> muster.v1.ResumeResponse
+	12, // 26: muster.v1.ClusterService.CreateToken:output_type -> muster.v1.CreateTokenResponse
+	14, // 27: muster.v1.ClusterService.ListTokens:output_type -> muster.v1.ListTokensResponse
+	16, // 28: muster.v1.ClusterService.RevokeToken:output_type -> muster.v1.RevokeTokenResponse
+	18, // 29: muster.v1.ClusterService.Login:output_type -> muster.v1.LoginResponse
+	20, // 30: muster.v1.ClusterService.SaveSnapshot:output_type -> muster.v1.SaveSnapshotResponse
+	22, // [22:31] is the sub-list for method output_type
+	13, // [13:22] is the sub-list for method input_type
 	13, // [13:13] is the sub-list for extension type_name
 	13, // [13:13] is the sub-list for extension extendee
 	0,  // [0:13] is the sub-list for field type_name
@@ -1296,7 +1387,7 @@ func file_muster_v1_cluster_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_muster_v1_cluster_proto_rawDesc), len(file_muster_v1_cluster_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   21,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -258,6 +258,7 @@ type ConnectRequest struct {
 	//	*ConnectRequest_Bye
 	//	*ConnectRequest_Usage
 	//	*ConnectRequest_Restarts
+	//	*ConnectRequest_Holdings
 	Message       isConnectRequest_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -363,6 +364,15 @@ func (x *ConnectRequest) GetRestarts() *RestartBatch {
 	return nil
 }
 
+func (x *ConnectRequest) GetHoldings() *Holdings {
+	if x != nil {
+		if x, ok := x.Message.(*ConnectRequest_Holdings); ok {
+			return x.Holdings
+		}
+	}
+	return nil
+}
+
 type isConnectRequest_Message interface {
 	isConnectRequest_Message()
 }
@@ -402,6 +412,11 @@ type ConnectRequest_Restarts struct {
 	Restarts *RestartBatch `protobuf:"bytes,30,opt,name=restarts,proto3,oneof"`
 }
 
+type ConnectRequest_Holdings struct {
+	// What the node holds: once, at once after a Welcome that asks for it.
+	Holdings *Holdings `protobuf:"bytes,40,opt,name=holdings,proto3,oneof"`
+}
+
 func (*ConnectRequest_Hello) isConnectRequest_Message() {}
 
 func (*ConnectRequest_Statuses) isConnectRequest_Message() {}
@@ -415,6 +430,127 @@ func (*ConnectRequest_Bye) isConnectRequest_Message() {}
 func (*ConnectRequest_Usage) isConnectRequest_Message() {}
 
 func (*ConnectRequest_Restarts) isConnectRequest_Message() {}
+
+func (*ConnectRequest_Holdings) isConnectRequest_Message() {}
+
+// Holdings is every binding that a node holds, as it is after Welcome has come. At most 5,000.
+type Holdings struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In no order.
+	All           []*Holding `protobuf:"bytes,1,rep,name=all,proto3" json:"all,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Holdings) Reset() {
+	*x = Holdings{}
+	mi := &file_muster_agent_v1_session_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Holdings) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Holdings) ProtoMessage() {}
+
+func (x *Holdings) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_agent_v1_session_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Holdings.ProtoReflect.Descriptor instead.
+func (*Holdings) Descriptor() ([]byte, []int) {
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Holdings) GetAll() []*Holding {
+	if x != nil {
+		return x.All
+	}
+	return nil
+}
+
+// Holding is one binding that a node holds.
+type Holding struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The pod's uid.
+	Uid string `protobuf:"bytes,1,opt,name=uid,proto3" json:"uid,omitempty"`
+	// The binding's epoch.
+	Epoch int64 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// It may go on under this epoch: it runs, nobody has said that it ends, and if it is fenced its deadline has not passed.
+	Live bool `protobuf:"varint,3,opt,name=live,proto3" json:"live,omitempty"`
+	// It has finished: nothing of it runs or will.
+	Final         bool `protobuf:"varint,4,opt,name=final,proto3" json:"final,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Holding) Reset() {
+	*x = Holding{}
+	mi := &file_muster_agent_v1_session_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Holding) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Holding) ProtoMessage() {}
+
+func (x *Holding) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_agent_v1_session_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Holding.ProtoReflect.Descriptor instead.
+func (*Holding) Descriptor() ([]byte, []int) {
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Holding) GetUid() string {
+	if x != nil {
+		return x.Uid
+	}
+	return ""
+}
+
+func (x *Holding) GetEpoch() int64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *Holding) GetLive() bool {
+	if x != nil {
+		return x.Live
+	}
+	return false
+}
+
+func (x *Holding) GetFinal() bool {
+	if x != nil {
+		return x.Final
+	}
+	return false
+}
 
 // Hello opens a session. It counts as a renewal received.
 type Hello struct {
@@ -431,15 +567,17 @@ type Hello struct {
 	Version string `protobuf:"bytes,5,opt,name=version,proto3" json:"version,omitempty"`
 	// The node's facts.
 	Facts *v1.NodeFacts `protobuf:"bytes,6,opt,name=facts,proto3" json:"facts,omitempty"`
-	// The cluster's generation that the agent last saw; 0: none.
-	Generation    int64 `protobuf:"varint,7,opt,name=generation,proto3" json:"generation,omitempty"`
+	// The cluster's generation that the agent last saw; 0: none. A coordinator of an earlier one refuses it.
+	Generation int64 `protobuf:"varint,7,opt,name=generation,proto3" json:"generation,omitempty"`
+	// The agent can say its Holdings.
+	SaysHoldings  bool `protobuf:"varint,8,opt,name=says_holdings,json=saysHoldings,proto3" json:"says_holdings,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Hello) Reset() {
 	*x = Hello{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[5]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -451,7 +589,7 @@ func (x *Hello) String() string {
 func (*Hello) ProtoMessage() {}
 
 func (x *Hello) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[5]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -464,7 +602,7 @@ func (x *Hello) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hello.ProtoReflect.Descriptor instead.
 func (*Hello) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{5}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Hello) GetNode() string {
@@ -516,6 +654,13 @@ func (x *Hello) GetGeneration() int64 {
 	return 0
 }
 
+func (x *Hello) GetSaysHoldings() bool {
+	if x != nil {
+		return x.SaysHoldings
+	}
+	return false
+}
+
 // StatusBatch has statuses of pods; at most 500.
 type StatusBatch struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -529,7 +674,7 @@ type StatusBatch struct {
 
 func (x *StatusBatch) Reset() {
 	*x = StatusBatch{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[6]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -541,7 +686,7 @@ func (x *StatusBatch) String() string {
 func (*StatusBatch) ProtoMessage() {}
 
 func (x *StatusBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[6]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -554,7 +699,7 @@ func (x *StatusBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusBatch.ProtoReflect.Descriptor instead.
 func (*StatusBatch) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{6}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *StatusBatch) GetStatuses() []*v1.HeldStatus {
@@ -598,7 +743,7 @@ type ResultBatch struct {
 
 func (x *ResultBatch) Reset() {
 	*x = ResultBatch{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[7]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -610,7 +755,7 @@ func (x *ResultBatch) String() string {
 func (*ResultBatch) ProtoMessage() {}
 
 func (x *ResultBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[7]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -623,7 +768,7 @@ func (x *ResultBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResultBatch.ProtoReflect.Descriptor instead.
 func (*ResultBatch) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{7}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ResultBatch) GetBase() *timestamppb.Timestamp {
@@ -710,7 +855,7 @@ type ProbeChange struct {
 
 func (x *ProbeChange) Reset() {
 	*x = ProbeChange{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[8]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -722,7 +867,7 @@ func (x *ProbeChange) String() string {
 func (*ProbeChange) ProtoMessage() {}
 
 func (x *ProbeChange) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[8]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -735,7 +880,7 @@ func (x *ProbeChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeChange.ProtoReflect.Descriptor instead.
 func (*ProbeChange) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{8}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ProbeChange) GetHandle() uint32 {
@@ -791,7 +936,7 @@ type EventBatch struct {
 
 func (x *EventBatch) Reset() {
 	*x = EventBatch{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[9]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -803,7 +948,7 @@ func (x *EventBatch) String() string {
 func (*EventBatch) ProtoMessage() {}
 
 func (x *EventBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[9]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -816,7 +961,7 @@ func (x *EventBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventBatch.ProtoReflect.Descriptor instead.
 func (*EventBatch) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{9}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *EventBatch) GetEvents() []*v1.Event {
@@ -852,7 +997,7 @@ type UsageBatch struct {
 
 func (x *UsageBatch) Reset() {
 	*x = UsageBatch{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[10]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -864,7 +1009,7 @@ func (x *UsageBatch) String() string {
 func (*UsageBatch) ProtoMessage() {}
 
 func (x *UsageBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[10]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -877,7 +1022,7 @@ func (x *UsageBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsageBatch.ProtoReflect.Descriptor instead.
 func (*UsageBatch) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{10}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *UsageBatch) GetAge() *durationpb.Duration {
@@ -947,7 +1092,7 @@ type Bye struct {
 
 func (x *Bye) Reset() {
 	*x = Bye{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[11]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -959,7 +1104,7 @@ func (x *Bye) String() string {
 func (*Bye) ProtoMessage() {}
 
 func (x *Bye) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[11]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -972,7 +1117,7 @@ func (x *Bye) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Bye.ProtoReflect.Descriptor instead.
 func (*Bye) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{11}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Bye) GetRestart() *durationpb.Duration {
@@ -1004,7 +1149,7 @@ type ConnectResponse struct {
 
 func (x *ConnectResponse) Reset() {
 	*x = ConnectResponse{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[12]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1016,7 +1161,7 @@ func (x *ConnectResponse) String() string {
 func (*ConnectResponse) ProtoMessage() {}
 
 func (x *ConnectResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[12]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1029,7 +1174,7 @@ func (x *ConnectResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConnectResponse.ProtoReflect.Descriptor instead.
 func (*ConnectResponse) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{12}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ConnectResponse) GetMessage() isConnectResponse_Message {
@@ -1189,14 +1334,16 @@ type Welcome struct {
 	// HOST:PORT of members to join.
 	GossipSeeds []string `protobuf:"bytes,7,rep,name=gossip_seeds,json=gossipSeeds,proto3" json:"gossip_seeds,omitempty"`
 	// The coordinator's version.
-	Version       string `protobuf:"bytes,8,opt,name=version,proto3" json:"version,omitempty"`
+	Version string `protobuf:"bytes,8,opt,name=version,proto3" json:"version,omitempty"`
+	// The agent's next message is to be its Holdings: only then assignments come.
+	AskHoldings   bool `protobuf:"varint,9,opt,name=ask_holdings,json=askHoldings,proto3" json:"ask_holdings,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Welcome) Reset() {
 	*x = Welcome{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[13]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1208,7 +1355,7 @@ func (x *Welcome) String() string {
 func (*Welcome) ProtoMessage() {}
 
 func (x *Welcome) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[13]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1221,7 +1368,7 @@ func (x *Welcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Welcome.ProtoReflect.Descriptor instead.
 func (*Welcome) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{13}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Welcome) GetOwner() string {
@@ -1280,6 +1427,13 @@ func (x *Welcome) GetVersion() string {
 	return ""
 }
 
+func (x *Welcome) GetAskHoldings() bool {
+	if x != nil {
+		return x.AskHoldings
+	}
+	return false
+}
+
 // Assignments is what a node is to run.
 type Assignments struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1299,7 +1453,7 @@ type Assignments struct {
 
 func (x *Assignments) Reset() {
 	*x = Assignments{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[14]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1311,7 +1465,7 @@ func (x *Assignments) String() string {
 func (*Assignments) ProtoMessage() {}
 
 func (x *Assignments) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[14]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1324,7 +1478,7 @@ func (x *Assignments) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Assignments.ProtoReflect.Descriptor instead.
 func (*Assignments) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{14}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Assignments) GetRevision() int64 {
@@ -1388,7 +1542,7 @@ type Assignment struct {
 
 func (x *Assignment) Reset() {
 	*x = Assignment{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[15]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1400,7 +1554,7 @@ func (x *Assignment) String() string {
 func (*Assignment) ProtoMessage() {}
 
 func (x *Assignment) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[15]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1413,7 +1567,7 @@ func (x *Assignment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Assignment.ProtoReflect.Descriptor instead.
 func (*Assignment) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{15}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Assignment) GetPod() *v1.Pod {
@@ -1484,7 +1638,7 @@ type RestartGuards struct {
 
 func (x *RestartGuards) Reset() {
 	*x = RestartGuards{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[16]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1496,7 +1650,7 @@ func (x *RestartGuards) String() string {
 func (*RestartGuards) ProtoMessage() {}
 
 func (x *RestartGuards) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[16]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1509,7 +1663,7 @@ func (x *RestartGuards) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestartGuards.ProtoReflect.Descriptor instead.
 func (*RestartGuards) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{16}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *RestartGuards) GetPods() []*RestartGuard {
@@ -1540,7 +1694,7 @@ type RestartGuard struct {
 
 func (x *RestartGuard) Reset() {
 	*x = RestartGuard{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[17]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1552,7 +1706,7 @@ func (x *RestartGuard) String() string {
 func (*RestartGuard) ProtoMessage() {}
 
 func (x *RestartGuard) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[17]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1565,7 +1719,7 @@ func (x *RestartGuard) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestartGuard.ProtoReflect.Descriptor instead.
 func (*RestartGuard) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{17}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *RestartGuard) GetUid() string {
@@ -1622,7 +1776,7 @@ type RestartBatch struct {
 
 func (x *RestartBatch) Reset() {
 	*x = RestartBatch{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[18]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1634,7 +1788,7 @@ func (x *RestartBatch) String() string {
 func (*RestartBatch) ProtoMessage() {}
 
 func (x *RestartBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[18]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1647,7 +1801,7 @@ func (x *RestartBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestartBatch.ProtoReflect.Descriptor instead.
 func (*RestartBatch) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{18}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *RestartBatch) GetWords() []*RestartWord {
@@ -1680,7 +1834,7 @@ type RestartWord struct {
 
 func (x *RestartWord) Reset() {
 	*x = RestartWord{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[19]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1692,7 +1846,7 @@ func (x *RestartWord) String() string {
 func (*RestartWord) ProtoMessage() {}
 
 func (x *RestartWord) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[19]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1705,7 +1859,7 @@ func (x *RestartWord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestartWord.ProtoReflect.Descriptor instead.
 func (*RestartWord) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{19}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *RestartWord) GetUid() string {
@@ -1770,7 +1924,7 @@ type HeldKey struct {
 
 func (x *HeldKey) Reset() {
 	*x = HeldKey{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[20]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1782,7 +1936,7 @@ func (x *HeldKey) String() string {
 func (*HeldKey) ProtoMessage() {}
 
 func (x *HeldKey) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[20]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1795,7 +1949,7 @@ func (x *HeldKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeldKey.ProtoReflect.Descriptor instead.
 func (*HeldKey) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{20}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *HeldKey) GetUid() string {
@@ -1825,7 +1979,7 @@ type StatusAck struct {
 
 func (x *StatusAck) Reset() {
 	*x = StatusAck{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[21]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1837,7 +1991,7 @@ func (x *StatusAck) String() string {
 func (*StatusAck) ProtoMessage() {}
 
 func (x *StatusAck) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[21]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1850,7 +2004,7 @@ func (x *StatusAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusAck.ProtoReflect.Descriptor instead.
 func (*StatusAck) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{21}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *StatusAck) GetCommitted() []*HeldKey {
@@ -1888,7 +2042,7 @@ type Network struct {
 
 func (x *Network) Reset() {
 	*x = Network{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[22]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1900,7 +2054,7 @@ func (x *Network) String() string {
 func (*Network) ProtoMessage() {}
 
 func (x *Network) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[22]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1913,7 +2067,7 @@ func (x *Network) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Network.ProtoReflect.Descriptor instead.
 func (*Network) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{22}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Network) GetPodCidr() string {
@@ -1973,7 +2127,7 @@ type NetworkNode struct {
 
 func (x *NetworkNode) Reset() {
 	*x = NetworkNode{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[23]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1985,7 +2139,7 @@ func (x *NetworkNode) String() string {
 func (*NetworkNode) ProtoMessage() {}
 
 func (x *NetworkNode) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[23]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1998,7 +2152,7 @@ func (x *NetworkNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkNode.ProtoReflect.Descriptor instead.
 func (*NetworkNode) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{23}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *NetworkNode) GetNode() string {
@@ -2039,7 +2193,7 @@ type Services struct {
 
 func (x *Services) Reset() {
 	*x = Services{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[24]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2051,7 +2205,7 @@ func (x *Services) String() string {
 func (*Services) ProtoMessage() {}
 
 func (x *Services) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[24]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2064,7 +2218,7 @@ func (x *Services) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Services.ProtoReflect.Descriptor instead.
 func (*Services) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{24}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Services) GetFull() bool {
@@ -2108,7 +2262,7 @@ type NamedService struct {
 
 func (x *NamedService) Reset() {
 	*x = NamedService{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[25]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2120,7 +2274,7 @@ func (x *NamedService) String() string {
 func (*NamedService) ProtoMessage() {}
 
 func (x *NamedService) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[25]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2133,7 +2287,7 @@ func (x *NamedService) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NamedService.ProtoReflect.Descriptor instead.
 func (*NamedService) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{25}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *NamedService) GetKey() *ObjectKey {
@@ -2167,7 +2321,7 @@ type Configs struct {
 
 func (x *Configs) Reset() {
 	*x = Configs{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[26]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2179,7 +2333,7 @@ func (x *Configs) String() string {
 func (*Configs) ProtoMessage() {}
 
 func (x *Configs) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[26]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2192,7 +2346,7 @@ func (x *Configs) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Configs.ProtoReflect.Descriptor instead.
 func (*Configs) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{26}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Configs) GetFull() bool {
@@ -2236,7 +2390,7 @@ type ConfigObject struct {
 
 func (x *ConfigObject) Reset() {
 	*x = ConfigObject{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[27]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2248,7 +2402,7 @@ func (x *ConfigObject) String() string {
 func (*ConfigObject) ProtoMessage() {}
 
 func (x *ConfigObject) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[27]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2261,7 +2415,7 @@ func (x *ConfigObject) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfigObject.ProtoReflect.Descriptor instead.
 func (*ConfigObject) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{27}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ConfigObject) GetKey() *ConfigKey {
@@ -2293,7 +2447,7 @@ type ConfigKey struct {
 
 func (x *ConfigKey) Reset() {
 	*x = ConfigKey{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[28]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2305,7 +2459,7 @@ func (x *ConfigKey) String() string {
 func (*ConfigKey) ProtoMessage() {}
 
 func (x *ConfigKey) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[28]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2318,7 +2472,7 @@ func (x *ConfigKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfigKey.ProtoReflect.Descriptor instead.
 func (*ConfigKey) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{28}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ConfigKey) GetKind() string {
@@ -2355,7 +2509,7 @@ type ObjectKey struct {
 
 func (x *ObjectKey) Reset() {
 	*x = ObjectKey{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[29]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2367,7 +2521,7 @@ func (x *ObjectKey) String() string {
 func (*ObjectKey) ProtoMessage() {}
 
 func (x *ObjectKey) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[29]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2380,7 +2534,7 @@ func (x *ObjectKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ObjectKey.ProtoReflect.Descriptor instead.
 func (*ObjectKey) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{29}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ObjectKey) GetNamespace() string {
@@ -2419,7 +2573,7 @@ type Ask struct {
 
 func (x *Ask) Reset() {
 	*x = Ask{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[30]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2431,7 +2585,7 @@ func (x *Ask) String() string {
 func (*Ask) ProtoMessage() {}
 
 func (x *Ask) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[30]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2444,7 +2598,7 @@ func (x *Ask) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ask.ProtoReflect.Descriptor instead.
 func (*Ask) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{30}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Ask) GetId() uint64 {
@@ -2574,7 +2728,7 @@ type EvidenceAsk struct {
 
 func (x *EvidenceAsk) Reset() {
 	*x = EvidenceAsk{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[31]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2586,7 +2740,7 @@ func (x *EvidenceAsk) String() string {
 func (*EvidenceAsk) ProtoMessage() {}
 
 func (x *EvidenceAsk) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[31]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2599,7 +2753,7 @@ func (x *EvidenceAsk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EvidenceAsk.ProtoReflect.Descriptor instead.
 func (*EvidenceAsk) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{31}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *EvidenceAsk) GetUid() string {
@@ -2637,7 +2791,7 @@ type ContainerEvidence struct {
 
 func (x *ContainerEvidence) Reset() {
 	*x = ContainerEvidence{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[32]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2649,7 +2803,7 @@ func (x *ContainerEvidence) String() string {
 func (*ContainerEvidence) ProtoMessage() {}
 
 func (x *ContainerEvidence) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[32]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2662,7 +2816,7 @@ func (x *ContainerEvidence) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerEvidence.ProtoReflect.Descriptor instead.
 func (*ContainerEvidence) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{32}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ContainerEvidence) GetContainer() string {
@@ -2736,7 +2890,7 @@ type InstanceEnd struct {
 
 func (x *InstanceEnd) Reset() {
 	*x = InstanceEnd{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[33]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2748,7 +2902,7 @@ func (x *InstanceEnd) String() string {
 func (*InstanceEnd) ProtoMessage() {}
 
 func (x *InstanceEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[33]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2761,7 +2915,7 @@ func (x *InstanceEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InstanceEnd.ProtoReflect.Descriptor instead.
 func (*InstanceEnd) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{33}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *InstanceEnd) GetAttempt() int32 {
@@ -2847,7 +3001,7 @@ type ForwardAsk struct {
 
 func (x *ForwardAsk) Reset() {
 	*x = ForwardAsk{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[34]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2859,7 +3013,7 @@ func (x *ForwardAsk) String() string {
 func (*ForwardAsk) ProtoMessage() {}
 
 func (x *ForwardAsk) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[34]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2872,7 +3026,7 @@ func (x *ForwardAsk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForwardAsk.ProtoReflect.Descriptor instead.
 func (*ForwardAsk) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{34}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ForwardAsk) GetUid() string {
@@ -2910,7 +3064,7 @@ type ExecAsk struct {
 
 func (x *ExecAsk) Reset() {
 	*x = ExecAsk{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[35]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2922,7 +3076,7 @@ func (x *ExecAsk) String() string {
 func (*ExecAsk) ProtoMessage() {}
 
 func (x *ExecAsk) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[35]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2935,7 +3089,7 @@ func (x *ExecAsk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecAsk.ProtoReflect.Descriptor instead.
 func (*ExecAsk) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{35}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ExecAsk) GetUid() string {
@@ -3003,7 +3157,7 @@ type LogsAsk struct {
 
 func (x *LogsAsk) Reset() {
 	*x = LogsAsk{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[36]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3015,7 +3169,7 @@ func (x *LogsAsk) String() string {
 func (*LogsAsk) ProtoMessage() {}
 
 func (x *LogsAsk) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[36]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3028,7 +3182,7 @@ func (x *LogsAsk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsAsk.ProtoReflect.Descriptor instead.
 func (*LogsAsk) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{36}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *LogsAsk) GetUid() string {
@@ -3097,7 +3251,7 @@ type ResultsAsk struct {
 
 func (x *ResultsAsk) Reset() {
 	*x = ResultsAsk{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[37]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3109,7 +3263,7 @@ func (x *ResultsAsk) String() string {
 func (*ResultsAsk) ProtoMessage() {}
 
 func (x *ResultsAsk) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[37]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3122,7 +3276,7 @@ func (x *ResultsAsk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResultsAsk.ProtoReflect.Descriptor instead.
 func (*ResultsAsk) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{37}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ResultsAsk) GetUid() string {
@@ -3168,7 +3322,7 @@ type FollowAsk struct {
 
 func (x *FollowAsk) Reset() {
 	*x = FollowAsk{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[38]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3180,7 +3334,7 @@ func (x *FollowAsk) String() string {
 func (*FollowAsk) ProtoMessage() {}
 
 func (x *FollowAsk) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[38]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3193,7 +3347,7 @@ func (x *FollowAsk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowAsk.ProtoReflect.Descriptor instead.
 func (*FollowAsk) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{38}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *FollowAsk) GetUid() string {
@@ -3238,7 +3392,7 @@ type AnswerRequest struct {
 
 func (x *AnswerRequest) Reset() {
 	*x = AnswerRequest{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[39]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3250,7 +3404,7 @@ func (x *AnswerRequest) String() string {
 func (*AnswerRequest) ProtoMessage() {}
 
 func (x *AnswerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[39]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3263,7 +3417,7 @@ func (x *AnswerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnswerRequest.ProtoReflect.Descriptor instead.
 func (*AnswerRequest) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{39}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *AnswerRequest) GetId() uint64 {
@@ -3377,7 +3531,7 @@ type FollowedResults struct {
 
 func (x *FollowedResults) Reset() {
 	*x = FollowedResults{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[40]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3389,7 +3543,7 @@ func (x *FollowedResults) String() string {
 func (*FollowedResults) ProtoMessage() {}
 
 func (x *FollowedResults) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[40]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3402,7 +3556,7 @@ func (x *FollowedResults) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowedResults.ProtoReflect.Descriptor instead.
 func (*FollowedResults) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{40}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *FollowedResults) GetResults() []*v1.ProbeAttempt {
@@ -3430,7 +3584,7 @@ type ProbeResults struct {
 
 func (x *ProbeResults) Reset() {
 	*x = ProbeResults{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[41]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3442,7 +3596,7 @@ func (x *ProbeResults) String() string {
 func (*ProbeResults) ProtoMessage() {}
 
 func (x *ProbeResults) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[41]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3455,7 +3609,7 @@ func (x *ProbeResults) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeResults.ProtoReflect.Descriptor instead.
 func (*ProbeResults) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{41}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ProbeResults) GetResults() []*v1.ProbeAttempt {
@@ -3478,7 +3632,7 @@ type AnswerError struct {
 
 func (x *AnswerError) Reset() {
 	*x = AnswerError{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[42]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3490,7 +3644,7 @@ func (x *AnswerError) String() string {
 func (*AnswerError) ProtoMessage() {}
 
 func (x *AnswerError) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[42]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3503,7 +3657,7 @@ func (x *AnswerError) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnswerError.ProtoReflect.Descriptor instead.
 func (*AnswerError) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{42}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *AnswerError) GetReason() string {
@@ -3543,7 +3697,7 @@ type InteractRequest struct {
 
 func (x *InteractRequest) Reset() {
 	*x = InteractRequest{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[43]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3555,7 +3709,7 @@ func (x *InteractRequest) String() string {
 func (*InteractRequest) ProtoMessage() {}
 
 func (x *InteractRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[43]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3568,7 +3722,7 @@ func (x *InteractRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InteractRequest.ProtoReflect.Descriptor instead.
 func (*InteractRequest) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{43}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *InteractRequest) GetId() uint64 {
@@ -3719,7 +3873,7 @@ type InteractResponse struct {
 
 func (x *InteractResponse) Reset() {
 	*x = InteractResponse{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[44]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3731,7 +3885,7 @@ func (x *InteractResponse) String() string {
 func (*InteractResponse) ProtoMessage() {}
 
 func (x *InteractResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[44]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3744,7 +3898,7 @@ func (x *InteractResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InteractResponse.ProtoReflect.Descriptor instead.
 func (*InteractResponse) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{44}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *InteractResponse) GetInput() isInteractResponse_Input {
@@ -3815,7 +3969,7 @@ type AnswerResponse struct {
 
 func (x *AnswerResponse) Reset() {
 	*x = AnswerResponse{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[45]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3827,7 +3981,7 @@ func (x *AnswerResponse) String() string {
 func (*AnswerResponse) ProtoMessage() {}
 
 func (x *AnswerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[45]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3840,7 +3994,7 @@ func (x *AnswerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnswerResponse.ProtoReflect.Descriptor instead.
 func (*AnswerResponse) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{45}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{47}
 }
 
 // RenewRequest is one renewal. At most 4 KiB, results included.
@@ -3862,7 +4016,7 @@ type RenewRequest struct {
 
 func (x *RenewRequest) Reset() {
 	*x = RenewRequest{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[46]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3874,7 +4028,7 @@ func (x *RenewRequest) String() string {
 func (*RenewRequest) ProtoMessage() {}
 
 func (x *RenewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[46]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3887,7 +4041,7 @@ func (x *RenewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewRequest.ProtoReflect.Descriptor instead.
 func (*RenewRequest) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{46}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *RenewRequest) GetSession() int64 {
@@ -3938,7 +4092,7 @@ type RenewResponse struct {
 
 func (x *RenewResponse) Reset() {
 	*x = RenewResponse{}
-	mi := &file_muster_agent_v1_session_proto_msgTypes[47]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3950,7 +4104,7 @@ func (x *RenewResponse) String() string {
 func (*RenewResponse) ProtoMessage() {}
 
 func (x *RenewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_agent_v1_session_proto_msgTypes[47]
+	mi := &file_muster_agent_v1_session_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3963,7 +4117,7 @@ func (x *RenewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewResponse.ProtoReflect.Descriptor instead.
 func (*RenewResponse) Descriptor() ([]byte, []int) {
-	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{47}
+	return file_muster_agent_v1_session_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *RenewResponse) GetNumber() uint64 {
@@ -3996,7 +4150,7 @@ const file_muster_agent_v1_session_proto_rawDesc = "" +
 	"\x18RotateCertificateRequest\x12\x10\n" +
 	"\x03csr\x18\x01 \x01(\fR\x03csr\"=\n" +
 	"\x19RotateCertificateResponse\x12 \n" +
-	"\vcertificate\x18\x01 \x01(\fR\vcertificate\"\x94\x03\n" +
+	"\vcertificate\x18\x01 \x01(\fR\vcertificate\"\xcd\x03\n" +
 	"\x0eConnectRequest\x12.\n" +
 	"\x05hello\x18\x01 \x01(\v2\x16.muster.agent.v1.HelloH\x00R\x05hello\x12:\n" +
 	"\bstatuses\x18\x02 \x01(\v2\x1c.muster.agent.v1.StatusBatchH\x00R\bstatuses\x128\n" +
@@ -4005,8 +4159,16 @@ const file_muster_agent_v1_session_proto_rawDesc = "" +
 	"\x03bye\x18\x05 \x01(\v2\x14.muster.agent.v1.ByeH\x00R\x03bye\x123\n" +
 	"\x05usage\x18\n" +
 	" \x01(\v2\x1b.muster.agent.v1.UsageBatchH\x00R\x05usage\x12;\n" +
-	"\brestarts\x18\x1e \x01(\v2\x1d.muster.agent.v1.RestartBatchH\x00R\brestartsB\t\n" +
-	"\amessage\"\xd0\x01\n" +
+	"\brestarts\x18\x1e \x01(\v2\x1d.muster.agent.v1.RestartBatchH\x00R\brestarts\x127\n" +
+	"\bholdings\x18( \x01(\v2\x19.muster.agent.v1.HoldingsH\x00R\bholdingsB\t\n" +
+	"\amessage\"6\n" +
+	"\bHoldings\x12*\n" +
+	"\x03all\x18\x01 \x03(\v2\x18.muster.agent.v1.HoldingR\x03all\"[\n" +
+	"\aHolding\x12\x10\n" +
+	"\x03uid\x18\x01 \x01(\tR\x03uid\x12\x14\n" +
+	"\x05epoch\x18\x02 \x01(\x03R\x05epoch\x12\x12\n" +
+	"\x04live\x18\x03 \x01(\bR\x04live\x12\x14\n" +
+	"\x05final\x18\x04 \x01(\bR\x05final\"\xf5\x01\n" +
 	"\x05Hello\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1a\n" +
 	"\binstance\x18\x02 \x01(\tR\binstance\x12\x17\n" +
@@ -4016,7 +4178,8 @@ const file_muster_agent_v1_session_proto_rawDesc = "" +
 	"\x05facts\x18\x06 \x01(\v2\x14.muster.v1.NodeFactsR\x05facts\x12\x1e\n" +
 	"\n" +
 	"generation\x18\a \x01(\x03R\n" +
-	"generation\"\\\n" +
+	"generation\x12#\n" +
+	"\rsays_holdings\x18\b \x01(\bR\fsaysHoldings\"\\\n" +
 	"\vStatusBatch\x121\n" +
 	"\bstatuses\x18\x01 \x03(\v2\x15.muster.v1.HeldStatusR\bstatuses\x12\x1a\n" +
 	"\bcomplete\x18\x02 \x01(\bR\bcomplete\"\xab\x02\n" +
@@ -4064,7 +4227,7 @@ const file_muster_agent_v1_session_proto_rawDesc = "" +
 	"\bservices\x18\x06 \x01(\v2\x19.muster.agent.v1.ServicesH\x00R\bservices\x124\n" +
 	"\aconfigs\x18\a \x01(\v2\x18.muster.agent.v1.ConfigsH\x00R\aconfigs\x12G\n" +
 	"\x0erestart_guards\x18\x1e \x01(\v2\x1e.muster.agent.v1.RestartGuardsH\x00R\rrestartGuardsB\t\n" +
-	"\amessage\"\xae\x02\n" +
+	"\amessage\"\xd1\x02\n" +
 	"\aWelcome\x12\x14\n" +
 	"\x05owner\x18\x01 \x01(\tR\x05owner\x126\n" +
 	"\tlease_ttl\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\bleaseTtl\x12:\n" +
@@ -4078,7 +4241,8 @@ const file_muster_agent_v1_session_proto_rawDesc = "" +
 	"\n" +
 	"gossip_key\x18\x06 \x01(\fR\tgossipKey\x12!\n" +
 	"\fgossip_seeds\x18\a \x03(\tR\vgossipSeeds\x12\x18\n" +
-	"\aversion\x18\b \x01(\tR\aversion\"\xc4\x01\n" +
+	"\aversion\x18\b \x01(\tR\aversion\x12!\n" +
+	"\fask_holdings\x18\t \x01(\bR\vaskHoldings\"\xc4\x01\n" +
 	"\vAssignments\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x03R\brevision\x12\x12\n" +
 	"\x04full\x18\x02 \x01(\bR\x04full\x12=\n" +
@@ -4290,173 +4454,177 @@ func file_muster_agent_v1_session_proto_rawDescGZIP() []byte {
 	return file_muster_agent_v1_session_proto_rawDescData
 }
 
-var file_muster_agent_v1_session_proto_msgTypes = make([]protoimpl.MessageInfo, 50)
+var file_muster_agent_v1_session_proto_msgTypes = make([]protoimpl.MessageInfo, 52)
 var file_muster_agent_v1_session_proto_goTypes = []any{
 	(*JoinRequest)(nil),               // 0: muster.agent.v1.JoinRequest
 	(*JoinResponse)(nil),              // 1: muster.agent.v1.JoinResponse
 	(*RotateCertificateRequest)(nil),  // 2: muster.agent.v1.RotateCertificateRequest
 	(*RotateCertificateResponse)(nil), // 3: muster.agent.v1.RotateCertificateResponse
 	(*ConnectRequest)(nil),            // 4: muster.agent.v1.ConnectRequest
-	(*Hello)(nil),                     // 5: muster.agent.v1.Hello
-	(*StatusBatch)(nil),               // 6: muster.agent.v1.StatusBatch
-	(*ResultBatch)(nil),               // 7: muster.agent.v1.ResultBatch
-	(*ProbeChange)(nil),               // 8: muster.agent.v1.ProbeChange
-	(*EventBatch)(nil),                // 9: muster.agent.v1.EventBatch
-	(*UsageBatch)(nil),                // 10: muster.agent.v1.UsageBatch
-	(*Bye)(nil),                       // 11: muster.agent.v1.Bye
-	(*ConnectResponse)(nil),           // 12: muster.agent.v1.ConnectResponse
-	(*Welcome)(nil),                   // 13: muster.agent.v1.Welcome
-	(*Assignments)(nil),               // 14: muster.agent.v1.Assignments
-	(*Assignment)(nil),                // 15: muster.agent.v1.Assignment
-	(*RestartGuards)(nil),             // 16: muster.agent.v1.RestartGuards
-	(*RestartGuard)(nil),              // 17: muster.agent.v1.RestartGuard
-	(*RestartBatch)(nil),              // 18: muster.agent.v1.RestartBatch
-	(*RestartWord)(nil),               // 19: muster.agent.v1.RestartWord
-	(*HeldKey)(nil),                   // 20: muster.agent.v1.HeldKey
-	(*StatusAck)(nil),                 // 21: muster.agent.v1.StatusAck
-	(*Network)(nil),                   // 22: muster.agent.v1.Network
-	(*NetworkNode)(nil),               // 23: muster.agent.v1.NetworkNode
-	(*Services)(nil),                  // 24: muster.agent.v1.Services
-	(*NamedService)(nil),              // 25: muster.agent.v1.NamedService
-	(*Configs)(nil),                   // 26: muster.agent.v1.Configs
-	(*ConfigObject)(nil),              // 27: muster.agent.v1.ConfigObject
-	(*ConfigKey)(nil),                 // 28: muster.agent.v1.ConfigKey
-	(*ObjectKey)(nil),                 // 29: muster.agent.v1.ObjectKey
-	(*Ask)(nil),                       // 30: muster.agent.v1.Ask
-	(*EvidenceAsk)(nil),               // 31: muster.agent.v1.EvidenceAsk
-	(*ContainerEvidence)(nil),         // 32: muster.agent.v1.ContainerEvidence
-	(*InstanceEnd)(nil),               // 33: muster.agent.v1.InstanceEnd
-	(*ForwardAsk)(nil),                // 34: muster.agent.v1.ForwardAsk
-	(*ExecAsk)(nil),                   // 35: muster.agent.v1.ExecAsk
-	(*LogsAsk)(nil),                   // 36: muster.agent.v1.LogsAsk
-	(*ResultsAsk)(nil),                // 37: muster.agent.v1.ResultsAsk
-	(*FollowAsk)(nil),                 // 38: muster.agent.v1.FollowAsk
-	(*AnswerRequest)(nil),             // 39: muster.agent.v1.AnswerRequest
-	(*FollowedResults)(nil),           // 40: muster.agent.v1.FollowedResults
-	(*ProbeResults)(nil),              // 41: muster.agent.v1.ProbeResults
-	(*AnswerError)(nil),               // 42: muster.agent.v1.AnswerError
-	(*InteractRequest)(nil),           // 43: muster.agent.v1.InteractRequest
-	(*InteractResponse)(nil),          // 44: muster.agent.v1.InteractResponse
-	(*AnswerResponse)(nil),            // 45: muster.agent.v1.AnswerResponse
-	(*RenewRequest)(nil),              // 46: muster.agent.v1.RenewRequest
-	(*RenewResponse)(nil),             // 47: muster.agent.v1.RenewResponse
-	nil,                               // 48: muster.agent.v1.Assignment.RestartsEntry
-	nil,                               // 49: muster.agent.v1.ConfigObject.DataEntry
-	(*v1.NodeFacts)(nil),              // 50: muster.v1.NodeFacts
-	(*v1.HeldStatus)(nil),             // 51: muster.v1.HeldStatus
-	(*timestamppb.Timestamp)(nil),     // 52: google.protobuf.Timestamp
-	(v1.ProbeResult)(0),               // 53: muster.v1.ProbeResult
-	(*v1.ProbeAttempt)(nil),           // 54: muster.v1.ProbeAttempt
-	(*v1.Event)(nil),                  // 55: muster.v1.Event
-	(*durationpb.Duration)(nil),       // 56: google.protobuf.Duration
-	(*v1.Usage)(nil),                  // 57: muster.v1.Usage
-	(*v1.Pod)(nil),                    // 58: muster.v1.Pod
-	(v1.FailoverClass)(0),             // 59: muster.v1.FailoverClass
-	(*v1.Endpoint)(nil),               // 60: muster.v1.Endpoint
-	(*v1.ContainerTerminated)(nil),    // 61: muster.v1.ContainerTerminated
-	(v1.ProbeKind)(0),                 // 62: muster.v1.ProbeKind
-	(*v1.TerminalSize)(nil),           // 63: muster.v1.TerminalSize
+	(*Holdings)(nil),                  // 5: muster.agent.v1.Holdings
+	(*Holding)(nil),                   // 6: muster.agent.v1.Holding
+	(*Hello)(nil),                     // 7: muster.agent.v1.Hello
+	(*StatusBatch)(nil),               // 8: muster.agent.v1.StatusBatch
+	(*ResultBatch)(nil),               // 9: muster.agent.v1.ResultBatch
+	(*ProbeChange)(nil),               // 10: muster.agent.v1.ProbeChange
+	(*EventBatch)(nil),                // 11: muster.agent.v1.EventBatch
+	(*UsageBatch)(nil),                // 12: muster.agent.v1.UsageBatch
+	(*Bye)(nil),                       // 13: muster.agent.v1.Bye
+	(*ConnectResponse)(nil),           // 14: muster.agent.v1.ConnectResponse
+	(*Welcome)(nil),                   // 15: muster.agent.v1.Welcome
+	(*Assignments)(nil),               // 16: muster.agent.v1.Assignments
+	(*Assignment)(nil),                // 17: muster.agent.v1.Assignment
+	(*RestartGuards)(nil),             // 18: muster.agent.v1.RestartGuards
+	(*RestartGuard)(nil),              // 19: muster.agent.v1.RestartGuard
+	(*RestartBatch)(nil),              // 20: muster.agent.v1.RestartBatch
+	(*RestartWord)(nil),               // 21: muster.agent.v1.RestartWord
+	(*HeldKey)(nil),                   // 22: muster.agent.v1.HeldKey
+	(*StatusAck)(nil),                 // 23: muster.agent.v1.StatusAck
+	(*Network)(nil),                   // 24: muster.agent.v1.Network
+	(*NetworkNode)(nil),               // 25: muster.agent.v1.NetworkNode
+	(*Services)(nil),                  // 26: muster.agent.v1.Services
+	(*NamedService)(nil),              // 27: muster.agent.v1.NamedService
+	(*Configs)(nil),                   // 28: muster.agent.v1.Configs
+	(*ConfigObject)(nil),              // 29: muster.agent.v1.ConfigObject
+	(*ConfigKey)(nil),                 // 30: muster.agent.v1.ConfigKey
+	(*ObjectKey)(nil),                 // 31: muster.agent.v1.ObjectKey
+	(*Ask)(nil),                       // 32: muster.agent.v1.Ask
+	(*EvidenceAsk)(nil),               // 33: muster.agent.v1.EvidenceAsk
+	(*ContainerEvidence)(nil),         // 34: muster.agent.v1.ContainerEvidence
+	(*InstanceEnd)(nil),               // 35: muster.agent.v1.InstanceEnd
+	(*ForwardAsk)(nil),                // 36: muster.agent.v1.ForwardAsk
+	(*ExecAsk)(nil),                   // 37: muster.agent.v1.ExecAsk
+	(*LogsAsk)(nil),                   // 38: muster.agent.v1.LogsAsk
+	(*ResultsAsk)(nil),                // 39: muster.agent.v1.ResultsAsk
+	(*FollowAsk)(nil),                 // 40: muster.agent.v1.FollowAsk
+	(*AnswerRequest)(nil),             // 41: muster.agent.v1.AnswerRequest
+	(*FollowedResults)(nil),           // 42: muster.agent.v1.FollowedResults
+	(*ProbeResults)(nil),              // 43: muster.agent.v1.ProbeResults
+	(*AnswerError)(nil),               // 44: muster.agent.v1.AnswerError
+	(*InteractRequest)(nil),           // 45: muster.agent.v1.InteractRequest
+	(*InteractResponse)(nil),          // 46: muster.agent.v1.InteractResponse
+	(*AnswerResponse)(nil),            // 47: muster.agent.v1.AnswerResponse
+	(*RenewRequest)(nil),              // 48: muster.agent.v1.RenewRequest
+	(*RenewResponse)(nil),             // 49: muster.agent.v1.RenewResponse
+	nil,                               // 50: muster.agent.v1.Assignment.RestartsEntry
+	nil,                               // 51: muster.agent.v1.ConfigObject.DataEntry
+	(*v1.NodeFacts)(nil),              // 52: muster.v1.NodeFacts
+	(*v1.HeldStatus)(nil),             // 53: muster.v1.HeldStatus
+	(*timestamppb.Timestamp)(nil),     // 54: google.protobuf.Timestamp
+	(v1.ProbeResult)(0),               // 55: muster.v1.ProbeResult
+	(*v1.ProbeAttempt)(nil),           // 56: muster.v1.ProbeAttempt
+	(*v1.Event)(nil),                  // 57: muster.v1.Event
+	(*durationpb.Duration)(nil),       // 58: google.protobuf.Duration
+	(*v1.Usage)(nil),                  // 59: muster.v1.Usage
+	(*v1.Pod)(nil),                    // 60: muster.v1.Pod
+	(v1.FailoverClass)(0),             // 61: muster.v1.FailoverClass
+	(*v1.Endpoint)(nil),               // 62: muster.v1.Endpoint
+	(*v1.ContainerTerminated)(nil),    // 63: muster.v1.ContainerTerminated
+	(v1.ProbeKind)(0),                 // 64: muster.v1.ProbeKind
+	(*v1.TerminalSize)(nil),           // 65: muster.v1.TerminalSize
 }
 var file_muster_agent_v1_session_proto_depIdxs = []int32{
-	5,  // 0: muster.agent.v1.ConnectRequest.hello:type_name -> muster.agent.v1.Hello
-	6,  // 1: muster.agent.v1.ConnectRequest.statuses:type_name -> muster.agent.v1.StatusBatch
-	7,  // 2: muster.agent.v1.ConnectRequest.results:type_name -> muster.agent.v1.ResultBatch
-	9,  // 3: muster.agent.v1.ConnectRequest.events:type_name -> muster.agent.v1.EventBatch
-	11, // 4: muster.agent.v1.ConnectRequest.bye:type_name -> muster.agent.v1.Bye
-	10, // 5: muster.agent.v1.ConnectRequest.usage:type_name -> muster.agent.v1.UsageBatch
-	18, // 6: muster.agent.v1.ConnectRequest.restarts:type_name -> muster.agent.v1.RestartBatch
-	50, // 7: muster.agent.v1.Hello.facts:type_name -> muster.v1.NodeFacts
-	51, // 8: muster.agent.v1.StatusBatch.statuses:type_name -> muster.v1.HeldStatus
-	52, // 9: muster.agent.v1.ResultBatch.base:type_name -> google.protobuf.Timestamp
-	8,  // 10: muster.agent.v1.ResultBatch.changes:type_name -> muster.agent.v1.ProbeChange
-	53, // 11: muster.agent.v1.ProbeChange.verdict:type_name -> muster.v1.ProbeResult
-	52, // 12: muster.agent.v1.ProbeChange.since:type_name -> google.protobuf.Timestamp
-	54, // 13: muster.agent.v1.ProbeChange.last:type_name -> muster.v1.ProbeAttempt
-	55, // 14: muster.agent.v1.EventBatch.events:type_name -> muster.v1.Event
-	56, // 15: muster.agent.v1.UsageBatch.age:type_name -> google.protobuf.Duration
-	56, // 16: muster.agent.v1.UsageBatch.window:type_name -> google.protobuf.Duration
-	57, // 17: muster.agent.v1.UsageBatch.machine:type_name -> muster.v1.Usage
-	57, // 18: muster.agent.v1.UsageBatch.agent:type_name -> muster.v1.Usage
-	57, // 19: muster.agent.v1.UsageBatch.supervisors:type_name -> muster.v1.Usage
-	56, // 20: muster.agent.v1.Bye.restart:type_name -> google.protobuf.Duration
-	13, // 21: muster.agent.v1.ConnectResponse.welcome:type_name -> muster.agent.v1.Welcome
-	14, // 22: muster.agent.v1.ConnectResponse.assignments:type_name -> muster.agent.v1.Assignments
-	21, // 23: muster.agent.v1.ConnectResponse.status_ack:type_name -> muster.agent.v1.StatusAck
-	30, // 24: muster.agent.v1.ConnectResponse.ask:type_name -> muster.agent.v1.Ask
-	22, // 25: muster.agent.v1.ConnectResponse.network:type_name -> muster.agent.v1.Network
-	24, // 26: muster.agent.v1.ConnectResponse.services:type_name -> muster.agent.v1.Services
-	26, // 27: muster.agent.v1.ConnectResponse.configs:type_name -> muster.agent.v1.Configs
-	16, // 28: muster.agent.v1.ConnectResponse.restart_guards:type_name -> muster.agent.v1.RestartGuards
-	56, // 29: muster.agent.v1.Welcome.lease_ttl:type_name -> google.protobuf.Duration
-	56, // 30: muster.agent.v1.Welcome.renew_every:type_name -> google.protobuf.Duration
-	15, // 31: muster.agent.v1.Assignments.assignments:type_name -> muster.agent.v1.Assignment
-	20, // 32: muster.agent.v1.Assignments.removed:type_name -> muster.agent.v1.HeldKey
-	58, // 33: muster.agent.v1.Assignment.pod:type_name -> muster.v1.Pod
-	59, // 34: muster.agent.v1.Assignment.class:type_name -> muster.v1.FailoverClass
-	48, // 35: muster.agent.v1.Assignment.restarts:type_name -> muster.agent.v1.Assignment.RestartsEntry
-	17, // 36: muster.agent.v1.RestartGuards.pods:type_name -> muster.agent.v1.RestartGuard
-	56, // 37: muster.agent.v1.RestartGuard.release_after:type_name -> google.protobuf.Duration
-	19, // 38: muster.agent.v1.RestartBatch.words:type_name -> muster.agent.v1.RestartWord
-	56, // 39: muster.agent.v1.RestartWord.restarted_ago:type_name -> google.protobuf.Duration
-	20, // 40: muster.agent.v1.StatusAck.committed:type_name -> muster.agent.v1.HeldKey
-	20, // 41: muster.agent.v1.StatusAck.not_yours:type_name -> muster.agent.v1.HeldKey
-	23, // 42: muster.agent.v1.Network.nodes:type_name -> muster.agent.v1.NetworkNode
-	25, // 43: muster.agent.v1.Services.services:type_name -> muster.agent.v1.NamedService
-	29, // 44: muster.agent.v1.Services.removed:type_name -> muster.agent.v1.ObjectKey
-	29, // 45: muster.agent.v1.NamedService.key:type_name -> muster.agent.v1.ObjectKey
-	60, // 46: muster.agent.v1.NamedService.endpoints:type_name -> muster.v1.Endpoint
-	27, // 47: muster.agent.v1.Configs.objects:type_name -> muster.agent.v1.ConfigObject
-	28, // 48: muster.agent.v1.Configs.removed:type_name -> muster.agent.v1.ConfigKey
-	28, // 49: muster.agent.v1.ConfigObject.key:type_name -> muster.agent.v1.ConfigKey
-	49, // 50: muster.agent.v1.ConfigObject.data:type_name -> muster.agent.v1.ConfigObject.DataEntry
-	36, // 51: muster.agent.v1.Ask.logs:type_name -> muster.agent.v1.LogsAsk
-	37, // 52: muster.agent.v1.Ask.results:type_name -> muster.agent.v1.ResultsAsk
-	35, // 53: muster.agent.v1.Ask.exec:type_name -> muster.agent.v1.ExecAsk
-	38, // 54: muster.agent.v1.Ask.follow:type_name -> muster.agent.v1.FollowAsk
-	34, // 55: muster.agent.v1.Ask.forward:type_name -> muster.agent.v1.ForwardAsk
-	31, // 56: muster.agent.v1.Ask.evidence:type_name -> muster.agent.v1.EvidenceAsk
-	33, // 57: muster.agent.v1.ContainerEvidence.ends:type_name -> muster.agent.v1.InstanceEnd
-	52, // 58: muster.agent.v1.ContainerEvidence.restart_time:type_name -> google.protobuf.Timestamp
-	56, // 59: muster.agent.v1.ContainerEvidence.backoff:type_name -> google.protobuf.Duration
-	54, // 60: muster.agent.v1.ContainerEvidence.results:type_name -> muster.v1.ProbeAttempt
-	61, // 61: muster.agent.v1.InstanceEnd.terminated:type_name -> muster.v1.ContainerTerminated
-	62, // 62: muster.agent.v1.InstanceEnd.probe:type_name -> muster.v1.ProbeKind
-	52, // 63: muster.agent.v1.InstanceEnd.stop_time:type_name -> google.protobuf.Timestamp
-	56, // 64: muster.agent.v1.InstanceEnd.grace:type_name -> google.protobuf.Duration
-	54, // 65: muster.agent.v1.InstanceEnd.results:type_name -> muster.v1.ProbeAttempt
-	52, // 66: muster.agent.v1.InstanceEnd.memory_time:type_name -> google.protobuf.Timestamp
-	63, // 67: muster.agent.v1.ExecAsk.size:type_name -> muster.v1.TerminalSize
-	56, // 68: muster.agent.v1.LogsAsk.since:type_name -> google.protobuf.Duration
-	62, // 69: muster.agent.v1.ResultsAsk.kind:type_name -> muster.v1.ProbeKind
-	62, // 70: muster.agent.v1.FollowAsk.kind:type_name -> muster.v1.ProbeKind
-	41, // 71: muster.agent.v1.AnswerRequest.results:type_name -> muster.agent.v1.ProbeResults
-	42, // 72: muster.agent.v1.AnswerRequest.error:type_name -> muster.agent.v1.AnswerError
-	40, // 73: muster.agent.v1.AnswerRequest.followed:type_name -> muster.agent.v1.FollowedResults
-	32, // 74: muster.agent.v1.AnswerRequest.evidence:type_name -> muster.agent.v1.ContainerEvidence
-	54, // 75: muster.agent.v1.FollowedResults.results:type_name -> muster.v1.ProbeAttempt
-	54, // 76: muster.agent.v1.ProbeResults.results:type_name -> muster.v1.ProbeAttempt
-	42, // 77: muster.agent.v1.InteractRequest.error:type_name -> muster.agent.v1.AnswerError
-	63, // 78: muster.agent.v1.InteractResponse.size:type_name -> muster.v1.TerminalSize
-	56, // 79: muster.agent.v1.RenewRequest.longest:type_name -> google.protobuf.Duration
-	7,  // 80: muster.agent.v1.RenewRequest.results:type_name -> muster.agent.v1.ResultBatch
-	56, // 81: muster.agent.v1.RenewResponse.ttl:type_name -> google.protobuf.Duration
-	0,  // 82: muster.agent.v1.AgentService.Join:input_type -> muster.agent.v1.JoinRequest
-	2,  // 83: muster.agent.v1.AgentService.RotateCertificate:input_type -> muster.agent.v1.RotateCertificateRequest
-	4,  // 84: muster.agent.v1.AgentService.Connect:input_type -> muster.agent.v1.ConnectRequest
-	46, // 85: muster.agent.v1.AgentService.Renew:input_type -> muster.agent.v1.RenewRequest
-	39, // 86: muster.agent.v1.AgentService.Answer:input_type -> muster.agent.v1.AnswerRequest
-	43, // 87: muster.agent.v1.AgentService.Interact:input_type -> muster.agent.v1.InteractRequest
-	1,  // 88: muster.agent.v1.AgentService.Join:output_type -> muster.agent.v1.JoinResponse
-	3,  // 89: muster.agent.v1.AgentService.RotateCertificate:output_type -> muster.agent.v1.RotateCertificateResponse
-	12, // 90: muster.agent.v1.AgentService.Connect:output_type -> muster.agent.v1.ConnectResponse
-	47, // 91: muster.agent.v1.AgentService.Renew:output_type -> muster.agent.v1.RenewResponse
-	45, // 92: muster.agent.v1.AgentService.Answer:output_type -> muster.agent.v1.AnswerResponse
-	44, // 93: muster.agent.v1.AgentService.Interact:output_type -> muster.agent.v1.InteractResponse
-	88, // [88:94] is the sub-list for method output_type
-	82, // [82:88] is the sub-list for method input_type
-	82, // [82:82] is the sub-list for extension type_name
-	82, // [82:82] is the sub-list for extension extendee
-	0,  // [0:82] is the sub-list for field type_name
+	7,  // 0: muster.agent.v1.ConnectRequest.hello:type_name -> muster.agent.v1.Hello
+	8,  // 1: muster.agent.v1.ConnectRequest.statuses:type_name -> muster.agent.v1.StatusBatch
+	9,  // 2: muster.agent.v1.ConnectRequest.results:type_name -> muster.agent.v1.ResultBatch
+	11, // 3: muster.agent.v1.ConnectRequest.events:type_name -> muster.agent.v1.EventBatch
+	13, // 4: muster.agent.v1.ConnectRequest.bye:type_name -> muster.agent.v1.Bye
+	12, // 5: muster.agent.v1.ConnectRequest.usage:type_name -> muster.agent.v1.UsageBatch
+	20, // 6: muster.agent.v1.ConnectRequest.restarts:type_name -> muster.agent.v1.RestartBatch
+	5,  // 7: muster.agent.v1.ConnectRequest.holdings:type_name -> muster.agent.v1.Holdings
+	6,  // 8: muster.agent.v1.Holdings.all:type_name -> muster.agent.v1.Holding
+	52, // 9: muster.agent.v1.Hello.facts:type_name -> muster.v1.NodeFacts
+	53, // 10: muster.agent.v1.StatusBatch.statuses:type_name -> muster.v1.HeldStatus
+	54, // 11: muster.agent.v1.ResultBatch.base:type_name -> google.protobuf.Timestamp
+	10, // 12: muster.agent.v1.ResultBatch.changes:type_name -> muster.agent.v1.ProbeChange
+	55, // 13: muster.agent.v1.ProbeChange.verdict:type_name -> muster.v1.ProbeResult
+	54, // 14: muster.agent.v1.ProbeChange.since:type_name -> google.protobuf.Timestamp
+	56, // 15: muster.agent.v1.ProbeChange.last:type_name -> muster.v1.ProbeAttempt
+	57, // 16: muster.agent.v1.EventBatch.events:type_name -> muster.v1.Event
+	58, // 17: muster.agent.v1.UsageBatch.age:type_name -> google.protobuf.Duration
+	58, // 18: muster.agent.v1.UsageBatch.window:type_name -> google.protobuf.Duration
+	59, // 19: muster.agent.v1.UsageBatch.machine:type_name -> muster.v1.Usage
+	59, // 20: muster.agent.v1.UsageBatch.agent:type_name -> muster.v1.Usage
+	59, // 21: muster.agent.v1.UsageBatch.supervisors:type_name -> muster.v1.Usage
+	58, // 22: muster.agent.v1.Bye.restart:type_name -> google.protobuf.Duration
+	15, // 23: muster.agent.v1.ConnectResponse.welcome:type_name -> muster.agent.v1.Welcome
+	16, // 24: muster.agent.v1.ConnectResponse.assignments:type_name -> muster.agent.v1.Assignments
+	23, // 25: muster.agent.v1.ConnectResponse.status_ack:type_name -> muster.agent.v1.StatusAck
+	32, // 26: muster.agent.v1.ConnectResponse.ask:type_name -> muster.agent.v1.Ask
+	24, // 27: muster.agent.v1.ConnectResponse.network:type_name -> muster.agent.v1.Network
+	26, // 28: muster.agent.v1.ConnectResponse.services:type_name -> muster.agent.v1.Services
+	28, // 29: muster.agent.v1.ConnectResponse.configs:type_name -> muster.agent.v1.Configs
+	18, // 30: muster.agent.v1.ConnectResponse.restart_guards:type_name -> muster.agent.v1.RestartGuards
+	58, // 31: muster.agent.v1.Welcome.lease_ttl:type_name -> google.protobuf.Duration
+	58, // 32: muster.agent.v1.Welcome.renew_every:type_name -> google.protobuf.Duration
+	17, // 33: muster.agent.v1.Assignments.assignments:type_name -> muster.agent.v1.Assignment
+	22, // 34: muster.agent.v1.Assignments.removed:type_name -> muster.agent.v1.HeldKey
+	60, // 35: muster.agent.v1.Assignment.pod:type_name -> muster.v1.Pod
+	61, // 36: muster.agent.v1.Assignment.class:type_name -> muster.v1.FailoverClass
+	50, // 37: muster.agent.v1.Assignment.restarts:type_name -> muster.agent.v1.Assignment.RestartsEntry
+	19, // 38: muster.agent.v1.RestartGuards.pods:type_name -> muster.agent.v1.RestartGuard
+	58, // 39: muster.agent.v1.RestartGuard.release_after:type_name -> google.protobuf.Duration
+	21, // 40: muster.agent.v1.RestartBatch.words:type_name -> muster.agent.v1.RestartWord
+	58, // 41: muster.agent.v1.RestartWord.restarted_ago:type_name -> google.protobuf.Duration
+	22, // 42: muster.agent.v1.StatusAck.committed:type_name -> muster.agent.v1.HeldKey
+	22, // 43: muster.agent.v1.StatusAck.not_yours:type_name -> muster.agent.v1.HeldKey
+	25, // 44: muster.agent.v1.Network.nodes:type_name -> muster.agent.v1.NetworkNode
+	27, // 45: muster.agent.v1.Services.services:type_name -> muster.agent.v1.NamedService
+	31, // 46: muster.agent.v1.Services.removed:type_name -> muster.agent.v1.ObjectKey
+	31, // 47: muster.agent.v1.NamedService.key:type_name -> muster.agent.v1.ObjectKey
+	62, // 48: muster.agent.v1.NamedService.endpoints:type_name -> muster.v1.Endpoint
+	29, // 49: muster.agent.v1.Configs.objects:type_name -> muster.agent.v1.ConfigObject
+	30, // 50: muster.agent.v1.Configs.removed:type_name -> muster.agent.v1.ConfigKey
+	30, // 51: muster.agent.v1.ConfigObject.key:type_name -> muster.agent.v1.ConfigKey
+	51, // 52: muster.agent.v1.ConfigObject.data:type_name -> muster.agent.v1.ConfigObject.DataEntry
+	38, // 53: muster.agent.v1.Ask.logs:type_name -> muster.agent.v1.LogsAsk
+	39, // 54: muster.agent.v1.Ask.results:type_name -> muster.agent.v1.ResultsAsk
+	37, // 55: muster.agent.v1.Ask.exec:type_name -> muster.agent.v1.ExecAsk
+	40, // 56: muster.agent.v1.Ask.follow:type_name -> muster.agent.v1.FollowAsk
+	36, // 57: muster.agent.v1.Ask.forward:type_name -> muster.agent.v1.ForwardAsk
+	33, // 58: muster.agent.v1.Ask.evidence:type_name -> muster.agent.v1.EvidenceAsk
+	35, // 59: muster.agent.v1.ContainerEvidence.ends:type_name -> muster.agent.v1.InstanceEnd
+	54, // 60: muster.agent.v1.ContainerEvidence.restart_time:type_name -> google.protobuf.Timestamp
+	58, // 61: muster.agent.v1.ContainerEvidence.backoff:type_name -> google.protobuf.Duration
+	56, // 62: muster.agent.v1.ContainerEvidence.results:type_name -> muster.v1.ProbeAttempt
+	63, // 63: muster.agent.v1.InstanceEnd.terminated:type_name -> muster.v1.ContainerTerminated
+	64, // 64: muster.agent.v1.InstanceEnd.probe:type_name -> muster.v1.ProbeKind
+	54, // 65: muster.agent.v1.InstanceEnd.stop_time:type_name -> google.protobuf.Timestamp
+	58, // 66: muster.agent.v1.InstanceEnd.grace:type_name -> google.protobuf.Duration
+	56, // 67: muster.agent.v1.InstanceEnd.results:type_name -> muster.v1.ProbeAttempt
+	54, // 68: muster.agent.v1.InstanceEnd.memory_time:type_name -> google.protobuf.Timestamp
+	65, // 69: muster.agent.v1.ExecAsk.size:type_name -> muster.v1.TerminalSize
+	58, // 70: muster.agent.v1.LogsAsk.since:type_name -> google.protobuf.Duration
+	64, // 71: muster.agent.v1.ResultsAsk.kind:type_name -> muster.v1.ProbeKind
+	64, // 72: muster.agent.v1.FollowAsk.kind:type_name -> muster.v1.ProbeKind
+	43, // 73: muster.agent.v1.AnswerRequest.results:type_name -> muster.agent.v1.ProbeResults
+	44, // 74: muster.agent.v1.AnswerRequest.error:type_name -> muster.agent.v1.AnswerError
+	42, // 75: muster.agent.v1.AnswerRequest.followed:type_name -> muster.agent.v1.FollowedResults
+	34, // 76: muster.agent.v1.AnswerRequest.evidence:type_name -> muster.agent.v1.ContainerEvidence
+	56, // 77: muster.agent.v1.FollowedResults.results:type_name -> muster.v1.ProbeAttempt
+	56, // 78: muster.agent.v1.ProbeResults.results:type_name -> muster.v1.ProbeAttempt
+	44, // 79: muster.agent.v1.InteractRequest.error:type_name -> muster.agent.v1.AnswerError
+	65, // 80: muster.agent.v1.InteractResponse.size:type_name -> muster.v1.TerminalSize
+	58, // 81: muster.agent.v1.RenewRequest.longest:type_name -> google.protobuf.Duration
+	9,  // 82: muster.agent.v1.RenewRequest.results:type_name -> muster.agent.v1.ResultBatch
+	58, // 83: muster.agent.v1.RenewResponse.ttl:type_name -> google.protobuf.Duration
+	0,  // 84: muster.agent.v1.AgentService.Join:input_type -> muster.agent.v1.JoinRequest
+	2,  // 85: muster.agent.v1.AgentService.RotateCertificate:input_type -> muster.agent.v1.RotateCertificateRequest
+	4,  // 86: muster.agent.v1.AgentService.Connect:input_type -> muster.agent.v1.ConnectRequest
+	48, // 87: muster.agent.v1.AgentService.Renew:input_type -> muster.agent.v1.RenewRequest
+	41, // 88: muster.agent.v1.AgentService.Answer:input_type -> muster.agent.v1.AnswerRequest
+	45, // 89: muster.agent.v1.AgentService.Interact:input_type -> muster.agent.v1.InteractRequest
+	1,  // 90: muster.agent.v1.AgentService.Join:output_type -> muster.agent.v1.JoinResponse
+	3,  // 91: muster.agent.v1.AgentService.RotateCertificate:output_type -> muster.agent.v1.RotateCertificateResponse
+	14, // 92: muster.agent.v1.AgentService.Connect:output_type -> muster.agent.v1.ConnectResponse
+	49, // 93: muster.agent.v1.AgentService.Renew:output_type -> muster.agent.v1.RenewResponse
+	47, // 94: muster.agent.v1.AgentService.Answer:output_type -> muster.agent.v1.AnswerResponse
+	46, // 95: muster.agent.v1.AgentService.Interact:output_type -> muster.agent.v1.InteractResponse
+	90, // [90:96] is the sub-list for method output_type
+	84, // [84:90] is the sub-list for method input_type
+	84, // [84:84] is the sub-list for extension type_name
+	84, // [84:84] is the sub-list for extension extendee
+	0,  // [0:84] is the sub-list for field type_name
 }
 
 func init() { file_muster_agent_v1_session_proto_init() }
@@ -4472,8 +4640,9 @@ func file_muster_agent_v1_session_proto_init() {
 		(*ConnectRequest_Bye)(nil),
 		(*ConnectRequest_Usage)(nil),
 		(*ConnectRequest_Restarts)(nil),
+		(*ConnectRequest_Holdings)(nil),
 	}
-	file_muster_agent_v1_session_proto_msgTypes[12].OneofWrappers = []any{
+	file_muster_agent_v1_session_proto_msgTypes[14].OneofWrappers = []any{
 		(*ConnectResponse_Welcome)(nil),
 		(*ConnectResponse_Assignments)(nil),
 		(*ConnectResponse_StatusAck)(nil),
@@ -4483,7 +4652,7 @@ func file_muster_agent_v1_session_proto_init() {
 		(*ConnectResponse_Configs)(nil),
 		(*ConnectResponse_RestartGuards)(nil),
 	}
-	file_muster_agent_v1_session_proto_msgTypes[30].OneofWrappers = []any{
+	file_muster_agent_v1_session_proto_msgTypes[32].OneofWrappers = []any{
 		(*Ask_Logs)(nil),
 		(*Ask_Results)(nil),
 		(*Ask_Exec)(nil),
@@ -4491,15 +4660,15 @@ func file_muster_agent_v1_session_proto_init() {
 		(*Ask_Forward)(nil),
 		(*Ask_Evidence)(nil),
 	}
-	file_muster_agent_v1_session_proto_msgTypes[36].OneofWrappers = []any{}
-	file_muster_agent_v1_session_proto_msgTypes[39].OneofWrappers = []any{
+	file_muster_agent_v1_session_proto_msgTypes[38].OneofWrappers = []any{}
+	file_muster_agent_v1_session_proto_msgTypes[41].OneofWrappers = []any{
 		(*AnswerRequest_Data)(nil),
 		(*AnswerRequest_Results)(nil),
 		(*AnswerRequest_Error)(nil),
 		(*AnswerRequest_Followed)(nil),
 		(*AnswerRequest_Evidence)(nil),
 	}
-	file_muster_agent_v1_session_proto_msgTypes[43].OneofWrappers = []any{
+	file_muster_agent_v1_session_proto_msgTypes[45].OneofWrappers = []any{
 		(*InteractRequest_Stdout)(nil),
 		(*InteractRequest_Stderr)(nil),
 		(*InteractRequest_ExitCode)(nil),
@@ -4508,7 +4677,7 @@ func file_muster_agent_v1_session_proto_init() {
 		(*InteractRequest_Connected)(nil),
 		(*InteractRequest_StdoutClosed)(nil),
 	}
-	file_muster_agent_v1_session_proto_msgTypes[44].OneofWrappers = []any{
+	file_muster_agent_v1_session_proto_msgTypes[46].OneofWrappers = []any{
 		(*InteractResponse_Stdin)(nil),
 		(*InteractResponse_StdinClosed)(nil),
 		(*InteractResponse_Size)(nil),
@@ -4519,7 +4688,7 @@ func file_muster_agent_v1_session_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_muster_agent_v1_session_proto_rawDesc), len(file_muster_agent_v1_session_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   50,
+			NumMessages:   52,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
