@@ -50,6 +50,8 @@ type Machines interface {
 	// Boot undoes Kill, Wake undoes Hang.
 	Boot(node string) error
 	Wake(node string) error
+	// Mend starts agents again that have ended by themselves.
+	Mend() error
 	// Stop ends everything, also where Start has failed.
 	Stop(ctx context.Context) error
 }
@@ -341,6 +343,9 @@ func (f *failover) until(ctx context.Context, limit time.Duration, what string, 
 func (f *failover) settle(ctx context.Context) error {
 	return f.until(ctx, settleLimit, "all nodes and pods are Ready", func() (string, error) {
 		var amiss []string
+		if err := f.machines.Mend(); err != nil {
+			return "", err
+		}
 		ready := 0
 		for name, n := range f.nodes {
 			if n.GetSessionUp() && n.GetStatus().GetVerdict() == musterv1.NodeVerdict_NODE_VERDICT_READY {

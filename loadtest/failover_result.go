@@ -35,7 +35,8 @@ type FailoverResult struct {
 	Interrupted bool    `json:"interrupted"`
 	// Doubled are single-instance pods that two instances of were seen to write at a time: must be 0.
 	Doubled int `json:"doubled_writers"`
-	// Overlapped are moves of fast pods whose old instance still wrote when the new one did, as it may.
+	// Overlapped are moves of fast pods of which an older instance wrote when the new one had begun, as it may: it was woken, or
+	// started anew by a node that was back.
 	Overlapped int              `json:"overlapped_fast"`
 	Figures    []FailoverFigure `json:"figures"`
 	Losses     []Loss           `json:"losses"`
@@ -80,7 +81,7 @@ type Move struct {
 	Bound   float64 `json:"bound_ms"`
 	Started float64 `json:"started_ms"`
 	Ready   float64 `json:"ready_ms"`
-	// Doubled is whether an old instance wrote after the new one had begun.
+	// Doubled is whether an older instance wrote when the new one had begun, until all was Ready and the node back.
 	Doubled bool `json:"doubled"`
 }
 

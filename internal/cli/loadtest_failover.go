@@ -24,9 +24,9 @@ func loadtestFailoverCommand(o *options) *cobra.Command {
 			"the node back: kill ends agent, guard, supervisors and containers at once, as a machine that loses its power while its\n" +
 			"kernel answers; hang stops them all, and lets them go on later. cut (a network of its own for each node) is not built.\n\n" +
 			"All figures are from the loss on, by one clock: shown is until the API shows the node not to be Ready, bound until it shows\n" +
-			"the new binding, started until the new instance itself writes, ready until the API shows the pod to be Ready, which has no\n" +
-			"readiness probe. The p50, p95 and most are values that were measured.\n" +
-			"A writer is doubled where a single-instance pod's old instance writes after its new one, each of which writes every 20ms:\n" +
+			"the new binding, started until the new instance itself writes, ready until the API shows the pod to be Ready, which may be\n" +
+			"before that: it has no readiness probe. The p50, p95 and max are values that were measured.\n" +
+			"A writer is doubled where a single-instance pod's old instance writes after its new one has; each writes every 20ms:\n" +
 			"must be 0, else the exit status is 1. Ctrl-C ends early with the rounds so far, and the exit status is 1. Nothing is left,\n" +
 			"also where this is killed.",
 		Example: "  muster loadtest failover\n  muster loadtest failover --agents 10 --rounds 5 --kinds kill --report report.html",

@@ -7,17 +7,27 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	musterv1 "github.com/musterhq/muster/gen/muster/v1"
 )
 
-// Machines is a cluster on loopback whose nodes can be lost and come back, for a program that measures that.
+// Machines is a cluster on loopback whose nodes can be lost and come back, for a program that measures that. One goroutine at a
+// time may use it.
 type Machines struct {
 	d       *Dev
 	join    string
 	drained sync.WaitGroup
+	// agents are those that nobody has killed, by their node.
+	agents map[string]started
+}
+
+// started is an agent and when it was.
+type started struct {
+	*part
+	at time.Time
 }
 
 // NewMachines checks cfg, of which Program, Dir and Nodes count: nothing else is touched. Logs go to log.
@@ -26,7 +36,7 @@ func NewMachines(cfg Config, log io.Writer) (*Machines, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Machines{d: d}, nil
+	return &Machines{d: d, agents: map[string]started{}}, nil
 }
 
 // Start starts the cluster and returns once every node is Ready, with the file of an admin's client config. Stop must follow,
@@ -55,11 +65,19 @@ func (m *Machines) Start(ctx context.Context) (config string, err error) {
 	}
 	m.join = addresses.Listen
 	for i := range m.d.cfg.Nodes {
-		if err := m.d.startAgent(nodeName(i), m.join, token); err != nil {
+		if err := m.start(nodeName(i), token); err != nil {
 			return "", err
 		}
 	}
 	return m.d.clientConfig(), m.d.untilReady(ctx, musterv1.NewNodeServiceClient(conn))
+}
+
+func (m *Machines) start(node, token string) error {
+	if err := m.d.startAgent(node, m.join, token); err != nil {
+		return err
+	}
+	m.agents[node] = started{m.d.parts[len(m.d.parts)-1], time.Now()}
+	return nil
 }
 
 // of finds the processes of a node, in the order in which they should die.
@@ -70,6 +88,7 @@ func (m *Machines) of(node string) ([]process, error) {
 
 // Kill ends all processes of a node, as a machine that loses its power. It calls first just before the first of them.
 func (m *Machines) Kill(ctx context.Context, node string, first func()) error {
+	delete(m.agents, node)
 	n, err := kill(ctx, func() ([]process, error) {
 		found, err := m.of(node)
 		if first != nil && len(found) > 0 {
@@ -138,7 +157,24 @@ func (m *Machines) Wake(node string) error {
 }
 
 // Boot starts the agent of a node that was killed, with the data that it had.
-func (m *Machines) Boot(node string) error { return m.d.startAgent(node, m.join, "") }
+func (m *Machines) Boot(node string) error { return m.start(node, "") }
+
+// restartAfter is how soon after its start an agent that has ended is started again.
+const restartAfter = 500 * time.Millisecond
+
+// Mend starts agents again that have ended by themselves, as a machine's service manager does: another process of this machine may
+// have got the port that a killed agent had, for as long as it needs it.
+func (m *Machines) Mend() error {
+	for node, a := range m.agents {
+		if m.d.alive(a.part) != nil && time.Since(a.at) > restartAfter {
+			m.d.say("%s has ended (%s) and is started again", node, a.how())
+			if err := m.start(node, ""); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
 
 // Stop kills whatever of the cluster runs, at once.
 func (m *Machines) Stop(ctx context.Context) error {
