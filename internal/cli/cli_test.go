@@ -78,8 +78,7 @@ func TestWhatIsNotBuiltIsRefusedByItsName(t *testing.T) {
 	s := newShell(t, nil)
 	for line, name := range map[string]string{
 		"ui": "ui", "simulate --lose n1": "simulate",
-		"drill node n1":  "drill",
-		"loadtest fleet": "loadtest fleet", "loadtest failover": "loadtest failover",
+		"drill node n1": "drill", "loadtest fleet": "loadtest fleet",
 		"get daemonsets": "get daemonsets", "get sts web": "get statefulsets", "get namespaces": "get namespaces",
 		"delete ds x": "delete daemonsets",
 	} {
@@ -176,6 +175,11 @@ func TestAWrongCommandLineIsUsageAndSaysWhereToLook(t *testing.T) {
 		"loadtest ingest --agents 0":                                     "agents 0: must be 1 to 1000",
 		"loadtest ingest --agents 1000 --pods 1000":                      "must be 100000 probes at most",
 		"loadtest ingest --duration 1ms":                                 "duration 1ms: must be 1s to 24h0m0s",
+		"loadtest failover --agents 2":                                   "agents 2: must be 3 to 50",
+		"loadtest failover --pods 101":                                   "pods 101: must be 1 to 100",
+		"loadtest failover --rounds 0":                                   "rounds 0: must be 1 to 100",
+		"loadtest failover --kinds cut":                                  "kinds cut: not built yet",
+		"loadtest failover --kinds kill,kill":                            "want each of kill, hang once at most",
 		"loadtest target --kind exec":                                    "--kind exec: want",
 		"loadtest target --kind tcp,tcp":                                 "once at most",
 		"loadtest target --port 80":                                      "--port is for one kind",

@@ -30,9 +30,8 @@ func loadtestCommand(o *options) *cobra.Command {
 			sparing(o.world) // as a coordinator is
 			return loadtest.CoordinatorPart(ctx, in, out)
 		}), loadtestPart(o.world, "agents", loadtest.Fleet))
-	for _, name := range []string{"fleet", "failover"} {
-		c.AddCommand(unbuilt(name, "loadtest "+name))
-	}
+	c.AddCommand(loadtestFailoverCommand(o), loadtestMachines(o), loadtestWriter(o.world))
+	c.AddCommand(unbuilt("fleet", "loadtest fleet"))
 	return c
 }
 

@@ -68,6 +68,8 @@ type Dev struct {
 	// ended gets every part that has ended.
 	ended chan *part
 	parts []*part
+	// ending are the goroutines that tell ended.
+	ending sync.WaitGroup
 }
 
 // part is one server.
@@ -319,12 +321,12 @@ func (d *Dev) start(name string, env []string, args ...string) (*part, error) {
 	}
 	p := &part{name: name, cmd: cmd, done: make(chan struct{})}
 	d.parts = append(d.parts, p)
-	go func() { // ends with the part, for which stop waits
+	d.ending.Go(func() { // ends with the part, for which stop waits
 		p.err = cmd.Wait()
 		log.flush()
 		close(p.done)
 		d.ended <- p
-	}()
+	})
 	return p, nil
 }
 
