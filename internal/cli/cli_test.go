@@ -79,8 +79,8 @@ func TestWhatIsNotBuiltIsRefusedByItsName(t *testing.T) {
 	for line, name := range map[string]string{
 		"ui": "ui", "simulate --lose n1": "simulate",
 		"drill node n1": "drill", "snapshot save x": "snapshot save",
-		"loadtest fleet": "loadtest fleet", "loadtest failover": "loadtest failover",
-		"get daemonsets": "get daemonsets", "get sts web": "get statefulsets", "get namespaces": "get namespaces",
+		"loadtest failover": "loadtest failover",
+		"get daemonsets":    "get daemonsets", "get sts web": "get statefulsets", "get namespaces": "get namespaces",
 		"delete ds x": "delete daemonsets",
 	} {
 		a := s.run(strings.Fields(line)...)
@@ -175,6 +175,8 @@ func TestAWrongCommandLineIsUsageAndSaysWhereToLook(t *testing.T) {
 		"loadtest probes -o yaml":                                        "-o yaml: unknown format",
 		"loadtest ingest --agents 0":                                     "agents 0: must be 1 to 1000",
 		"loadtest ingest --agents 1000 --pods 1000":                      "must be 100000 probes at most",
+		"loadtest fleet --agents 10001":                                  "agents 10001: must be 1 to 10000",
+		"loadtest fleet --agents 10000 --pods 100":                       "must be 1000000 probes at most",
 		"loadtest ingest --duration 1ms":                                 "duration 1ms: must be 1s to 24h0m0s",
 		"loadtest target --kind exec":                                    "--kind exec: want",
 		"loadtest target --kind tcp,tcp":                                 "once at most",
