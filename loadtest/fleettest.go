@@ -62,6 +62,8 @@ type RestartResult struct {
 	Missing      int `json:"missing_verdicts"`
 	Flips        int `json:"verdict_flips"`
 	NodeFlips    int `json:"node_flips"`
+	// NodeCauses counts NodeFlips by verdict and the coordinator's word for why; null where there are none.
+	NodeCauses map[string]int `json:"node_causes"`
 	// Watches is how often the watching client had to begin.
 	Watches int `json:"watches"`
 }
@@ -109,7 +111,7 @@ func (t *FleetTest) fleetResult(o *outcome) *FleetResult {
 	}
 	if s := o.restarted; s != nil {
 		r.Restart = &RestartResult{
-			msOf(s.Serves), msOf(s.LastAck), msOf(s.LastVerdict), s.LateAcks, s.LateVerdicts, s.Missing, s.Flips, s.NodeFlips, s.Watches,
+			msOf(s.Serves), msOf(s.LastAck), msOf(s.LastVerdict), s.LateAcks, s.LateVerdicts, s.Missing, s.Flips, s.NodeFlips, s.Causes, s.Watches,
 		}
 		r.LastAck = &r.Restart.LastAck
 		fail(s.LateAcks, fmt.Sprintf("agents had no acknowledgement within %v of the kill", leaseTTL))
@@ -117,6 +119,7 @@ func (t *FleetTest) fleetResult(o *outcome) *FleetResult {
 		fail(s.Missing, "verdicts never came")
 		fail(s.Flips, "verdicts flipped")
 		fail(s.NodeFlips, "verdicts of nodes were not Ready")
+		fail(s.Wrong-s.Missing, "verdicts were not right at the end")
 	}
 	return r
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -38,6 +39,7 @@ type restarted struct {
 	Serves, LastAck, LastVerdict                      time.Duration
 	LateAcks, LateVerdicts, Flips, NodeFlips, Missing int
 	Wrong, Watches                                    int
+	Causes                                            map[string]int
 }
 
 // pickChanging chooses the first probe of some agents, where that leaves others.
@@ -219,7 +221,7 @@ func (f *fleet) restart(ctx context.Context) error {
 	out.LastAck, out.LateAcks = acknowledged(first, killed, leaseTTL)
 	f.watcher.mu.Lock()
 	out.LastVerdict, out.LateVerdicts, out.Flips, out.Missing, out.Wrong = j.last, j.late, j.flips, j.missing(), j.wrong()
-	out.NodeFlips, out.Watches = f.watcher.nodeFlips, f.watcher.begun
+	out.NodeFlips, out.Watches, out.Causes = f.watcher.nodeFlips, f.watcher.begun, maps.Clone(f.watcher.causes)
 	f.watcher.mu.Unlock()
 	return f.tell(fleetSaid{Restarted: out})
 }

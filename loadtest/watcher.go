@@ -95,8 +95,12 @@ type watcher struct {
 	judge            *judge
 	killed           time.Time
 	nodeFlips, begun int
-	synced           bool
+	// causes are the coordinator's for those, at most maxCauses.
+	causes map[string]int
+	synced bool
 }
+
+const maxCauses = 20
 
 type sentChange struct {
 	verdict musterv1.ProbeResult
@@ -178,6 +182,13 @@ func (w *watcher) nodes(ctx context.Context) error {
 		w.mu.Lock()
 		if w.judge != nil && m.GetNode() != nil && m.GetNode().GetStatus().GetVerdict() != musterv1.NodeVerdict_NODE_VERDICT_READY {
 			w.nodeFlips++
+			cause := m.GetNode().GetStatus().GetVerdict().String() + ": " + m.GetNode().GetStatus().GetCause()
+			if w.causes == nil {
+				w.causes = map[string]int{}
+			}
+			if _, known := w.causes[cause]; known || len(w.causes) < maxCauses {
+				w.causes[cause]++
+			}
 		}
 		w.mu.Unlock()
 	}
