@@ -109,7 +109,7 @@ type Point struct {
 func Engine(ctx context.Context, in io.Reader, out io.Writer) error {
 	signal.Ignore(syscall.SIGPIPE) // who listens may be gone: there are pods to take away nevertheless
 	var j job
-	ctx, cancel, err := told(ctx, in, &j)
+	ctx, cancel, _, err := told(ctx, in, &j)
 	if err != nil {
 		return err
 	}

@@ -30,9 +30,9 @@ import (
 const (
 	// failoverLease is the lease that Machines give their coordinator.
 	failoverLease = 5 * time.Second
-	// settleLimit is how long all nodes and pods may take to be Ready, moveLimit how long a lost node's pods may take to be it
+	// readyLimit is how long all nodes and pods may take to be Ready, moveLimit how long a lost node's pods may take to be it
 	// elsewhere.
-	settleLimit = 2 * time.Minute
+	readyLimit = 2 * time.Minute
 	moveLimit   = time.Minute
 	// wokenFor is how long an old instance that was woken with its node is looked out for, once all is Ready.
 	wokenFor = 500 * time.Millisecond
@@ -79,7 +79,7 @@ func FailoverPart(ctx context.Context, in io.Reader, out io.Writer, machines fun
 	// Who listens may be gone: there is a cluster to take away nevertheless. Not ignored, which its processes would inherit.
 	signal.Notify(pipe, syscall.SIGPIPE)
 	var j failoverJob
-	ctx, cancel, err := told(ctx, in, &j)
+	ctx, cancel, _, err := told(ctx, in, &j)
 	if err != nil {
 		return err
 	}
@@ -341,7 +341,7 @@ func (f *failover) until(ctx context.Context, limit time.Duration, what string, 
 
 // settle waits until all nodes and pods are Ready, and all that was written is read.
 func (f *failover) settle(ctx context.Context) error {
-	return f.until(ctx, settleLimit, "all nodes and pods are Ready", func() (string, error) {
+	return f.until(ctx, readyLimit, "all nodes and pods are Ready", func() (string, error) {
 		var amiss []string
 		if err := f.machines.Mend(); err != nil {
 			return "", err

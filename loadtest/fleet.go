@@ -39,14 +39,23 @@ type fleetJob struct {
 	Period, Warmup, Duration time.Duration
 	Runs                     int
 	Seed                     uint64
+	// Churn and Restart come after the runs: pods replaced and connections cut for Duration, and the coordinator killed.
+	Churn, Restart bool
 }
 
-// fleetSaid is a line that it writes: one of the three.
+// fleetTold is what it is told besides: the coordinator's new process, once it serves again.
+type fleetTold struct{ Coordinator int }
+
+// fleetSaid is a line that it writes: one of these.
 type fleetSaid struct {
 	// Doing says what goes on before anything is measured.
 	Doing  string        `json:",omitempty"`
 	Sample *IngestSample `json:",omitempty"`
 	Run    *ingestRun    `json:",omitempty"`
+	// Churned is what came of it, Kill asks for the coordinator's end by force and its restart, and Restarted is what came of that.
+	Churned   *churned   `json:",omitempty"`
+	Kill      bool       `json:",omitempty"`
+	Restarted *restarted `json:",omitempty"`
 }
 
 // IngestSample is how a coordinator does, told once a second.
@@ -55,6 +64,9 @@ type IngestSample struct {
 	Offered, Seconds, CPU float64
 	RSS                   int64
 	WarmUp                bool
+	// At is since the first sample, in seconds, Phase what went on.
+	At    float64
+	Phase string
 }
 
 // ingestRun is what one run has measured.
@@ -65,20 +77,27 @@ type ingestRun struct {
 	// CPUSeconds is how long CPU was measured: the counts of what was taken are made around it.
 	CPUSeconds float64
 	RSS, Anon  int64
+	// Writes are the store's revisions.
+	Writes  int64
+	Watcher watcherTimes
 }
 
-// CoordinatorPart is the process that takes results in: a coordinator in a directory of its own, whose name is the first line of in,
+// coordinatorJob is what a coordinator of a test is told. Listen is where it serves; port 0: a free one.
+type coordinatorJob struct{ Dir, Listen string }
+
+// CoordinatorPart is the process that takes results in: a coordinator in a directory of its own, which the first line of in names,
 // and which goes with it. It writes a line once it serves, and ends with in. It is not for people to call.
 func CoordinatorPart(ctx context.Context, in io.Reader, out io.Writer) error {
 	signal.Ignore(syscall.SIGPIPE) // who listens may be gone: there is a directory to take away nevertheless
-	var dir string
-	ctx, cancel, err := told(ctx, in, &dir)
+	var j coordinatorJob
+	ctx, cancel, _, err := told(ctx, in, &j)
 	if err != nil {
 		return err
 	}
 	defer cancel()
+	dir := j.Dir
 	c, err := coordinator.New(coordinator.Config{
-		DataDir: dir, Listen: "127.0.0.1:0", HTTPListen: "127.0.0.1:0", GossipListen: "127.0.0.1:0", Advertise: "127.0.0.1", Name: "loadtest",
+		DataDir: dir, Listen: j.Listen, HTTPListen: "127.0.0.1:0", GossipListen: "127.0.0.1:0", Advertise: "127.0.0.1", Name: "loadtest",
 		LeaseTTL: 10 * time.Second, AgentGrace: 10 * time.Second, Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
@@ -98,34 +117,45 @@ func CoordinatorPart(ctx context.Context, in io.Reader, out io.Writer) error {
 	return errors.Join(g.Wait(), os.RemoveAll(dir))
 }
 
-// told reads what a part is told, one line of JSON, and returns a context that ends with in.
-func told(ctx context.Context, in io.Reader, into any) (context.Context, context.CancelFunc, error) {
+// told reads what a part is told, one line of JSON, and returns a context that ends with in, and what else is said: the newest
+// line is kept for whoever reads it.
+func told(ctx context.Context, in io.Reader, into any) (context.Context, context.CancelFunc, <-chan []byte, error) {
 	lines := bufio.NewReaderSize(in, 1<<16)
 	line, err := lines.ReadBytes('\n')
 	if err == nil {
 		err = json.Unmarshal(line, into)
 	}
 	if err != nil {
-		return nil, nil, fmt.Errorf("read the job: %w", err)
+		return nil, nil, nil, fmt.Errorf("read the job: %w", err)
 	}
 	ctx, cancel := context.WithCancel(ctx)
+	more := make(chan []byte, 1)
 	go func() { // ends with the process: a read of stdin can't be ended
-		_, _ = io.Copy(io.Discard, lines)
-		cancel()
+		defer cancel()
+		for {
+			line, err := lines.ReadBytes('\n')
+			if err != nil {
+				return
+			}
+			select {
+			case more <- line:
+			default: // nobody asked
+			}
+		}
 	}()
-	return ctx, cancel, nil
+	return ctx, cancel, more, nil
 }
 
 // Fleet is the process of the simulated agents. It is not for people to call.
 func Fleet(ctx context.Context, in io.Reader, out io.Writer) error {
 	var j fleetJob
-	ctx, cancel, err := told(ctx, in, &j)
+	ctx, cancel, more, err := told(ctx, in, &j)
 	if err != nil {
 		return err
 	}
 	defer cancel()
 	enc := json.NewEncoder(out)
-	f := &fleet{job: &j, tell: func(s fleetSaid) error { return enc.Encode(s) }}
+	f := &fleet{job: &j, more: more, tell: func(s fleetSaid) error { return enc.Encode(s) }}
 	err = f.run(ctx)
 	if ctx.Err() != nil {
 		return nil //nolint:nilerr // it was told to end: what it has measured is told
@@ -136,11 +166,17 @@ func Fleet(ctx context.Context, in io.Reader, out io.Writer) error {
 // fleet is a coordinator's simulated agents.
 type fleet struct {
 	job     *fleetJob
-	tell    func(fleetSaid) error
-	conn    *grpc.ClientConn
-	server  string
-	agents  []*simulated
-	offered atomic.Int64
+	more    <-chan []byte
+	watcher *watcher
+	// changing are the probes whose verdicts change, by agent, and counted as no results.
+	changing map[*simulated]spec.ProbeID
+	order    []*simulated
+	quiet    atomic.Bool
+	tell     func(fleetSaid) error
+	conn     *grpc.ClientConn
+	server   string
+	agents   []*simulated
+	offered  atomic.Int64
 }
 
 // run joins the agents, gives them their pods, and measures.
@@ -170,6 +206,7 @@ func (f *fleet) run(ctx context.Context) error {
 	for _, a := range f.agents {
 		g.Go(func() error { return a.session.Run(ctx) })
 	}
+	f.watcher = &watcher{target: target, took: newHistogram()}
 	g.Go(func() error {
 		defer cancel()
 		if err := f.tell(fleetSaid{Doing: fmt.Sprintf("placing %d pods", f.job.Agents*f.job.Pods)}); err != nil {
@@ -178,10 +215,17 @@ func (f *fleet) run(ctx context.Context) error {
 		if err := f.place(ctx); err != nil {
 			return err
 		}
+		f.pickChanging()
+		g.Go(func() error { return f.watcher.run(ctx, f.watcher.probes) })
+		g.Go(func() error { return f.watcher.run(ctx, f.watcher.nodes) })
+		g.Go(func() error { return f.change(ctx) })
 		for i, a := range f.agents {
-			ids, _ := a.pods.probes()
+			var skip *spec.ProbeID
+			if id, ok := f.changing[a]; ok {
+				skip = &id
+			}
 			g.Go(func() error {
-				a.feed(ctx, ids, f.job.Period, f.job.Seed+uint64(i), func(n int) { f.offered.Add(int64(n)) })
+				a.feed(ctx, skip, f.job.Period, f.job.Seed+uint64(i), func(n int) { f.offered.Add(int64(n)) })
 				return nil
 			})
 		}
@@ -189,9 +233,21 @@ func (f *fleet) run(ctx context.Context) error {
 			return err
 		}
 		for range f.job.Runs {
-			if err := f.measure(ctx); err != nil {
+			r, err := f.measure(ctx, f.job.Agents*f.job.Pods*f.job.Probes <= MaxAllProbes)
+			if err != nil {
 				return err
 			}
+			if err := f.tell(fleetSaid{Run: r}); err != nil {
+				return err
+			}
+		}
+		if f.job.Churn {
+			if err := f.churn(ctx); err != nil {
+				return err
+			}
+		}
+		if f.job.Restart {
+			return f.restart(ctx)
 		}
 		return nil
 	})
@@ -200,8 +256,20 @@ func (f *fleet) run(ctx context.Context) error {
 
 // join gets each agent its certificate, as a node that comes with a token does.
 func (f *fleet) join(ctx context.Context) error {
+	for from := 0; from < f.job.Agents; from += tokenUses {
+		if err := f.joinSome(ctx, from, min(f.job.Agents, from+tokenUses)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// tokenUses are the most that one token has.
+const tokenUses = 1000
+
+func (f *fleet) joinSome(ctx context.Context, from, to int) error {
 	made, err := musterv1.NewClusterServiceClient(f.conn).CreateToken(ctx, &musterv1.CreateTokenRequest{
-		Role: musterv1.Role_ROLE_NODE, Ttl: durationpb.New(time.Hour), Uses: int32(f.job.Agents),
+		Role: musterv1.Role_ROLE_NODE, Ttl: durationpb.New(time.Hour), Uses: int32(to - from),
 	})
 	if err != nil {
 		return fmt.Errorf("create a token: %w", err)
@@ -215,7 +283,7 @@ func (f *fleet) join(ctx context.Context) error {
 		return err
 	}
 	defer conn.Close()
-	for i := range f.job.Agents {
+	for i := from; i < to; i++ {
 		node := fmt.Sprintf("node-%d", i)
 		key, err := identity.NewKey()
 		if err != nil {
@@ -266,20 +334,24 @@ func (f *fleet) place(ctx context.Context) error {
 	}
 	limit := time.Now().Add(time.Minute + time.Duration(all)*20*time.Millisecond)
 	for {
-		held := 0
-		for _, a := range f.agents {
-			_, pods := a.pods.probes()
-			held += pods
-		}
+		held := f.held()
 		switch {
 		case held == all:
 			return nil
 		case time.Now().After(limit):
 			return fmt.Errorf("place the pods: %d of %d are assigned", held, all)
-		case !sleep(ctx, 50*time.Millisecond):
+		case !sleep(ctx, 100*time.Millisecond):
 			return ctx.Err()
 		}
 	}
+}
+
+// held is how many pods the agents have.
+func (f *fleet) held() (n int) {
+	for _, a := range f.agents {
+		n += a.pods.count()
+	}
+	return n
 }
 
 // watch tells samples for so long, and returns the most memory that the coordinator had, in bytes.
@@ -314,36 +386,51 @@ func (f *fleet) watch(ctx context.Context, d time.Duration, warmUp bool) (most p
 }
 
 // measure makes one run. What was taken is counted before and after the window of the processor time, as counting costs.
-func (f *fleet) measure(ctx context.Context) error {
-	before, err := f.taken(ctx)
+// Without count that is not done.
+func (f *fleet) measure(ctx context.Context, count bool) (*ingestRun, error) {
+	f.watcher.begin()
+	writes, err := f.revision(ctx)
 	if err != nil {
-		return err
+		return nil, err
+	}
+	before, err := f.taken(ctx, count)
+	if err != nil {
+		return nil, err
 	}
 	counted, offered := time.Now(), f.offered.Load()
 	cpu, err := processorTimeOf(f.job.Coordinator)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	from := time.Now()
 	most, err := f.watch(ctx, f.job.Duration, false)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	after, err := processorTimeOf(f.job.Coordinator)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	r := &ingestRun{CPU: after - cpu, CPUSeconds: time.Since(from).Seconds(), RSS: most.rss, Anon: most.anon}
-	taken, err := f.taken(ctx)
+	taken, err := f.taken(ctx, count)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	r.Taken, r.Offered, r.Seconds = taken-before, f.offered.Load()-offered, time.Since(counted).Seconds()
-	return f.tell(fleetSaid{Run: r})
+	now, err := f.revision(ctx)
+	r.Writes, r.Watcher = now-writes, f.watcher.times()
+	return r, err
 }
 
 // taken is how many results the coordinator has taken in: none ever failed, so that is each probe's unbroken run of them.
-func (f *fleet) taken(ctx context.Context) (n int64, err error) {
+func (f *fleet) taken(ctx context.Context, count bool) (n int64, err error) {
+	if !count {
+		return f.offered.Load(), nil
+	}
+	skip := map[string]musterv1.ProbeKind{}
+	for _, id := range f.changing {
+		skip[id.PodUID] = wire.ProbeKindToProto(id.Kind)
+	}
 	client := musterv1.NewProbeServiceClient(f.conn)
 	for page := ""; ; {
 		r, err := client.ListProbes(ctx, &musterv1.ListProbesRequest{PageSize: 5000, PageToken: page})
@@ -351,7 +438,9 @@ func (f *fleet) taken(ctx context.Context) (n int64, err error) {
 			return 0, fmt.Errorf("count what was taken in: %w", err)
 		}
 		for _, p := range r.GetProbes() {
-			n += int64(p.GetRunLength())
+			if kind, ok := skip[p.GetPod().GetUid()]; !ok || kind != p.GetKind() {
+				n += int64(p.GetRunLength())
+			}
 		}
 		if page = r.GetNextPageToken(); page == "" {
 			return n, nil

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/musterhq/muster/internal/clientconfig"
 	"github.com/musterhq/muster/internal/version"
 )
 
@@ -60,11 +61,14 @@ type IngestResult struct {
 	Offered          float64 `json:"offered_per_second"`
 	// CPU is user and system time of all of the coordinator's process, its store and renewals among it, in µs for each of those
 	// results; Cores is how many processors that kept busy.
-	CPU   float64 `json:"cpu_us_per_result"`
-	Busy  float64 `json:"busy_cores"`
-	RSS   int64   `json:"rss_bytes"`
-	Anon  int64   `json:"anon_bytes"`
-	Cores int     `json:"cores"`
+	CPU  float64 `json:"cpu_us_per_result"`
+	Busy float64 `json:"busy_cores"`
+	RSS  int64   `json:"rss_bytes"`
+	Anon int64   `json:"anon_bytes"`
+	// ChangeToWatcher is how long it takes from an agent's word that a verdict has changed until a client that watches has it; null
+	// where none was told.
+	ChangeToWatcher *WatcherLatency `json:"change_to_watcher_ms"`
+	Cores           int             `json:"cores"`
 	// CoordinatorCPUs are those that it was pinned to.
 	CoordinatorCPUs []int   `json:"coordinator_cpus"`
 	Agents          int     `json:"agents"`
@@ -79,6 +83,31 @@ type IngestResult struct {
 	Interrupted bool              `json:"interrupted"`
 	Runs        []IngestRun       `json:"runs"`
 	Spread      map[string]Spread `json:"spread"`
+}
+
+// WatcherLatency is in ms.
+type WatcherLatency struct {
+	P50 float64 `json:"p50"`
+	P99 float64 `json:"p99"`
+}
+
+// latencyOf is the median of the runs; nil without a change.
+func latencyOf(runs []ingestRun) *WatcherLatency {
+	for i := range runs {
+		if runs[i].Watcher.N == 0 {
+			return nil
+		}
+	}
+	return &WatcherLatency{
+		median(runs, func(r *ingestRun) float64 { return r.Watcher.P50 }), median(runs, func(r *ingestRun) float64 { return r.Watcher.P99 }),
+	}
+}
+
+func (l *WatcherLatency) text() string {
+	if l == nil {
+		return "nothing was told"
+	}
+	return fmt.Sprintf("p50 %.1fms, p99 %.1fms", l.P50, l.P99)
 }
 
 // IngestRun are the figures of one run.
@@ -98,6 +127,10 @@ type IngestTest struct {
 
 // NewIngest checks the configuration.
 func NewIngest(cfg IngestConfig) (*IngestTest, error) {
+	return newIngest(cfg, MaxAgents, MaxAllProbes)
+}
+
+func newIngest(cfg IngestConfig, maxAgents, maxProbes int) (*IngestTest, error) {
 	cpus, err := processors()
 	if err != nil {
 		return nil, err
@@ -114,13 +147,13 @@ func NewIngest(cfg IngestConfig) (*IngestTest, error) {
 		}
 		return nil
 	}
-	switch err := errors.Join(within("agents", cfg.Agents, MaxAgents), within("pods", cfg.Pods, MaxAgentPods), within("probes", cfg.Probes, maxPodsProbes),
+	switch err := errors.Join(within("agents", cfg.Agents, maxAgents), within("pods", cfg.Pods, MaxAgentPods), within("probes", cfg.Probes, maxPodsProbes),
 		within("runs", cfg.Runs, MaxRuns), between("period", cfg.Period, leastPeriod, MaxPeriod), between("duration", cfg.Duration, time.Second, MaxDuration),
 		between("warm-up", cfg.Warmup, 0, MaxDuration)); {
 	case err != nil:
 		return nil, err
-	case cfg.Agents*cfg.Pods*cfg.Probes > MaxAllProbes:
-		return nil, fmt.Errorf("%d agents with %d pods with %d probes: must be %d probes at most", cfg.Agents, cfg.Pods, cfg.Probes, MaxAllProbes)
+	case cfg.Agents*cfg.Pods*cfg.Probes > maxProbes:
+		return nil, fmt.Errorf("%d agents with %d pods with %d probes: must be %d probes at most", cfg.Agents, cfg.Pods, cfg.Probes, maxProbes)
 	case cfg.Cores < 0 || cfg.Cores > len(cpus):
 		return nil, fmt.Errorf("cores %d: must be 0 to %d, as many processors as this process may use", cfg.Cores, len(cpus))
 	}
@@ -133,25 +166,38 @@ func NewIngest(cfg IngestConfig) (*IngestTest, error) {
 
 // Run measures, and tells progress. The end of ctx ends it early: the result then has the runs so far, or the error is
 // ErrNothing. When it returns, nothing that it has started is left.
-func (t *IngestTest) Run(ctx context.Context, progress func(IngestProgress)) (result *IngestResult, err error) {
+func (t *IngestTest) Run(ctx context.Context, progress func(IngestProgress)) (*IngestResult, error) {
+	o, err := t.run(ctx, fleetJob{}, progress)
+	if err != nil {
+		return nil, err
+	}
+	return t.result(o.machine, o.runs, o.interrupted), nil
+}
+
+// outcome is what the processes of a test have told.
+type outcome struct {
+	machine     Machine
+	runs        []ingestRun
+	churned     *churned
+	restarted   *restarted
+	series      []IngestSample
+	interrupted bool
+}
+
+// run starts the processes, and the agents with a job that has Churn and Restart.
+func (t *IngestTest) run(ctx context.Context, j fleetJob, progress func(IngestProgress)) (o *outcome, err error) {
 	cfg := &t.cfg
-	machine := thisMachine()
+	o = &outcome{machine: thisMachine()}
 	dir, err := os.MkdirTemp(cfg.TempDir, "muster-loadtest-")
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }() // a coordinator that was killed has left it
-	c, err := startPart(cfg.CoordinatorArgv, t.coordinatorCPUs)
+	c, err := t.startCoordinator(coordinatorJob{dir, "127.0.0.1:0"})
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = c.stop() }()
-	if err := c.say(dir); err != nil {
-		return nil, fmt.Errorf("start the coordinator: %w", err)
-	}
-	if _, err := c.hear(); err != nil {
-		return nil, fmt.Errorf("start the coordinator: %w", c.died())
-	}
 	agents, err := startPart(cfg.FleetArgv, t.otherCPUs)
 	if err != nil {
 		return nil, err
@@ -162,14 +208,13 @@ func (t *IngestTest) Run(ctx context.Context, progress func(IngestProgress)) (re
 		}
 	}()
 	defer context.AfterFunc(ctx, agents.ask)()
-	if err := agents.say(fleetJob{
-		Config: filepath.Join(dir, "client.yaml"), Coordinator: c.cmd.Process.Pid, Agents: cfg.Agents, Pods: cfg.Pods, Probes: cfg.Probes,
-		Period: cfg.Period, Warmup: cfg.Warmup, Duration: cfg.Duration, Runs: cfg.Runs, Seed: cfg.Seed,
-	}); err != nil {
+	client := filepath.Join(dir, "client.yaml")
+	j.Config, j.Coordinator, j.Agents, j.Pods, j.Probes = client, c.cmd.Process.Pid, cfg.Agents, cfg.Pods, cfg.Probes
+	j.Period, j.Warmup, j.Duration, j.Runs, j.Seed = cfg.Period, cfg.Warmup, cfg.Duration, cfg.Runs, cfg.Seed
+	if err := agents.say(j); err != nil {
 		return nil, fmt.Errorf("start the agents: %w", err)
 	}
-	var runs []ingestRun
-	for len(runs) < cfg.Runs {
+	for len(o.runs) < cfg.Runs || j.Churn && o.churned == nil || j.Restart && o.restarted == nil {
 		line, err := agents.lines.ReadBytes('\n')
 		if errors.Is(err, io.EOF) {
 			if ctx.Err() != nil {
@@ -185,16 +230,88 @@ func (t *IngestTest) Run(ctx context.Context, progress func(IngestProgress)) (re
 		case err != nil:
 			return nil, fmt.Errorf("hear from the agents: %w", err)
 		case s.Run != nil:
-			runs = append(runs, *s.Run)
+			o.runs = append(o.runs, *s.Run)
+		case s.Churned != nil:
+			o.churned = s.Churned
+		case s.Restarted != nil:
+			o.restarted = s.Restarted
+		case s.Kill:
+			target, err := server(client)
+			if err != nil {
+				return nil, err
+			}
+			_ = c.cmd.Process.Kill()
+			_ = c.stop() // it was killed
+			if err := os.Remove(client); err != nil {
+				return nil, err
+			}
+			next, err := t.startCoordinator(coordinatorJob{dir, target})
+			if err != nil {
+				return nil, err
+			}
+			*c = *next
+			if err := agents.say(fleetTold{c.cmd.Process.Pid}); err != nil {
+				return nil, fmt.Errorf("tell the agents: %w", err)
+			}
 		default:
-			progress(IngestProgress{Doing: s.Doing, Run: len(runs) + 1, Runs: cfg.Runs, Sample: s.Sample})
+			if s.Sample != nil {
+				if n := len(o.series); n > 0 {
+					s.Sample.At = o.series[n-1].At + s.Sample.Seconds
+				}
+				s.Sample.Phase = phase(len(o.runs), cfg.Runs, o.churned != nil, &j, s.Sample.WarmUp)
+				if len(o.series) < maxSeries {
+					o.series = append(o.series, *s.Sample)
+				}
+			}
+			progress(IngestProgress{Doing: s.Doing, Run: min(len(o.runs)+1, cfg.Runs), Runs: cfg.Runs, Sample: s.Sample})
 		}
 	}
-	if len(runs) == 0 {
+	if len(o.runs) == 0 {
 		return nil, ErrNothing
 	}
-	machine.LoadAfter = load()
-	return t.result(machine, runs, ctx.Err() != nil), nil
+	o.machine.LoadAfter, o.interrupted = load(), ctx.Err() != nil
+	return o, nil
+}
+
+// maxSeries bounds the samples that a report has.
+const maxSeries = 20_000
+
+// phase is what a sample belongs to.
+func phase(done, runs int, churned bool, j *fleetJob, warmUp bool) string {
+	switch {
+	case warmUp:
+		return "warming up"
+	case done < runs:
+		return "measuring"
+	case j.Churn && !churned:
+		return "churn"
+	}
+	return "restart"
+}
+
+// startCoordinator returns once it serves.
+func (t *IngestTest) startCoordinator(j coordinatorJob) (*part, error) {
+	c, err := startPart(t.cfg.CoordinatorArgv, t.coordinatorCPUs)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.say(j); err != nil {
+		return nil, fmt.Errorf("start the coordinator: %w", errors.Join(err, c.stop()))
+	}
+	if _, err := c.hear(); err != nil {
+		return nil, fmt.Errorf("start the coordinator: %w", c.died())
+	}
+	return c, nil
+}
+
+// server is where a client config leads.
+func server(config string) (string, error) {
+	conf, err := clientconfig.Load(config)
+	if err != nil {
+		return "", err
+	}
+	at, err := conf.Context("")
+	return at.Server, err
 }
 
 func (r *ingestRun) rate() float64    { return float64(r.Taken) / r.Seconds }
@@ -207,7 +324,7 @@ func (t *IngestTest) result(m Machine, runs []ingestRun, interrupted bool) *Inge
 	r := &IngestResult{
 		Test: "ingest", Version: version.Version, Machine: m, ResultsPerSecond: median(runs, (*ingestRun).rate), Offered: median(runs, (*ingestRun).offered),
 		CPU: median(runs, (*ingestRun).cpu), Busy: median(runs, (*ingestRun).busy), RSS: median(runs, func(r *ingestRun) int64 { return r.RSS }),
-		Anon: median(runs, func(r *ingestRun) int64 { return r.Anon }), Cores: cfg.Cores, CoordinatorCPUs: t.coordinatorCPUs,
+		Anon: median(runs, func(r *ingestRun) int64 { return r.Anon }), ChangeToWatcher: latencyOf(runs), Cores: cfg.Cores, CoordinatorCPUs: t.coordinatorCPUs,
 		Agents: cfg.Agents, Pods: cfg.Pods, Probes: cfg.Probes, Period: cfg.Period.Seconds(),
 		Duration: median(runs, func(r *ingestRun) float64 { return r.Seconds }), WarmUp: cfg.Warmup.Seconds(), Seed: cfg.Seed, Interrupted: interrupted,
 		Spread: map[string]Spread{
@@ -240,6 +357,7 @@ func (r *IngestResult) Table() [][]string {
 		{"measured", fmt.Sprintf("%.1fs after a warm-up of %gs, the coordinator %s", r.Duration, r.WarmUp, on), strconv.Itoa(len(r.Runs))},
 		{"results a second", fmt.Sprintf("%.0f of %.0f offered", r.ResultsPerSecond, r.Offered), spread("results_per_second")},
 		{"cpu a result", fmt.Sprintf("%.2fµs, %.2f processors in all", r.CPU, r.Busy), spread("cpu_us_per_result")},
+		{"change to watcher", r.ChangeToWatcher.text(), ""},
 		{"memory", fmt.Sprintf("%.1f MiB resident, %.1f MiB anonymous", float64(r.RSS)/(1<<20), float64(r.Anon)/(1<<20)), ""},
 	}
 	if r.Saturated {

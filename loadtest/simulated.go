@@ -25,6 +25,29 @@ import (
 type simulated struct {
 	session *session.Session
 	pods    *simulatedPods
+	lease   *simulatedLease
+
+	mu   sync.Mutex
+	conn *grpc.ClientConn
+}
+
+// cut ends the agent's connection as a loss of its network would, without a word; its session opens anew at once.
+func (a *simulated) cut() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.conn != nil {
+		a.conn.Close()
+	}
+}
+
+// States are what is believed of its probes.
+func (a *simulated) States() []spec.ProbeState {
+	ids, _, _ := a.pods.probes()
+	out := make([]spec.ProbeState, len(ids))
+	for i, id := range ids {
+		out[i] = spec.ProbeState{ID: id, Verdict: spec.ResultSuccess, Since: a.pods.since, RunLength: 1}
+	}
+	return out
 }
 
 // newSimulated is the agent of a node that has its certificate; it takes at most so many pods.
@@ -32,7 +55,7 @@ func newSimulated(node string, maxPods int, server string, creds *identity.Crede
 	holder := &identity.Holder{}
 	holder.Set(creds.TLS())
 	tls := credentials.NewTLS(identity.ClientTLS(creds.CA, holder))
-	a := &simulated{pods: &simulatedPods{held: map[string]spec.HeldStatus{}, more: make(chan struct{}, 1)}}
+	a := &simulated{pods: &simulatedPods{held: map[string]spec.HeldStatus{}, more: make(chan struct{}, 1), since: time.Now()}, lease: &simulatedLease{}}
 	facts := spec.NodeFacts{
 		Address: "127.0.0.1", Allocatable: spec.ResourceList{MilliCPU: 1 << 20, MemoryBytes: 1 << 50}, MaxPods: int32(maxPods), Runtimes: []string{"process"},
 		Isolation: "full", Images: "ignore", BootID: node, Instance: node, Version: version.Version, OS: "linux", Network: spec.NetworkNone,
@@ -40,29 +63,39 @@ func newSimulated(node string, maxPods int, server string, creds *identity.Crede
 	a.session = session.New(session.Config{
 		Node: node, Instance: node, BootID: node, Version: version.Version, Facts: func() spec.NodeFacts { return facts },
 		Dial: func(context.Context) (*grpc.ClientConn, error) {
-			return grpc.NewClient("passthrough:///"+server, grpc.WithTransportCredentials(tls))
+			conn, err := grpc.NewClient("passthrough:///"+server, grpc.WithTransportCredentials(tls))
+			a.mu.Lock()
+			defer a.mu.Unlock()
+			a.conn = conn
+			return conn, err
 		},
 		Welcomed: func(session.Welcome) {},
 	}, session.Deps{
-		Lease: &simulatedLease{}, Pods: a.pods, Probes: simulatedProbes{}, Events: simulatedEvents{}, Log: slog.New(slog.DiscardHandler),
+		Lease: a.lease, Pods: a.pods, Probes: simulatedProbes{states: a.States}, Events: simulatedEvents{}, Log: slog.New(slog.DiscardHandler),
 	})
+	a.pods.believe = a.session.Believe
 	return a
 }
 
-// feed observes each probe once a period, at moments that seed spreads over it, until ctx ends. The order of the probes has
-// nothing to do with that of their pods. told is told how many attempts each step had.
-func (a *simulated) feed(ctx context.Context, ids []spec.ProbeID, period time.Duration, seed uint64, told func(int)) {
-	ids = slices.Clone(ids)
+// feed observes each probe but skip once a period, at moments that seed spreads over it, until ctx ends. The order of the probes
+// has nothing to do with that of their pods. told is told how many attempts each step had.
+func (a *simulated) feed(ctx context.Context, skip *spec.ProbeID, period time.Duration, seed uint64, told func(int)) {
 	r := rand.New(rand.NewPCG(seed, 0)) //nolint:gosec // it is to be the same each time
-	r.Shuffle(len(ids), func(i, j int) { ids[i], ids[j] = ids[j], ids[i] })
-	sleep(ctx, time.Duration(r.Int64N(int64(feedEvery)))) // agents do not wake together
-	start, done := time.Now(), 0
-	for tick := time.NewTicker(feedEvery); ; {
+	every := min(max(period/10, leastFeed), mostFeed)
+	sleep(ctx, time.Duration(r.Int64N(int64(every)))) // agents do not wake together
+	var ids []spec.ProbeID
+	known, start, done := 0, time.Now(), 0
+	for tick := time.NewTicker(every); ; {
 		select {
 		case <-ctx.Done():
 			tick.Stop()
 			return
 		case <-tick.C:
+		}
+		if fresh, _, version := a.pods.probes(); version != known {
+			ids, known = slices.DeleteFunc(fresh, func(id spec.ProbeID) bool { return skip != nil && id == *skip }), version
+			r.Shuffle(len(ids), func(i, j int) { ids[i], ids[j] = ids[j], ids[i] })
+			start, done = time.Now(), 0
 		}
 		due := int(time.Since(start).Seconds() / period.Seconds() * float64(len(ids)))
 		told(due - done)
@@ -74,25 +107,61 @@ func (a *simulated) feed(ctx context.Context, ids []spec.ProbeID, period time.Du
 	}
 }
 
-// feedEvery is how often a simulated agent makes what is due.
-const feedEvery = 50 * time.Millisecond
+// A simulated agent makes what is due ten times a period, within these bounds: it goes with a renewal, once a second, anyway.
+const leastFeed, mostFeed = 50 * time.Millisecond, time.Second
 
-// simulatedLease numbers sessions: there is no pod to keep from running on.
-type simulatedLease struct{ sessions int64 }
+// simulatedLease numbers sessions and notes when each was first acknowledged: there is no pod to keep from running on.
+type simulatedLease struct {
+	mu       sync.Mutex
+	sessions int64
+	// mark is the newest session when the coordinator was killed, first when one after it was acknowledged first.
+	mark  int64
+	first time.Time
+}
 
-func (l *simulatedLease) Hello() (int64, error) { // called by one goroutine, for one session after the other
+func (l *simulatedLease) Hello() (int64, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	l.sessions++
 	return l.sessions, nil
 }
-func (l *simulatedLease) Sent(int64, uint64)                 {}
-func (l *simulatedLease) Acked(int64, uint64, time.Duration) {}
-func (l *simulatedLease) Longest() time.Duration             { return 0 }
+
+func (l *simulatedLease) Sent(int64, uint64) {}
+
+func (l *simulatedLease) Acked(session int64, _ uint64, _ time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if session > l.mark && l.mark > 0 && l.first.IsZero() {
+		l.first = time.Now()
+	}
+}
+
+func (l *simulatedLease) Longest() time.Duration { return 0 }
+
+// expect makes only an acknowledgement of a session later than all so far count.
+func (l *simulatedLease) expect() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.mark, l.first = l.sessions, time.Time{}
+}
+
+// again is when that came; zero: not yet.
+func (l *simulatedLease) again() time.Time {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.first
+}
 
 // simulatedPods are pods that run as soon as they are assigned.
 type simulatedPods struct {
 	mu   sync.Mutex
 	held map[string]spec.HeldStatus
-	ids  []spec.ProbeID
+	// ids are the held pods' probes; version rises with each change of them.
+	ids     []spec.ProbeID
+	version int
+	// since is when all verdicts were reached; believe tells them.
+	since   time.Time
+	believe func(spec.ProbeState)
 	// fresh are statuses that were not told yet, more is signalled when there are some.
 	fresh []spec.HeldStatus
 	more  chan struct{}
@@ -102,13 +171,29 @@ func (p *simulatedPods) Assign(a session.Assignments) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now := time.Now()
+	if a.Full {
+		wanted := map[string]bool{}
+		for _, at := range a.Assigned {
+			wanted[at.Pod.UID] = true
+		}
+		for uid := range p.held {
+			if !wanted[uid] {
+				p.dropLocked(uid)
+			}
+		}
+	}
 	for _, at := range a.Assigned {
+		if was, known := p.held[at.Pod.UID]; known && was.Epoch == at.Epoch && was.Stopped == at.Stop {
+			continue // it runs on as it did
+		}
 		status := spec.HeldStatus{UID: at.Pod.UID, Epoch: at.Epoch, Stopped: at.Stop, Status: running(at.Pod, now)}
 		if _, known := p.held[at.Pod.UID]; !known {
 			for _, c := range at.Pod.Spec.AllContainers() {
 				for kind, probe := range map[spec.ProbeKind]*spec.Probe{spec.Liveness: c.Liveness, spec.Readiness: c.Readiness, spec.Startup: c.Startup} {
 					if probe != nil {
-						p.ids = append(p.ids, spec.ProbeID{PodUID: at.Pod.UID, Container: c.Name, Kind: kind})
+						id := spec.ProbeID{PodUID: at.Pod.UID, Container: c.Name, Kind: kind}
+						p.ids = append(p.ids, id)
+						p.believe(spec.ProbeState{ID: id, Verdict: spec.ResultSuccess, Since: p.since, RunLength: 1})
 					}
 				}
 			}
@@ -117,12 +202,18 @@ func (p *simulatedPods) Assign(a session.Assignments) {
 		p.fresh = append(p.fresh, status)
 	}
 	for _, gone := range a.Removed {
-		delete(p.held, gone.UID)
+		p.dropLocked(gone.UID)
 	}
+	p.version++
 	select {
 	case p.more <- struct{}{}:
 	default:
 	}
+}
+
+func (p *simulatedPods) dropLocked(uid string) {
+	delete(p.held, uid)
+	p.ids = slices.DeleteFunc(p.ids, func(id spec.ProbeID) bool { return id.PodUID == uid })
 }
 
 func (p *simulatedPods) Guard([]spec.PodGuard) {}
@@ -182,11 +273,23 @@ func (p *simulatedPods) Next(ctx context.Context, n int) ([]spec.HeldStatus, err
 	}
 }
 
-// probes are those of all pods that were ever assigned, and how many pods are held.
-func (p *simulatedPods) probes() (ids []spec.ProbeID, pods int) {
+// probes are those of all pods that are held, how many pods these are, and a number that is another after each change.
+func (p *simulatedPods) probes() (ids []spec.ProbeID, pods, version int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return slices.Clone(p.ids), len(p.held)
+	return slices.Clone(p.ids), len(p.held), p.version
+}
+
+// count is how many pods are held that are not to stop.
+func (p *simulatedPods) count() (n int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, s := range p.held {
+		if !s.Stopped {
+			n++
+		}
+	}
+	return n
 }
 
 func (p *simulatedPods) Acked([]session.Held, []session.Held) {}
@@ -211,10 +314,10 @@ func (p *simulatedPods) Dial(context.Context, string, int) (container.Conn, erro
 	return nil, errSimulated
 }
 
-// simulatedProbes have no verdicts to tell: all stay as they were declared.
-type simulatedProbes struct{}
+// simulatedProbes have succeeded since they were assigned.
+type simulatedProbes struct{ states func() []spec.ProbeState }
 
-func (simulatedProbes) States() []spec.ProbeState                { return nil }
+func (p simulatedProbes) States() []spec.ProbeState              { return p.states() }
 func (simulatedProbes) Results(spec.ProbeID, int) []spec.Attempt { return nil }
 func (simulatedProbes) Follow(ctx context.Context, _ func(spec.ProbeID) bool, take func([]spec.ProbeAttempt, uint64) error) error {
 	if err := take(nil, 0); err != nil {

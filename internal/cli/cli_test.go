@@ -78,7 +78,7 @@ func TestWhatIsNotBuiltIsRefusedByItsName(t *testing.T) {
 	s := newShell(t, nil)
 	for line, name := range map[string]string{
 		"ui": "ui", "simulate --lose n1": "simulate",
-		"drill node n1": "drill", "loadtest fleet": "loadtest fleet",
+		"drill node n1":  "drill",
 		"get daemonsets": "get daemonsets", "get sts web": "get statefulsets", "get namespaces": "get namespaces",
 		"delete ds x": "delete daemonsets",
 	} {
@@ -174,6 +174,8 @@ func TestAWrongCommandLineIsUsageAndSaysWhereToLook(t *testing.T) {
 		"loadtest probes -o yaml":                                        "-o yaml: unknown format",
 		"loadtest ingest --agents 0":                                     "agents 0: must be 1 to 1000",
 		"loadtest ingest --agents 1000 --pods 1000":                      "must be 100000 probes at most",
+		"loadtest fleet --agents 10001":                                  "agents 10001: must be 1 to 10000",
+		"loadtest fleet --agents 10000 --pods 100":                       "must be 1000000 probes at most",
 		"loadtest ingest --duration 1ms":                                 "duration 1ms: must be 1s to 24h0m0s",
 		"loadtest failover --agents 2":                                   "agents 2: must be 3 to 50",
 		"loadtest failover --pods 101":                                   "pods 101: must be 1 to 100",

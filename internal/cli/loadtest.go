@@ -20,7 +20,7 @@ import (
 
 func loadtestCommand(o *options) *cobra.Command {
 	c := parent("loadtest", "Measure how much muster does on this machine, and what it costs",
-		loadtestProbesCommand(o), loadtestIngestCommand(o), loadtestTargetCommand(o),
+		loadtestProbesCommand(o), loadtestIngestCommand(o), loadtestFleetCommand(o), loadtestTargetCommand(o),
 		loadtestPart(o.world, "engine", func(ctx context.Context, in io.Reader, out io.Writer) error {
 			sparing(o.world) // as an agent is
 			calm(o.world)    // as an agent's threads are
@@ -31,7 +31,6 @@ func loadtestCommand(o *options) *cobra.Command {
 			return loadtest.CoordinatorPart(ctx, in, out)
 		}), loadtestPart(o.world, "agents", loadtest.Fleet))
 	c.AddCommand(loadtestFailoverCommand(o), loadtestMachines(o), loadtestWriter(o.world))
-	c.AddCommand(unbuilt("fleet", "loadtest fleet"))
 	return c
 }
 
@@ -271,7 +270,8 @@ func loadtestIngestCommand(o *options) *cobra.Command {
 			"an agent has them, over TLS, but with pods that it only says to run and results that it makes up.\n\n" +
 			"results_per_second is what the coordinator has taken in, by its own table of probes; cpu_us_per_result is all that its process\n" +
 			"used over that, store and renewals included. Results come with an agent's next renewal, once a second: a short run's rate is that\n" +
-			"inexact. Of several runs, on the same fleet, medians are shown. Ctrl-C ends early with the runs so far, and the exit status\n" +
+			"inexact. change_to_watcher_ms is from an agent's word that a verdict has changed, ten a second in all, until a client that watches\n" +
+			"all probes has it. Of several runs, on the same fleet, medians are shown. Ctrl-C ends early with the runs so far, and the exit status\n" +
 			"is 1.",
 		Example: "  muster loadtest ingest --agents 100 --cores 1\n  muster loadtest ingest --agents 50 --pods 100 --period 100ms --cores 1",
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -310,15 +310,81 @@ func loadtestIngestCommand(o *options) *cobra.Command {
 	return cmd
 }
 
+func loadtestFleetCommand(o *options) *cobra.Command {
+	cfg := loadtest.IngestConfig{Agents: 5000, Pods: 30, Probes: 3, Period: 10 * time.Second, Duration: 20 * time.Second, Warmup: 10 * time.Second, Runs: 1, Seed: 1}
+	report := ""
+	cmd := &cobra.Command{
+		Use: "fleet", Short: "Measure a coordinator with thousands of agents, and restart it under them", Args: cobra.NoArgs,
+		Long: "Measure what a coordinator spends on a large fleet. It is started as loadtest ingest starts it, with simulated agents: each with a\n" +
+			"certificate, a session and renewals as an agent has them, but they run nothing and take no part in the gossip.\n\n" +
+			"First the fleet is steady: no write to the store is meant to happen then. Then there is churn, for as long as one run: each second one\n" +
+			"pod in a thousand is deleted and another created, and one agent in a thousand loses its connection. Then the coordinator is\n" +
+			"killed (SIGKILL) and started again, and all agents come back at once. Each must have an acknowledgement within the default lease of\n" +
+			"10s, every verdict must be right within a period, counted from the kill, and none may flip: whatever is not so is told, and the\n" +
+			"exit status is 1. The figures are those of loadtest ingest, but above 100000 probes results are counted at the agents.",
+		Example: "  muster loadtest fleet --agents 1000\n  muster loadtest fleet --report fleet.html",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			program, err := os.Executable()
+			if err != nil {
+				return err
+			}
+			cfg.CoordinatorArgv, cfg.FleetArgv = []string{program, "loadtest", "coordinator"}, []string{program, "loadtest", "agents"}
+			test, err := loadtest.NewFleet(cfg)
+			if err != nil {
+				return &usageError{err}
+			}
+			var page *os.File
+			if report != "" { // as that of loadtest probes
+				if page, err = os.OpenFile(report, os.O_WRONLY|os.O_CREATE, 0o644); err != nil {
+					return fmt.Errorf("write the report: %w", err)
+				}
+				defer page.Close()
+			}
+			line := newLiveLine(o.world.Stderr)
+			result, err := test.Run(cmd.Context(), func(p loadtest.IngestProgress) { line.show(ingestText(p)) })
+			line.clear()
+			if err != nil {
+				if page != nil {
+					if fi, stat := page.Stat(); stat == nil && fi.Size() == 0 {
+						os.Remove(report)
+					}
+				}
+				return fmt.Errorf("loadtest fleet: %w", err)
+			}
+			if page != nil {
+				if err := errors.Join(page.Truncate(0), loadtest.ReportFleet(page, result), page.Close()); err != nil {
+					return fmt.Errorf("write the report: %w", err)
+				}
+			}
+			if err := showResult(o, result); err != nil {
+				return err
+			}
+			if n := len(result.Failures); n > 0 {
+				return fmt.Errorf("loadtest fleet: %s", strings.Join(result.Failures, "; "))
+			}
+			return cmd.Context().Err()
+		},
+	}
+	f := cmd.Flags()
+	f.IntVar(&cfg.Agents, "agents", cfg.Agents, fmt.Sprintf("how many agents, 1 to %d", loadtest.MaxFleetAgents))
+	f.IntVar(&cfg.Pods, "pods", cfg.Pods, fmt.Sprintf("how many pods each of them has, 1 to %d", loadtest.MaxAgentPods))
+	f.IntVar(&cfg.Probes, "probes", cfg.Probes, fmt.Sprintf("how many probes each pod has, 1 to 3; %d in all at most", loadtest.MaxFleetProbes))
+	f.DurationVar(&cfg.Period, "period", cfg.Period, "each probe's period, 100ms to 1h")
+	f.DurationVar(&cfg.Duration, "duration", cfg.Duration, "how long to measure, 1s to 24h")
+	f.DurationVar(&cfg.Warmup, "warmup", cfg.Warmup, "how long results come before that, 0 to 24h")
+	f.IntVar(&cfg.Cores, "cores", 0, "pin the coordinator to so many processors, and the agents to the others; 0: neither")
+	f.IntVar(&cfg.Runs, "runs", cfg.Runs, fmt.Sprintf("how often to measure the steady fleet, 1 to %d", loadtest.MaxRuns))
+	f.Uint64Var(&cfg.Seed, "seed", cfg.Seed, "another number lays the probes at other moments of their period")
+	f.StringVar(&report, "report", "", "write an HTML page with plots to this file")
+	o.outputFlag(cmd, "table", "json")
+	return cmd
+}
+
 // ingestText is how a test of ingest goes, in one line.
 func ingestText(p loadtest.IngestProgress) string {
 	s := p.Sample
 	if s == nil {
 		return p.Doing
 	}
-	phase := "measuring"
-	if s.WarmUp {
-		phase = "warming up"
-	}
-	return fmt.Sprintf("run %d/%d  %s  %.0f results/s offered  coordinator cpu %.0f%%  %d MiB", p.Run, p.Runs, phase, s.Offered/s.Seconds, 100*s.CPU/s.Seconds, s.RSS>>20)
+	return fmt.Sprintf("run %d/%d  %s  %.0f results/s offered  coordinator cpu %.0f%%  %d MiB", p.Run, p.Runs, s.Phase, s.Offered/s.Seconds, 100*s.CPU/s.Seconds, s.RSS>>20)
 }

@@ -153,8 +153,26 @@ func (s *Server) Kill() {
 // Restart starts it again, after Kill, with its data and at its address.
 func (s *Server) Restart() { s.t.Helper(); s.start() }
 
-// Stop has it stand still, Continue go on.
-func (s *Server) Stop()     { _ = s.cmd.Process.Signal(syscall.SIGSTOP) }
+// Stop has it stand still: when it returns, all its threads do, which may take a busy machine a while.
+func (s *Server) Stop() {
+	s.t.Helper()
+	_ = s.cmd.Process.Signal(syscall.SIGSTOP)
+	Until(s.t.Context(), s.t, "all threads have stopped", func() bool {
+		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", s.cmd.Process.Pid))
+		if err != nil || len(threads) == 0 {
+			return false
+		}
+		for _, thread := range threads {
+			stat, err := os.ReadFile(thread)
+			if err != nil || !strings.Contains(string(stat), ") T ") {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// Continue has it go on.
 func (s *Server) Continue() { _ = s.cmd.Process.Signal(syscall.SIGCONT) }
 
 // certificates makes a CA, and one certificate for both sides.

@@ -1,0 +1,97 @@
+package loadtest
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	musterv1 "github.com/musterhq/muster/gen/muster/v1"
+)
+
+func TestAVerdictThatWasRightAndIsNotIsAFlip(t *testing.T) {
+	const unknown, failure, success = musterv1.ProbeResult_PROBE_RESULT_UNKNOWN, musterv1.ProbeResult_PROBE_RESULT_FAILURE, musterv1.ProbeResult_PROBE_RESULT_SUCCESS
+	for name, c := range map[string]struct {
+		saw                         []musterv1.ProbeResult
+		each                        time.Duration
+		late, flips, missing, wrong int
+	}{
+		"nothing is told":                {missing: 1, wrong: 1},
+		"unknown, then right":            {saw: []musterv1.ProbeResult{unknown, success}},
+		"right twice":                    {saw: []musterv1.ProbeResult{success, success}},
+		"failing first":                  {saw: []musterv1.ProbeResult{failure, success}, flips: 1},
+		"unknown again":                  {saw: []musterv1.ProbeResult{success, unknown, success}, flips: 1},
+		"failing, and it stays so":       {saw: []musterv1.ProbeResult{success, failure}, flips: 1, wrong: 1},
+		"right after more than a period": {saw: []musterv1.ProbeResult{unknown, unknown, success}, each: 4 * time.Second, late: 1},
+		"only unknown":                   {saw: []musterv1.ProbeResult{unknown, unknown}, missing: 1, wrong: 1},
+	} {
+		j := newJudge(10*time.Second, 1)
+		for i, v := range c.saw {
+			j.saw(probeKey{uid: "a"}, v, time.Duration(i+1)*c.each)
+		}
+		if j.late != c.late || j.flips != c.flips || j.missing() != c.missing || j.wrong() != c.wrong {
+			t.Errorf("%s: late %d, flips %d, missing %d, wrong %d", name, j.late, j.flips, j.missing(), j.wrong())
+		}
+	}
+}
+
+func TestAnAgentWithoutAnAcknowledgementWithinTheLeaseIsLate(t *testing.T) {
+	killed := time.Unix(1000, 0)
+	at := func(s int) time.Time { return killed.Add(time.Duration(s) * time.Second) }
+	for name, c := range map[string]struct {
+		first []time.Time
+		last  time.Duration
+		late  int
+	}{
+		"all in time":         {[]time.Time{at(1), at(10)}, 10 * time.Second, 0},
+		"one late":            {[]time.Time{at(1), at(11)}, 11 * time.Second, 1},
+		"one never":           {[]time.Time{at(3), {}}, 3 * time.Second, 1},
+		"none at all":         {[]time.Time{{}}, 0, 1},
+		"there are no agents": {nil, 0, 0},
+	} {
+		if last, late := acknowledged(c.first, killed, 10*time.Second); last != c.last || late != c.late {
+			t.Errorf("%s: last %v, late %d", name, last, late)
+		}
+	}
+}
+
+func TestAnAcknowledgementOfASessionFromBeforeTheKillDoesNotCount(t *testing.T) {
+	l := &simulatedLease{}
+	_, _ = l.Hello()
+	l.expect()
+	l.Acked(1, 5, leaseTTL)
+	if !l.again().IsZero() {
+		t.Error("the old session's counts")
+	}
+	_, _ = l.Hello()
+	l.Acked(2, 0, leaseTTL)
+	if l.again().IsZero() {
+		t.Error("the new session's does not count")
+	}
+}
+
+func TestASteadyFleetWritesNothingAndComesBackWithoutFlips(t *testing.T) {
+	cfg := ingestConfig()
+	cfg.Agents, cfg.Period, cfg.TempDir = 20, 2*time.Second, t.TempDir()
+	cfg.Pods = 3
+	test, err := NewFleet(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := test.Run(t.Context(), func(IngestProgress) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, row := range r.Table() {
+		t.Log(strings.Join(row, " | "))
+	}
+	if len(r.Runs) != 1 || r.Writes != 0 || r.ChangeToWatcher == nil || r.ChangeToWatcher.P50 <= 0 {
+		t.Errorf("steady: %+v", r)
+	}
+	if c := r.Churn; c == nil || c.Replaced < 1 || c.Cuts < 1 || c.Writes <= 0 {
+		t.Errorf("churn: %+v", c)
+	}
+	s := r.Restart
+	if s == nil || s.Flips != 0 || s.NodeFlips != 0 || s.Missing != 0 || s.LateAcks != 0 || s.LastAck <= 0 || s.LastVerdict <= 0 {
+		t.Errorf("restart: %+v", s)
+	}
+}

@@ -1,0 +1,227 @@
+package loadtest
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	musterv1 "github.com/musterhq/muster/gen/muster/v1"
+	"github.com/musterhq/muster/internal/spec"
+	"github.com/musterhq/muster/internal/wire"
+)
+
+const (
+	// maxChanging bounds the probes whose verdicts change, changeEvery is how often one does.
+	maxChanging, changeEvery = 100, 100 * time.Millisecond
+	// leaseTTL is a coordinator's default.
+	leaseTTL = 10 * time.Second
+	// perThousand of the pods are replaced, and of the agents cut off, each second of churn.
+	perThousand = 1
+	// settleLimit is how long they may take afterwards.
+	settleLimit = time.Minute
+)
+
+// churned is what came of churn.
+type churned struct {
+	Run ingestRun
+	// Replaced pods, Cuts of agents' connections; Settled is how long after the end all pods had their place.
+	Replaced, Cuts int
+	Settled        time.Duration
+}
+
+// restarted is what came of a coordinator's end by force. Times are since the kill.
+type restarted struct {
+	Serves, LastAck, LastVerdict                      time.Duration
+	LateAcks, LateVerdicts, Flips, NodeFlips, Missing int
+	Wrong, Watches                                    int
+	Causes                                            map[string]int
+}
+
+// pickChanging chooses the first probe of some agents, where that leaves others.
+func (f *fleet) pickChanging() {
+	f.changing = map[*simulated]spec.ProbeID{}
+	for _, a := range f.agents {
+		if ids, _, _ := a.pods.probes(); len(ids) > 1 && len(f.order) < maxChanging {
+			f.changing[a] = ids[0]
+			f.order = append(f.order, a)
+		}
+	}
+}
+
+// change changes one verdict after the other, and back, until ctx ends; not while quiet.
+func (f *fleet) change(ctx context.Context) error {
+	for n := 0; len(f.order) > 0 && sleep(ctx, changeEvery); n++ {
+		if f.quiet.Load() {
+			n--
+			continue
+		}
+		a, verdict := f.order[n/2%len(f.order)], spec.ResultFailure
+		if n%2 == 1 {
+			verdict = spec.ResultSuccess
+		}
+		f.watcher.change(a, f.changing[a], verdict)
+	}
+	return nil
+}
+
+// hush ends the changes, with all verdicts success, and waits until all have been told.
+func (f *fleet) hush(ctx context.Context) error {
+	f.quiet.Store(true)
+	if !sleep(ctx, 2*changeEvery) {
+		return ctx.Err()
+	}
+	for _, a := range f.order {
+		f.watcher.change(a, f.changing[a], spec.ResultSuccess)
+	}
+	if !sleep(ctx, 2*time.Second) {
+		return ctx.Err()
+	}
+	return nil
+}
+
+// revision is the store's, which rises with each write.
+func (f *fleet) revision(ctx context.Context) (int64, error) {
+	r, err := musterv1.NewClusterServiceClient(f.conn).GetStatus(ctx, &musterv1.GetStatusRequest{})
+	if err != nil {
+		return 0, fmt.Errorf("ask for the store's revision: %w", err)
+	}
+	return r.GetRevision(), nil
+}
+
+// churn replaces pods and cuts agents off while it measures.
+func (f *fleet) churn(ctx context.Context) error {
+	if err := f.tell(fleetSaid{Doing: "churn"}); err != nil {
+		return err
+	}
+	out := &churned{}
+	all := f.job.Agents * f.job.Pods
+	pods, cuts := max(1, all*perThousand/1000), max(1, f.job.Agents*perThousand/1000)
+	client := musterv1.NewPodServiceClient(f.conn)
+	during, cancel := context.WithCancel(ctx)
+	defer cancel()
+	failed := make(chan error, 1)
+	go func() {
+		failed <- func() error {
+			// The probes that change stay: the first pods are theirs wherever they are, so the last ones go.
+			kept := map[string]bool{}
+			for _, id := range f.changing {
+				kept[id.PodUID] = true
+			}
+			for last, cut := all-1, 0; sleep(during, time.Second); {
+				for range pods {
+					for last >= 0 {
+						got, err := client.GetPod(during, &musterv1.GetPodRequest{Namespace: "loadtest", Name: fmt.Sprintf("pod-%d", last)})
+						if err != nil {
+							return err
+						}
+						if !kept[got.GetPod().GetMeta().GetUid()] {
+							break
+						}
+						last--
+					}
+					if last < 0 {
+						break
+					}
+					if _, err := client.DeletePod(during, &musterv1.DeletePodRequest{
+						Namespace: "loadtest", Name: fmt.Sprintf("pod-%d", last), Grace: durationpb.New(0),
+					}); err != nil {
+						return err
+					}
+					if _, err := client.CreatePod(during, &musterv1.CreatePodRequest{Pod: wire.PodToProto(f.pod(all + out.Replaced))}); err != nil {
+						return err
+					}
+					out.Replaced++
+					last--
+				}
+				for range cuts {
+					f.agents[cut%len(f.agents)].cut()
+					cut++
+					out.Cuts++
+				}
+			}
+			return nil
+		}()
+	}()
+	r, err := f.measure(ctx, false)
+	cancel()
+	if changed := <-failed; changed != nil && ctx.Err() == nil && during.Err() == nil {
+		return fmt.Errorf("replace pods: %w", changed)
+	}
+	if err != nil {
+		return err
+	}
+	out.Run = *r
+	ended := time.Now()
+	for f.held() != all {
+		if time.Since(ended) > settleLimit {
+			return fmt.Errorf("place the pods again after churn: %d of %d are assigned", f.held(), all)
+		}
+		if !sleep(ctx, 20*time.Millisecond) {
+			return ctx.Err()
+		}
+	}
+	out.Settled = time.Since(ended)
+	return f.tell(fleetSaid{Churned: out})
+}
+
+// restart has the coordinator killed and started anew, and judges what becomes of verdicts and acknowledgements.
+func (f *fleet) restart(ctx context.Context) error {
+	if err := f.tell(fleetSaid{Doing: "killing the coordinator"}); err != nil {
+		return err
+	}
+	if err := f.hush(ctx); err != nil {
+		return err
+	}
+	for _, a := range f.agents {
+		a.lease.expect()
+	}
+	j := newJudge(f.job.Period, f.job.Agents*f.job.Pods*f.job.Probes)
+	killed := time.Now()
+	f.watcher.mu.Lock()
+	f.watcher.judge, f.watcher.killed, f.watcher.begun, f.watcher.nodeFlips = j, killed, 0, 0
+	f.watcher.mu.Unlock()
+	if err := f.tell(fleetSaid{Kill: true}); err != nil {
+		return err
+	}
+	var line []byte
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case line = <-f.more:
+	}
+	var told fleetTold
+	if err := json.Unmarshal(line, &told); err != nil {
+		return fmt.Errorf("hear of the new coordinator: %w", err)
+	}
+	f.job.Coordinator = told.Coordinator
+	out := &restarted{Serves: time.Since(killed)}
+	// What goes wrong when leases expire or a second period has passed is to show; what is late then is waited for, to be told.
+	least, most := max(2*f.job.Period, leaseTTL+time.Second), max(4*f.job.Period, settleLimit)
+	first := make([]time.Time, len(f.agents))
+	for {
+		for i, a := range f.agents {
+			first[i] = a.lease.again()
+		}
+		f.watcher.mu.Lock()
+		wrong := j.missing()
+		f.watcher.mu.Unlock()
+		came := wrong == 0 && !slices.ContainsFunc(first, time.Time.IsZero)
+		if since := time.Since(killed); since > most || since > least && came {
+			break
+		}
+		if _, err := f.watch(ctx, sampleEvery, false); err != nil {
+			return err
+		}
+	}
+	out.LastAck, out.LateAcks = acknowledged(first, killed, leaseTTL)
+	f.watcher.mu.Lock()
+	out.LastVerdict, out.LateVerdicts, out.Flips, out.Missing, out.Wrong = j.last, j.late, j.flips, j.missing(), j.wrong()
+	out.NodeFlips, out.Watches, out.Causes = f.watcher.nodeFlips, f.watcher.begun, maps.Clone(f.watcher.causes)
+	f.watcher.mu.Unlock()
+	return f.tell(fleetSaid{Restarted: out})
+}
