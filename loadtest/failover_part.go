@@ -33,7 +33,7 @@ const (
 	// readyLimit is how long all nodes and pods may take to be Ready, moveLimit how long a lost node's pods may take to be it
 	// elsewhere.
 	readyLimit = 2 * time.Minute
-	moveLimit   = time.Minute
+	moveLimit  = time.Minute
 	// wokenFor is how long an old instance that was woken with its node is looked out for, once all is Ready.
 	wokenFor = 500 * time.Millisecond
 	// lookEvery is how often files and what watches have told are looked at.
