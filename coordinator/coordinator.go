@@ -472,7 +472,7 @@ func newServer(cfg *tls.Config, log *slog.Logger) *grpc.Server {
 		grpc.ChainStreamInterceptor(api.StreamErrors(log), trust.StreamAccess()),
 		grpc.MaxRecvMsgSize(maxMessage),
 		// Thousands of connections say little: a quarter of the usual buffer each, and one to write with only while something is written.
-		grpc.ReadBufferSize(8<<10), grpc.SharedWriteBuffer(true),
+		grpc.ReadBufferSize(8<<10),
 		grpc.ConnectionTimeout(10*time.Second),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 15 * time.Second, Timeout: 10 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
