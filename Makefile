@@ -8,7 +8,7 @@ export GOFLAGS := -trimpath -buildvcs=false
 buf  := go tool -modfile=internal/tools/buf/go.mod buf
 lint := go tool -modfile=internal/tools/lint/go.mod golangci-lint
 # The tests that start whole clusters measure time: they run by themselves, but for those that mostly wait.
-e2e  := -parallel 7 ./internal/clustertest/...
+e2e  := -parallel 5 ./internal/clustertest/...
 rest  = $$(go list ./... | grep -v /internal/clustertest)
 # An ordinary user who owns nothing.
 nobody := 65534

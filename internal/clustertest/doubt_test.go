@@ -46,7 +46,7 @@ spec:
 		}
 		return n == pods
 	}
-	c.Eventually(30*time.Second, "all are ready", ready)
+	c.Eventually(time.Minute, "all are ready", ready)
 
 	agent := c.Process("node-1")
 	stop := make(chan struct{})

@@ -28,6 +28,9 @@ spec:
       use Socket; socket(S,PF_INET,SOCK_STREAM,0); setsockopt(S,SOL_SOCKET,SO_REUSEADDR,1); $SIG{CHLD}="IGNORE";
       bind(S,sockaddr_in(8080,inet_aton($ARGV[0] || $ENV{IP}))) or die "bind: $!"; listen(S,64);
       while(accept(C,S)){ if(!fork){ local $/; my $all=<C>; syswrite(C,$all); exit } close C }
+    readinessProbe: # it listens
+      periodSeconds: 1
+      exec: {command: [perl, -MIO::Socket::INET, -e, 'for ($ENV{IP}, "127.0.0.1") { exit 0 if IO::Socket::INET->new("$_:8080") } exit 1']}
 `
 
 // asks forwards ports, says something to one, and ends the forward; the other is one where nobody listens.

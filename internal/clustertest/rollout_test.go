@@ -88,20 +88,20 @@ func TestARolloutKeepsItsPodsAvailableAndCanBeUndone(t *testing.T) {
 	t.Parallel()
 	c := Start(t, 2)
 	manifest := func(command string) string {
-		text := strings.Replace(sleepers("web", 4), "replicas: 4", "replicas: 4\n  minReadySeconds: 1\n  progressDeadlineSeconds: 5\n  strategy: {rollingUpdate: {maxSurge: 1, maxUnavailable: 0}}", 1)
+		text := strings.Replace(sleepers("web", 4), "replicas: 4", "replicas: 4\n  minReadySeconds: 1\n  progressDeadlineSeconds: 15\n  strategy: {rollingUpdate: {maxSurge: 1, maxUnavailable: 0}}", 1)
 		return strings.Replace(text, `command: [sleep, "1000000"]`, command, 1)
 	}
 	c.Apply(manifest(`command: [sleep, "1000000"]`))
-	c.Muster("rollout", "status", "deployment/web", "--timeout", "30s")
+	c.Muster("rollout", "status", "deployment/web", "--timeout", "60s")
 	least := c.during("app=web", func() {
 		c.Apply(manifest(`command: [sleep, "2000000"]`))
-		c.Muster("rollout", "status", "deployment/web", "--timeout", "40s")
+		c.Muster("rollout", "status", "deployment/web", "--timeout", "60s")
 		c.Apply(manifest(`command: ["false"]`))
-		if out, err := c.Try("rollout", "status", "deployment/web", "--timeout", "40s"); err == nil || !strings.Contains(err.Error(), "exceeded its progress deadline") {
+		if out, err := c.Try("rollout", "status", "deployment/web", "--timeout", "60s"); err == nil || !strings.Contains(err.Error(), "exceeded its progress deadline") {
 			t.Errorf("status of a broken one: %v\n%s", err, out)
 		}
 		c.Muster("rollout", "undo", "deployment/web")
-		c.Muster("rollout", "status", "deployment/web", "--timeout", "40s")
+		c.Muster("rollout", "status", "deployment/web", "--timeout", "60s")
 	})
 	if least < 4 {
 		t.Errorf("%d pods were ready at a time, want at least 4", least)

@@ -80,7 +80,7 @@ spec:
 			failures++
 		}
 	}
-	if len(instances) != 2 || failures != 1 {
-		t.Errorf("attempts of %d instances, %d failures; want 2 and 1", len(instances), failures)
+	if len(instances) != 2 || failures < 1 {
+		t.Errorf("attempts of %d instances, %d failures; want 2, and 1 or, on a busy machine, more", len(instances), failures)
 	}
 }

@@ -142,9 +142,9 @@ spec:
 		{"port-forward pod/web :80", "127.0.0.1:", false, "Ctrl-C"},
 		{"loadtest probes --targets 10 --warmup 1s --duration 60s", "warm", false, "Ctrl-C"},
 		{"exec web -- sleep 1000", "", false, "Ctrl-C"},
-		{"exec -it web -- sleep 1000", "", true, "Ctrl-C"},
-		{"exec -it web -- sleep 1000", "", true, "SIGTERM"},
-		{"exec -it web -- sleep 1000", "", true, "the coordinator's death"},
+		{"exec -it web -- cat /proc/self/comm -", "cat", true, "Ctrl-C"},
+		{"exec -it web -- cat /proc/self/comm -", "cat", true, "SIGTERM"},
+		{"exec -it web -- cat /proc/self/comm -", "cat", true, "the coordinator's death"},
 	} {
 		u := c.inTerminal(t, strings.Fields(x.args)...)
 		was := u.modes()
