@@ -47,7 +47,7 @@ var mutants = []mutant{
 	{"5.2.8", healthGo, `now.Sub(t.facts.StartedAt) >= t.delay`, `now.Sub(t.facts.StartedAt) >= 0`},
 	{"5.2.9", healthGo, `return t.facts.Started != (t.kind == spec.Startup)`, `return true`},
 	{"5.2.12", healthGo, `if t.run < threshold {`, `if t.run+1 < threshold {`},
-	{"5.2.13", healthGo, `if t.kind == spec.Startup || t.kind == spec.Liveness && r == spec.ResultFailure {`, `if t.kind == spec.Startup {`},
+	{"5.2.13", healthGo, `t.kind == spec.Liveness && r == spec.ResultFailure && !t.facts.Held {`, `false {`},
 	{"5.3", healthGo, "case spec.Readiness:\n\t\treturn spec.ResultFailure", "case spec.Readiness:\n\t\treturn spec.ResultSuccess"},
 	{"5.3.4", machineGo, `c.waitsForHook(sc) || (w.stopping()`, `(w.stopping()`},
 	{"5.4.1", healthGo, `t.last, t.run = r, 0`, `t.last = r`},
