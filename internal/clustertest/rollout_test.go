@@ -1,40 +1,46 @@
 package clustertest
 
 import (
+	"fmt"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 )
 
-// fewest watches the pods of a selector until stop, and returns the least number of them that was ready and staying.
-func (c *Cluster) fewest(selector string, stop <-chan struct{}) int {
-	least := 1 << 30
+// fewest watches the pods of a selector until stop, and returns the least number of them that was ready and staying, and what
+// was seen then.
+func (c *Cluster) fewest(selector string, stop <-chan struct{}) (least int, seen string) {
+	least = 1 << 30
 	for {
 		n := 0
-		for _, p := range c.Pods(selector) {
+		pods := c.Pods(selector)
+		for _, p := range pods {
 			if p.Ready() && p.Metadata.DeletionTimestamp == "" {
 				n++
 			}
 		}
-		least = min(least, n)
+		if n < least {
+			least, seen = n, fmt.Sprintf("%s: %+v", time.Now().UTC().Format(time.RFC3339Nano), pods)
+		}
 		select {
 		case <-stop:
-			return least
+			return least, seen
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
 }
 
-// during runs what while it watches the pods of a selector, and returns the least number that was ready.
-func (c *Cluster) during(selector string, what func()) (least int) {
+// during runs what while it watches the pods of a selector, and returns the least number that was ready, and what
+// was seen then.
+func (c *Cluster) during(selector string, what func()) (least int, seen string) {
 	stop := make(chan struct{})
 	var watching sync.WaitGroup
-	watching.Go(func() { least = c.fewest(selector, stop) })
+	watching.Go(func() { least, seen = c.fewest(selector, stop) })
 	what()
 	close(stop)
 	watching.Wait()
-	return least
+	return least, seen
 }
 
 func TestTwoDrainsTogetherKeepToTheBudgetAndBarePodsMoveAlong(t *testing.T) {
@@ -55,7 +61,7 @@ spec:
 `)
 	c.Eventually(30*time.Second, "7 pods are ready", func() bool { return c.running("", 7) })
 	bare := c.Pod("bare")
-	least := c.during("app=web", func() {
+	least, seen := c.during("app=web", func() {
 		var drains sync.WaitGroup
 		for _, node := range []string{"node-1", "node-2"} {
 			drains.Go(func() {
@@ -67,7 +73,7 @@ spec:
 		drains.Wait()
 	})
 	if least < 5 {
-		t.Errorf("%d pods were ready at a time, want at least 5", least)
+		t.Errorf("%d pods were ready at a time, want at least 5: %s", least, seen)
 	}
 	c.Eventually(20*time.Second, "7 pods are ready", func() bool { return c.running("", 7) })
 	for _, p := range c.Pods("") {
@@ -93,7 +99,7 @@ func TestARolloutKeepsItsPodsAvailableAndCanBeUndone(t *testing.T) {
 	}
 	c.Apply(manifest(`command: [sleep, "1000000"]`))
 	c.Muster("rollout", "status", "deployment/web", "--timeout", "60s")
-	least := c.during("app=web", func() {
+	least, seen := c.during("app=web", func() {
 		c.Apply(manifest(`command: [sleep, "2000000"]`))
 		c.Muster("rollout", "status", "deployment/web", "--timeout", "60s")
 		c.Apply(manifest(`command: ["false"]`))
@@ -104,7 +110,7 @@ func TestARolloutKeepsItsPodsAvailableAndCanBeUndone(t *testing.T) {
 		c.Muster("rollout", "status", "deployment/web", "--timeout", "60s")
 	})
 	if least < 4 {
-		t.Errorf("%d pods were ready at a time, want at least 4", least)
+		t.Errorf("%d pods were ready at a time, want at least 4: %s", least, seen)
 	}
 	if out := c.Muster("rollout", "history", "deployment/web"); len(strings.Split(strings.TrimSpace(out), "\n")) != 5 {
 		t.Errorf("history:\n%s", out)
