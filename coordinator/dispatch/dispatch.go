@@ -102,7 +102,7 @@ type Dispatch struct {
 	// indexed is the revision that the indexes are of; moved is closed and replaced when that rises.
 	indexed  int64
 	moved    chan struct{}
-	statuses *statusQueue
+	statuses *statusQueues
 }
 
 // New builds the sessions' side; nothing is served before Run.
@@ -115,7 +115,7 @@ func New(cfg Config, deps Deps) *Dispatch {
 		names:    map[string]spec.ObjectName{},
 		uids:     map[spec.ObjectName]string{},
 		moved:    make(chan struct{}),
-		statuses: newStatusQueue(),
+		statuses: newStatusQueues(),
 	}
 }
 
@@ -124,7 +124,9 @@ func New(cfg Config, deps Deps) *Dispatch {
 func (d *Dispatch) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return d.follow(ctx) })
-	g.Go(func() error { return d.writeStatuses(ctx) })
+	for _, q := range d.statuses.queues {
+		g.Go(func() error { return d.writeStatuses(ctx, q) })
+	}
 	err := g.Wait()
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -520,3 +520,30 @@ func (s tight) CommitEach(ctx context.Context, ts []store.Txn) (int64, []error, 
 	}
 	return s.Store.CommitEach(ctx, ts)
 }
+
+func TestWhatCouldNotBeWrittenDoesNotReplaceWhatWasSaidSince(t *testing.T) {
+	name := spec.ObjectName{Namespace: "default", Name: "web"}
+	said := func(phase spec.Phase, epoch int64, stopped bool) pending {
+		return pending{name: name, held: &spec.HeldStatus{UID: "uid-web", Epoch: epoch, Stopped: stopped, Status: spec.PodStatus{Phase: phase}}}
+	}
+	const earlier, later = spec.PhasePending, spec.PhaseRunning
+	for what, tc := range map[string]struct {
+		said, back pending
+		want       spec.Phase
+	}{
+		"a later word stays":                    {said(later, 1, false), said(earlier, 1, false), later},
+		"a later binding's word stays":          {said(later, 2, false), said(earlier, 1, true), later},
+		"Stopped is the last word of a binding": {said(later, 1, false), said(earlier, 1, true), earlier},
+		"what was not said anew is there again": {pending{}, said(earlier, 1, false), earlier},
+		"a later Stopped stays":                 {said(later, 1, true), said(earlier, 1, false), later},
+	} {
+		q := newStatusQueue()
+		if tc.said.held != nil {
+			q.put(tc.said)
+		}
+		q.putBack(tc.back)
+		if batch := q.take(10); len(batch) != 1 || batch[0].held.Status.Phase != tc.want {
+			t.Errorf("%s: %+v, want one status of phase %s", what, batch, tc.want)
+		}
+	}
+}

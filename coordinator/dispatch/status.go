@@ -3,6 +3,7 @@ package dispatch
 import (
 	"context"
 	"errors"
+	"hash/maphash"
 	"sync"
 	"time"
 
@@ -36,13 +37,22 @@ func newStatusQueue() *statusQueue {
 	return &statusQueue{byPod: map[spec.ObjectName]pending{}, ready: make(chan struct{}, 1)}
 }
 
-func (q *statusQueue) put(p pending) {
+// put queues what was just said.
+func (q *statusQueue) put(p pending) { q.add(p, true) }
+
+// putBack queues what was taken and could not be written, unless something newer was said meanwhile.
+func (q *statusQueue) putBack(p pending) { q.add(p, false) }
+
+func (q *statusQueue) add(p pending, newer bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if old, ok := q.byPod[p.name]; !ok {
+	old, ok := q.byPod[p.name]
+	same := ok && old.held.Epoch == p.held.Epoch
+	switch {
+	case !ok:
 		q.order = append(q.order, p.name)
-	} else if old.held.Stopped && old.held.Epoch == p.held.Epoch {
-		return // Stopped is final
+	case newer && same && old.held.Stopped, !newer && !(same && p.held.Stopped): // Stopped is final
+		return
 	}
 	q.byPod[p.name] = p
 	select {
@@ -64,6 +74,29 @@ func (q *statusQueue) take(n int) []pending {
 	return batch
 }
 
+// statusWriters is how many queues of statuses are written beside each other: the store syncs their rounds to disk together, and
+// one round's answer is read while the next is on its way.
+const statusWriters = 8
+
+// statusQueues are the statuses on their way into the store. All of a pod go through one queue, so that they are written one
+// after the other.
+type statusQueues struct {
+	seed   maphash.Seed
+	queues [statusWriters]*statusQueue
+}
+
+func newStatusQueues() *statusQueues {
+	s := &statusQueues{seed: maphash.MakeSeed()}
+	for i := range s.queues {
+		s.queues[i] = newStatusQueue()
+	}
+	return s
+}
+
+func (s *statusQueues) of(pod spec.ObjectName) *statusQueue {
+	return s.queues[maphash.Comparable(s.seed, pod)%statusWriters]
+}
+
 // takeStatuses queues what is of pods that exist, and answers "not yours" to the rest.
 func (d *Dispatch) takeStatuses(s *session, batch *agentv1.StatusBatch) error {
 	if n := len(batch.GetStatuses()); n > maxStatuses {
@@ -80,7 +113,7 @@ func (d *Dispatch) takeStatuses(s *session, batch *agentv1.StatusBatch) error {
 			ack.NotYours = append(ack.NotYours, &agentv1.HeldKey{Uid: held.UID, Epoch: held.Epoch})
 			continue
 		}
-		d.statuses.put(pending{name: name, held: held, from: s})
+		d.statuses.of(name).put(pending{name: name, held: held, from: s})
 	}
 	s.ack(ack)
 	return nil
@@ -92,15 +125,15 @@ func (s *session) ack(a *agentv1.StatusAck) {
 	}
 }
 
-// writeStatuses writes what is queued, up to MaxOps pods at a time.
-func (d *Dispatch) writeStatuses(ctx context.Context) error {
+// writeStatuses writes what is queued in q, up to MaxOps pods at a time.
+func (d *Dispatch) writeStatuses(ctx context.Context, q *statusQueue) error {
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-d.statuses.ready:
+		case <-q.ready:
 		}
-		for batch := d.statuses.take(store.MaxOps); len(batch) > 0; batch = d.statuses.take(store.MaxOps) {
+		for batch := q.take(store.MaxOps); len(batch) > 0; batch = q.take(store.MaxOps) {
 			for !d.writeBatch(ctx, batch) {
 				select {
 				case <-ctx.Done():
@@ -188,7 +221,7 @@ func (d *Dispatch) writeBatch(ctx context.Context, batch []pending) bool {
 			}
 			if _, rev, _ := store.Get[*spec.NodeLease](v, store.Key{Family: store.NodeLeases, Name: p.from.node}); rev != leases[i] {
 				if now, ok := d.deps.Leases.Revision(p.from.node, p.from.number); ok && now != leases[i] {
-					d.statuses.put(p) // a hold was written or taken back meanwhile
+					d.statuses.of(p.name).putBack(p) // a hold was written or taken back meanwhile
 				} else {
 					p.from.cancel(errLease) // its session is over: the next one says it again
 				}
