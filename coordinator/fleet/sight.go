@@ -22,24 +22,40 @@ type Sight struct {
 	OnNode, OfOwner map[string][]*Pod
 	// Touched are the uids of owners of whose pods anything may be shown otherwise than before. Whoever looks empties it.
 	Touched map[string]bool
+	// TouchedNodes are the names of nodes of which, or of whose pods, anything has changed. Whoever looks empties it.
+	TouchedNodes map[string]bool
 }
 
 // See looks at a view that is no older than the last, and tells whether any pod or node is another now.
 func (s *Sight) See(v *store.View) (changed bool) {
 	if s.View == nil {
-		s.View, s.OnNode, s.OfOwner, s.Touched = &store.View{}, map[string][]*Pod{}, map[string][]*Pod{}, map[string]bool{}
+		s.View, s.OnNode, s.OfOwner = &store.View{}, map[string][]*Pod{}, map[string][]*Pod{}
+		s.Touched, s.TouchedNodes = map[string]bool{}, map[string]bool{}
 	}
 	pods := changedNames(v, s.View, store.Pods, store.Bindings, store.Stops, store.PodStatuses)
 	nodes := changedNames(v, s.View, store.Nodes, store.NodeFacts, store.NodeStatus, store.NodeLeases, store.NodeNetworks)
 	s.View = v
 	if len(pods) > 0 {
-		s.Pods = merge(s.Pods, pods, func(p *Pod) spec.ObjectName { return p.Key() }, func(n spec.ObjectName) (Pod, bool) { return LookupPod(v, n) }, s.touch)
-		s.group()
+		var elsewhere []Pod // how those were that belong elsewhere now
+		var rebuilt bool
+		s.Pods, rebuilt = merge(s.Pods, pods, func(p *Pod) spec.ObjectName { return p.Key() }, func(n spec.ObjectName) (Pod, bool) { return LookupPod(v, n) }, func(was, is *Pod) {
+			s.touch(was)
+			s.touch(is)
+			if was != nil && is != nil && (was.Node() != is.Node() || was.ownerUID() != is.ownerUID()) {
+				elsewhere = append(elsewhere, *was)
+			}
+		})
+		if rebuilt {
+			s.group()
+		} else {
+			s.regroup(elsewhere)
+		}
 	}
 	if len(nodes) > 0 {
-		s.Nodes = merge(s.Nodes, nodes, func(n *Node) spec.ObjectName { return spec.ObjectName{Name: n.Name} },
-			func(n spec.ObjectName) (Node, bool) { return LookupNode(v, n.Name) }, func(*Node) {})
+		s.Nodes, _ = merge(s.Nodes, nodes, func(n *Node) spec.ObjectName { return spec.ObjectName{Name: n.Name} },
+			func(n spec.ObjectName) (Node, bool) { return LookupNode(v, n.Name) }, func(_, _ *Node) {})
 		for _, n := range nodes {
+			s.TouchedNodes[n.Name] = true
 			for _, p := range s.OnNode[n.Name] {
 				s.touch(p)
 			}
@@ -48,10 +64,34 @@ func (s *Sight) See(v *store.View) (changed bool) {
 	return len(pods)+len(nodes) > 0
 }
 
+// touch notes that p, nil for none, was or is so.
 func (s *Sight) touch(p *Pod) {
-	if p.Owner != nil {
-		s.Touched[p.Owner.UID] = true
+	if p == nil {
+		return
 	}
+	if owner := p.ownerUID(); owner != "" {
+		s.Touched[owner] = true
+	}
+	if node := p.Node(); node != "" {
+		s.TouchedNodes[node] = true
+	}
+}
+
+// Pod returns one pod, nil when there is none of that name.
+func (s *Sight) Pod(name spec.ObjectName) *Pod {
+	i, ok := slices.BinarySearchFunc(s.Pods, name, func(p Pod, n spec.ObjectName) int { return byName(p.Key(), n) })
+	if !ok {
+		return nil
+	}
+	return &s.Pods[i]
+}
+
+// ownerUID is empty for a pod without an owner.
+func (p *Pod) ownerUID() string {
+	if p.Owner == nil {
+		return ""
+	}
+	return p.Owner.UID
 }
 
 // group puts the pods where they belong.
@@ -66,12 +106,40 @@ func (s *Sight) group() {
 		if node := p.Node(); node != "" {
 			s.OnNode[node] = append(s.OnNode[node], p)
 		}
-		if p.Owner != nil {
-			s.OfOwner[p.Owner.UID] = append(s.OfOwner[p.Owner.UID], p)
+		if owner := p.ownerUID(); owner != "" {
+			s.OfOwner[owner] = append(s.OfOwner[owner], p)
 		}
 	}
 	for _, of := range []map[string][]*Pod{s.OnNode, s.OfOwner} {
 		maps.DeleteFunc(of, func(_ string, pods []*Pod) bool { return len(pods) == 0 })
+	}
+}
+
+// regroup puts single pods where they belong now, by how they were before.
+func (s *Sight) regroup(before []Pod) {
+	for i := range before {
+		was := &before[i]
+		is := s.Pod(was.Key())
+		regroup(s.OnNode, is, was.Node(), is.Node())
+		regroup(s.OfOwner, is, was.ownerUID(), is.ownerUID())
+	}
+}
+
+func regroup(groups map[string][]*Pod, p *Pod, from, to string) {
+	if from == to {
+		return
+	}
+	at := func(pods []*Pod) int {
+		i, _ := slices.BinarySearchFunc(pods, p.Key(), func(q *Pod, n spec.ObjectName) int { return byName(q.Key(), n) })
+		return i
+	}
+	if from != "" {
+		if groups[from] = slices.Delete(groups[from], at(groups[from]), at(groups[from])+1); len(groups[from]) == 0 {
+			delete(groups, from)
+		}
+	}
+	if to != "" {
+		groups[to] = slices.Insert(groups[to], at(groups[to]), p)
 	}
 }
 
@@ -91,32 +159,29 @@ func byName(a, b spec.ObjectName) int {
 	return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
 }
 
-// merge looks up what has changed among all, which are in order of their names as changed are. Touch is called with what was and
-// with what is.
-func merge[T any](all []T, changed []spec.ObjectName, nameOf func(*T) spec.ObjectName, lookup func(spec.ObjectName) (T, bool), touch func(*T)) []T {
+// merge looks up what has changed among all, which are in order of their names as changed are, and tells each of what was and is,
+// nil for nothing. What it returns is all itself, unless it was rebuilt because some are new or gone.
+func merge[T any](all []T, changed []spec.ObjectName, nameOf func(*T) spec.ObjectName, lookup func(spec.ObjectName) (T, bool), tell func(was, is *T)) (merged []T, rebuilt bool) {
 	var fresh []T
 	gone := map[int]bool{}
 	for _, name := range changed {
 		i := sort.Search(len(all), func(i int) bool { return byName(nameOf(&all[i]), name) >= 0 })
 		known := i < len(all) && nameOf(&all[i]) == name
 		is, there := lookup(name)
-		if known {
-			touch(&all[i])
-		}
-		if there {
-			touch(&is)
-		}
 		switch {
 		case there && known:
+			tell(&all[i], &is)
 			all[i] = is
 		case there:
+			tell(nil, &is)
 			fresh = append(fresh, is)
 		case known:
+			tell(&all[i], nil)
 			gone[i] = true
 		}
 	}
 	if len(fresh)+len(gone) == 0 {
-		return all
+		return all, false
 	}
 	out := make([]T, 0, len(all)+len(fresh)-len(gone))
 	for i := range all {
@@ -127,5 +192,5 @@ func merge[T any](all []T, changed []spec.ObjectName, nameOf func(*T) spec.Objec
 			out = append(out, all[i])
 		}
 	}
-	return append(out, fresh...)
+	return append(out, fresh...), true
 }

@@ -62,7 +62,21 @@ func TestASightIsWhatWouldBeSeenWithoutAnEarlierOne(t *testing.T) {
 					r.Fatalf("%s is not said to be touched: from %+v to %+v", uid, was, is)
 				}
 			}
+			for _, node := range []string{"n1", "n2", "n3"} {
+				if was, is := there(before, node), there(v, node); !reflect.DeepEqual(was, is) && !s.TouchedNodes[node] {
+					r.Fatalf("%s is not said to be touched: from %+v to %+v", node, was, is)
+				}
+			}
+			for i := range pods {
+				if got := s.Pod(pods[i].Key()); got == nil || !reflect.DeepEqual(*got, pods[i]) {
+					r.Fatalf("pod %s is %+v, want %+v", pods[i].Key(), got, pods[i])
+				}
+			}
+			if got := s.Pod(spec.ObjectName{Namespace: "a", Name: "z"}); got != nil {
+				r.Fatalf("a pod that is not there is %+v", got)
+			}
 			clear(s.Touched)
+			clear(s.TouchedNodes)
 			if s.See(v) {
 				r.Fatal("the same view has changed")
 			}
@@ -75,6 +89,19 @@ func shownOf(v *store.View, uid string) (all []any) {
 	for _, p := range Pods(v) {
 		if p.Owner.UID == uid {
 			all = append(all, p, Shown(v, &p))
+		}
+	}
+	return all
+}
+
+// there is a node with the pods that are bound to it.
+func there(v *store.View, node string) (all []any) {
+	if n, ok := LookupNode(v, node); ok {
+		all = append(all, n)
+	}
+	for _, p := range Pods(v) {
+		if p.Node() == node {
+			all = append(all, p)
 		}
 	}
 	return all
