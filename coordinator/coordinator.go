@@ -263,6 +263,7 @@ func (c *Coordinator) run(ctx context.Context, dir *datadir.Dir) error {
 	recorder := event.New("coordinator", "")
 	writer := events.New(db, log)
 	table, used, behind := probes.New(), usage.New(), endpoints.New(cache)
+	seen := fleet.Share(cache)
 	measured, err := telemetry.NewMetrics("coordinator", c.cfg.Name, version.Version, log)
 	if err != nil {
 		return err
@@ -272,7 +273,7 @@ func (c *Coordinator) run(ctx context.Context, dir *datadir.Dir) error {
 		return err
 	}
 	defer telemetry.Shutdown(log, measured, followed)
-	metrics, err := newMetrics(measured, cache)
+	metrics, err := newMetrics(measured, cache, seen)
 	if err != nil {
 		return err
 	}
@@ -291,7 +292,7 @@ func (c *Coordinator) run(ctx context.Context, dir *datadir.Dir) error {
 		return err
 	}
 	lead = leader.New(leader.Config{AgentGrace: c.cfg.AgentGrace, PodCIDR: c.cfg.PodCIDR, Now: c.now}, leader.Deps{
-		Store: db, Cache: cache, Leases: leases, Guards: askGuard, Witnesses: witnesses(gossip), Members: members(gossip),
+		Store: db, Cache: cache, Fleet: seen, Leases: leases, Guards: askGuard, Witnesses: witnesses(gossip), Members: members(gossip),
 		Events: recorder, Held: guards.Why, Restored: window, Suffix: suffix, Log: log, Metrics: metrics, Traces: &traces{followed.Tracer("coordinator")},
 	})
 	if err := errors.Join(watchBrake(measured, lead.Frozen), measured.Certificate(holder)); err != nil {
@@ -315,7 +316,7 @@ func (c *Coordinator) run(ctx context.Context, dir *datadir.Dir) error {
 		Addresses:  map[string]string{"listen": addresses.Listen, "http": addresses.HTTP, "gossip": addresses.Gossip},
 		Validation: spec.Options{AllowProbeHosts: c.cfg.AllowProbeHosts},
 	}, api.Deps{
-		Store: db, Cache: cache, Probes: table, Usage: used, Endpoints: behind, Sessions: sessions, Leader: lead, ResumeRestarts: guards.Resume, Tokens: tokens{authority},
+		Store: db, Cache: cache, Fleet: seen, Probes: table, Usage: used, Endpoints: behind, Sessions: sessions, Leader: lead, ResumeRestarts: guards.Resume, Tokens: tokens{authority},
 		Members: gossip.Members, Log: log, Now: time.Now,
 		Waits: waits,
 		Snapshot: func(ctx context.Context, out io.Writer) error {

@@ -23,7 +23,7 @@ type metrics struct {
 // failoverBuckets are in seconds.
 var failoverBuckets = []float64{0.05, 0.1, 0.25, 0.5, 1, 2, 3.5, 5, 7.5, 10, 15, 20, 30, 60, 180}
 
-func newMetrics(t *telemetry.Metrics, cache *store.Cache) (*metrics, error) {
+func newMetrics(t *telemetry.Metrics, cache *store.Cache, seen *fleet.Shared) (*metrics, error) {
 	meter := t.Meter("coordinator")
 	m := &metrics{phases: map[string]metric.Float64Histogram{}}
 	buckets := metric.WithExplicitBucketBoundaries(failoverBuckets...)
@@ -43,9 +43,11 @@ func newMetrics(t *telemetry.Metrics, cache *store.Cache) (*metrics, error) {
 	_, err = meter.Int64ObservableGauge("muster_nodes", metric.WithDescription("Nodes by verdict."),
 		metric.WithInt64Callback(func(_ context.Context, o metric.Int64Observer) error {
 			counts := map[spec.Verdict]int64{}
-			for _, n := range fleet.Nodes(cache.View()) {
-				counts[n.Verdict()]++
-			}
+			seen.Look(func(f *fleet.Sight) {
+				for i := range f.Nodes {
+					counts[f.Nodes[i].Verdict()]++
+				}
+			})
 			for v, n := range counts {
 				o.Observe(n, metric.WithAttributes(attribute.String("verdict", string(v))))
 			}
@@ -56,12 +58,12 @@ func newMetrics(t *telemetry.Metrics, cache *store.Cache) (*metrics, error) {
 	}
 	_, err = meter.Int64ObservableGauge("muster_pods", metric.WithDescription("Pods by phase, as they are shown."),
 		metric.WithInt64Callback(func(_ context.Context, o metric.Int64Observer) error {
-			v := cache.View()
 			counts := map[spec.Phase]int64{}
-			pods := fleet.Pods(v)
-			for i := range pods {
-				counts[fleet.Shown(v, &pods[i]).Phase]++
-			}
+			seen.Look(func(f *fleet.Sight) {
+				for i := range f.Pods {
+					counts[fleet.Shown(f.View, &f.Pods[i]).Phase]++
+				}
+			})
 			for phase, n := range counts {
 				o.Observe(n, metric.WithAttributes(attribute.String("phase", string(phase))))
 			}

@@ -91,6 +91,7 @@ type Tokens interface {
 type Deps struct {
 	Store  store.Store
 	Cache  *store.Cache
+	Fleet  *fleet.Shared
 	Probes *probes.Table
 	Usage  *usage.Table
 	// Endpoints are those of all Services.
@@ -173,6 +174,25 @@ func page[T any](items []T, key func(*T) string, size int32, token string) ([]T,
 	}
 	items, next := cut(items, key, n)
 	return items, next, nil
+}
+
+// pageWhere is the page of those items that match, which are in order of their keys. What lies behind it is not looked at.
+func pageWhere[T any](items []T, match func(*T) bool, key func(*T) string, size int32, token string) (page []T, next string, err error) {
+	n, after, err := pageAfter(size, token)
+	if err != nil {
+		return nil, "", err
+	}
+	begin := 0
+	if token != "" {
+		begin = sort.Search(len(items), func(i int) bool { return key(&items[i]) > after })
+	}
+	for i := begin; i < len(items) && len(page) <= n; i++ {
+		if match(&items[i]) {
+			page = append(page, items[i])
+		}
+	}
+	page, next = cut(page, key, n)
+	return page, next, nil
 }
 
 // pageAfter is how many items a page has, and the key that it comes after where there is a token.

@@ -171,7 +171,7 @@ func serve(t *testing.T) *world {
 	wg.Go(func() { _ = w.endpoints.Run(ctx) })
 	server := grpc.NewServer(grpc.UnaryInterceptor(UnaryErrors(w.log)), grpc.StreamInterceptor(StreamErrors(w.log)))
 	New(Config{Version: "1.2.3", ClusterID: "c1", LeaseTTL: 5 * time.Second}, Deps{
-		Store: w.store, Cache: w.cache, Probes: w.probes, Usage: w.usage, Endpoints: w.endpoints, Sessions: w, Leader: w, ResumeRestarts: w.resumeRestarts, Tokens: tokens{w},
+		Store: w.store, Cache: w.cache, Fleet: fleet.Share(w.cache), Probes: w.probes, Usage: w.usage, Endpoints: w.endpoints, Sessions: w, Leader: w, ResumeRestarts: w.resumeRestarts, Tokens: tokens{w},
 		Members: func() []membership.Member { return []membership.Member{{Name: "n1", State: "alive"}} },
 		Log:     w.log, Now: time.Now,
 	}).Register(server)

@@ -24,26 +24,23 @@ type clusterService struct {
 }
 
 func (s *clusterService) GetStatus(ctx context.Context, _ *musterv1.GetStatusRequest) (*musterv1.GetStatusResponse, error) {
-	v := s.deps.Cache.View()
 	resp := &musterv1.GetStatusResponse{
-		Version: s.cfg.Version, ClusterId: s.cfg.ClusterID, Revision: v.Revision(),
+		Version: s.cfg.Version, ClusterId: s.cfg.ClusterID,
 		LeaseTtl: durationpb.New(s.cfg.LeaseTTL), Addresses: s.cfg.Addresses,
 		Nodes: map[string]int32{}, Pods: map[string]int32{}, Writable: true,
 	}
-	if l, _, ok := store.Get[*spec.Leadership](v, store.Key{Family: store.Leader, Name: "leader"}); ok {
-		resp.Leader = l.Owner
-	}
-	for _, n := range fleet.Nodes(v) {
-		verdict := n.Verdict()
-		if verdict == "" {
-			verdict = "Unknown"
+	s.deps.Fleet.Look(func(f *fleet.Sight) {
+		resp.Revision = f.View.Revision()
+		if l, _, ok := store.Get[*spec.Leadership](f.View, store.Key{Family: store.Leader, Name: "leader"}); ok {
+			resp.Leader = l.Owner
 		}
-		resp.Nodes[string(verdict)]++
-	}
-	for _, p := range fleet.Pods(v) {
-		status := fleet.Shown(v, &p)
-		resp.Pods[string(status.Phase)]++
-	}
+		for i := range f.Nodes {
+			resp.Nodes[cmp.Or(string(f.Nodes[i].Verdict()), "Unknown")]++
+		}
+		for i := range f.Pods {
+			resp.Pods[string(fleet.Shown(f.View, &f.Pods[i]).Phase)]++
+		}
+	})
 	if why := s.deps.Leader.Frozen(); why != "" {
 		resp.Frozen, resp.FrozenReason = true, why
 	}

@@ -38,14 +38,22 @@ func (s *nodeService) shown(v *store.View, n *fleet.Node, pods int32) *musterv1.
 	return pb
 }
 
-// podsPerNode counts the bindings of each node.
-func podsPerNode(v *store.View) map[string]int32 {
-	counts := map[string]int32{}
-	for rec := range v.All(store.Bindings) {
-		counts[rec.Value.(*spec.Binding).Node]++
+// podsOn is how many pods are bound to a node now.
+func (a *API) podsOn(node string) (n int32) {
+	a.deps.Fleet.Look(func(f *fleet.Sight) { n = int32(len(f.OnNode[node])) })
+	return n
+}
+
+// podCounts is how many pods are bound to each node.
+func podCounts(f *fleet.Sight, nodes []fleet.Node) []int32 {
+	counts := make([]int32, len(nodes))
+	for i := range nodes {
+		counts[i] = int32(len(f.OnNode[nodes[i].Name]))
 	}
 	return counts
 }
+
+func nodeSortKey(n *fleet.Node) string { return sortKey(n.Name) }
 
 func (s *nodeService) GetNode(_ context.Context, req *musterv1.GetNodeRequest) (*musterv1.GetNodeResponse, error) {
 	v := s.deps.Cache.View()
@@ -53,7 +61,7 @@ func (s *nodeService) GetNode(_ context.Context, req *musterv1.GetNodeRequest) (
 	if !ok {
 		return nil, fmt.Errorf("node %s: %w", req.GetName(), store.ErrNotFound)
 	}
-	return &musterv1.GetNodeResponse{Node: s.shown(v, &n, podsPerNode(v)[n.Name])}, nil
+	return &musterv1.GetNodeResponse{Node: s.shown(v, &n, s.podsOn(n.Name))}, nil
 }
 
 func (s *nodeService) ListNodes(_ context.Context, req *musterv1.ListNodesRequest) (*musterv1.ListNodesResponse, error) {
@@ -61,21 +69,22 @@ func (s *nodeService) ListNodes(_ context.Context, req *musterv1.ListNodesReques
 	if err != nil {
 		return nil, err
 	}
-	v := s.deps.Cache.View()
+	var v *store.View
 	var nodes []fleet.Node
-	for _, n := range fleet.Nodes(v) {
-		if sel.Matches(n.Meta().Labels) {
-			nodes = append(nodes, n)
-		}
-	}
-	nodes, next, err := page(nodes, func(n *fleet.Node) string { return sortKey(n.Name) }, req.GetPageSize(), req.GetPageToken())
+	var counts []int32
+	var next string
+	s.deps.Fleet.Look(func(f *fleet.Sight) {
+		v = f.View
+		match := func(n *fleet.Node) bool { return sel.Matches(n.Meta().Labels) }
+		nodes, next, err = pageWhere(f.Nodes, match, nodeSortKey, req.GetPageSize(), req.GetPageToken())
+		counts = podCounts(f, nodes)
+	})
 	if err != nil {
 		return nil, err
 	}
 	resp := &musterv1.ListNodesResponse{NextPageToken: next, Revision: v.Revision()}
-	counts := podsPerNode(v)
 	for i := range nodes {
-		resp.Nodes = append(resp.Nodes, s.shown(v, &nodes[i], counts[nodes[i].Name]))
+		resp.Nodes = append(resp.Nodes, s.shown(v, &nodes[i], counts[i]))
 	}
 	return resp, nil
 }
@@ -85,15 +94,14 @@ func (s *nodeService) WatchNodes(req *musterv1.WatchNodesRequest, stream musterv
 	if err != nil {
 		return err
 	}
-	var counted *store.View
-	var pods map[string]int32
 	return watched[string, *musterv1.Node]{
 		interest: store.Interest{Families: []store.Family{store.Nodes, store.NodeFacts, store.NodeStatus, store.NodeLeases, store.NodeNetworks}},
-		all: func(v *store.View) []string {
-			var names []string
-			for _, n := range fleet.Nodes(v) {
-				names = append(names, n.Name)
-			}
+		all: func(*store.View) (names []string) {
+			s.deps.Fleet.Look(func(f *fleet.Sight) {
+				for i := range f.Nodes {
+					names = append(names, f.Nodes[i].Name)
+				}
+			})
 			return names
 		},
 		concerned: func(_ *store.View, c store.Change, _ map[string]*musterv1.Node) []string { return []string{c.Key.Name} },
@@ -102,10 +110,7 @@ func (s *nodeService) WatchNodes(req *musterv1.WatchNodesRequest, stream musterv
 			if !ok || req.GetName() != "" && req.GetName() != name || !sel.Matches(n.Meta().Labels) {
 				return nil, false
 			}
-			if counted != v {
-				counted, pods = v, podsPerNode(v)
-			}
-			return s.shown(v, &n, pods[name]), true
+			return s.shown(v, &n, s.podsOn(name)), true
 		},
 		gone: func(name string) *musterv1.Node {
 			return &musterv1.Node{Meta: &musterv1.ObjectMeta{Name: name}}
@@ -167,7 +172,7 @@ func (s *nodeService) UpdateNode(ctx context.Context, req *musterv1.UpdateNodeRe
 	}
 	v := s.deps.Cache.View()
 	n, _ = fleet.LookupNode(v, meta.Name)
-	resp.Node = s.shown(v, &n, podsPerNode(v)[n.Name])
+	resp.Node = s.shown(v, &n, s.podsOn(n.Name))
 	return resp, nil
 }
 
@@ -175,7 +180,7 @@ func (s *nodeService) DeleteNode(ctx context.Context, req *musterv1.DeleteNodeRe
 	name := req.GetName()
 	v := s.deps.Cache.View()
 	n, ok := fleet.LookupNode(v, name)
-	switch pods := podsPerNode(v)[name]; {
+	switch pods := s.podsOn(name); {
 	case !ok:
 		return nil, fmt.Errorf("node %s: %w", name, store.ErrNotFound)
 	case s.deps.Sessions.Connected(name):

@@ -36,6 +36,8 @@ func shownPod(v *store.View, p *fleet.Pod) *musterv1.Pod {
 	return pb
 }
 
+func podSortKey(p *fleet.Pod) string { return sortKey(p.Namespace, p.Name) }
+
 func (s *podService) GetPod(_ context.Context, req *musterv1.GetPodRequest) (*musterv1.GetPodResponse, error) {
 	name, err := objectName(req.GetNamespace(), req.GetName())
 	if err != nil {
@@ -68,14 +70,13 @@ func (s *podService) ListPods(_ context.Context, req *musterv1.ListPodsRequest) 
 	if err != nil {
 		return nil, err
 	}
-	v := s.deps.Cache.View()
+	var v *store.View
 	var pods []fleet.Pod
-	for _, p := range fleet.Pods(v) {
-		if match(&p) {
-			pods = append(pods, p)
-		}
-	}
-	pods, next, err := page(pods, func(p *fleet.Pod) string { return sortKey(p.Namespace, p.Name) }, req.GetPageSize(), req.GetPageToken())
+	var next string
+	s.deps.Fleet.Look(func(f *fleet.Sight) {
+		v = f.View
+		pods, next, err = pageWhere(f.Pods, match, podSortKey, req.GetPageSize(), req.GetPageToken())
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -95,11 +96,14 @@ func (s *podService) WatchPods(req *musterv1.WatchPodsRequest, stream musterv1.P
 		interest: store.Interest{
 			Families: []store.Family{store.Pods, store.Bindings, store.Stops, store.PodStatuses, store.NodeStatus}, Namespace: req.GetFilter().GetNamespace(),
 		},
-		all: func(v *store.View) []spec.ObjectName {
-			var names []spec.ObjectName
-			for _, p := range fleet.Pods(v) {
-				names = append(names, p.Key())
-			}
+		all: func(*store.View) (names []spec.ObjectName) {
+			s.deps.Fleet.Look(func(f *fleet.Sight) { // what it has seen later comes as a change too
+				for i := range f.Pods {
+					if p := &f.Pods[i]; match(p) {
+						names = append(names, p.Key())
+					}
+				}
+			})
 			return names
 		},
 		concerned: func(v *store.View, c store.Change, known map[spec.ObjectName]*musterv1.Pod) []spec.ObjectName {

@@ -24,14 +24,15 @@ func (s *usageService) ListPodUsages(_ context.Context, req *musterv1.ListPodUsa
 	if err != nil {
 		return nil, err
 	}
-	v := s.deps.Cache.View()
-	var pods []fleet.Pod
-	for _, p := range fleet.Pods(v) {
-		if held := p.Current(); match(&p) && (held == nil || !held.Status.Phase.Final()) {
-			pods = append(pods, p)
-		}
+	uses := func(p *fleet.Pod) bool {
+		held := p.Current()
+		return match(p) && (held == nil || !held.Status.Phase.Final())
 	}
-	pods, next, err := page(pods, func(p *fleet.Pod) string { return sortKey(p.Namespace, p.Name) }, req.GetPageSize(), req.GetPageToken())
+	var pods []fleet.Pod
+	var next string
+	s.deps.Fleet.Look(func(f *fleet.Sight) {
+		pods, next, err = pageWhere(f.Pods, uses, podSortKey, req.GetPageSize(), req.GetPageToken())
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -76,23 +77,24 @@ func (s *usageService) ListNodeUsages(_ context.Context, req *musterv1.ListNodeU
 	if err != nil {
 		return nil, err
 	}
-	v := s.deps.Cache.View()
-	var nodes []fleet.Node
-	for _, n := range fleet.Nodes(v) {
-		if sel.Matches(n.Meta().Labels) && (req.GetName() == "" || req.GetName() == n.Name) {
-			nodes = append(nodes, n)
-		}
+	match := func(n *fleet.Node) bool {
+		return sel.Matches(n.Meta().Labels) && (req.GetName() == "" || req.GetName() == n.Name)
 	}
-	nodes, next, err := page(nodes, func(n *fleet.Node) string { return sortKey(n.Name) }, req.GetPageSize(), req.GetPageToken())
+	var nodes []fleet.Node
+	var counts []int32
+	var next string
+	s.deps.Fleet.Look(func(f *fleet.Sight) {
+		nodes, next, err = pageWhere(f.Nodes, match, nodeSortKey, req.GetPageSize(), req.GetPageToken())
+		counts = podCounts(f, nodes)
+	})
 	if err != nil {
 		return nil, err
 	}
 	resp := &musterv1.ListNodeUsagesResponse{NextPageToken: next}
-	counts := podsPerNode(v)
 	for i := range nodes {
 		n := &nodes[i]
 		pb := &musterv1.NodeUsage{
-			Name: n.Name, Pods: counts[n.Name], Machine: &musterv1.Usage{}, Agent: &musterv1.Usage{}, Supervisors: &musterv1.Usage{},
+			Name: n.Name, Pods: counts[i], Machine: &musterv1.Usage{}, Agent: &musterv1.Usage{}, Supervisors: &musterv1.Usage{},
 		}
 		if n.Facts != nil {
 			pb.Allocatable = wire.NodeFactsToProto(n.Facts).GetAllocatable()

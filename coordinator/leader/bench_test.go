@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/musterhq/muster/coordinator/failover"
+	"github.com/musterhq/muster/coordinator/fleet"
 	"github.com/musterhq/muster/coordinator/store"
 	"github.com/musterhq/muster/coordinator/store/memory"
 	"github.com/musterhq/muster/internal/fence"
@@ -58,7 +59,7 @@ func BenchmarkPass(b *testing.B) {
 	settle()
 	n := 0
 	l := New(Config{AgentGrace: 5 * time.Second, PodCIDR: netip.MustParsePrefix("10.77.0.0/16"), Now: w.now}, Deps{
-		Store: w.store, Cache: w.cache, Leases: w, Events: w, Metrics: w, Traces: w, Log: log,
+		Store: w.store, Cache: w.cache, Fleet: fleet.Share(w.cache), Leases: w, Events: w, Metrics: w, Traces: w, Log: log,
 		Members: func() map[string]string { return nil }, Suffix: func() string { n++; return strconv.Itoa(n) },
 	})
 	l.leading = true

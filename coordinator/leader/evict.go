@@ -6,20 +6,11 @@ import (
 	"fmt"
 
 	"github.com/musterhq/muster/coordinator/fleet"
-	"github.com/musterhq/muster/coordinator/placement"
 	"github.com/musterhq/muster/coordinator/store"
-	"github.com/musterhq/muster/internal/spec"
 )
 
 // ErrNowhere means that a bare pod fits on no other node, and so stays where it is.
 var ErrNowhere = errors.New("fits on no other node")
-
-// Elsewhere says why a pod fits on no node but the one it is on; empty when it does.
-func (l *Leader) Elsewhere(p *fleet.Pod) string {
-	ask := placement.PodOf(p.Pod)
-	ask.Not = p.Node()
-	return placement.Place(l.placeNodes(l.deps.Cache.View(), nil, func(name spec.ObjectName) bool { return name == p.Key() }), []placement.Pod{ask})[0].Why
-}
 
 // Evict asks the holder of a bare pod to stop it, so that it is bound anew elsewhere, in one transaction with what guard has.
 // Whoever calls has seen to it that the pod may go and where it fits.

@@ -19,7 +19,6 @@ import (
 	"github.com/musterhq/muster/coordinator/failover"
 	"github.com/musterhq/muster/coordinator/fleet"
 	"github.com/musterhq/muster/coordinator/lease"
-	"github.com/musterhq/muster/coordinator/placement"
 	"github.com/musterhq/muster/coordinator/restored"
 	"github.com/musterhq/muster/coordinator/store"
 	"github.com/musterhq/muster/internal/fence"
@@ -76,8 +75,10 @@ type Config struct {
 
 // Deps are the parts that the leader works with.
 type Deps struct {
-	Store     store.Store
-	Cache     *store.Cache
+	Store store.Store
+	Cache *store.Cache
+	// Fleet is for questions between the passes.
+	Fleet     *fleet.Shared
 	Leases    Leases
 	Guards    Guards
 	Witnesses Witnesses
@@ -116,10 +117,10 @@ const (
 
 // Leader leads, term after term. Its methods may be called from any goroutine, also while it does not lead.
 type Leader struct {
-	cfg    Config
-	deps   Deps
-	wake   chan struct{}
-	recent surveyed
+	cfg     Config
+	deps    Deps
+	wake    chan struct{}
+	outlook outlook
 
 	mu        sync.Mutex
 	term      election.Term
@@ -142,7 +143,7 @@ func New(cfg Config, deps Deps) *Leader {
 	return &Leader{
 		cfg: cfg, deps: deps, wake: make(chan struct{}, 1), tracker: &failover.Tracker{},
 		delivered: map[int64]time.Duration{}, accepted: map[int64]bool{}, avoid: map[spec.ObjectName]avoided{},
-		tests: map[string]*test{},
+		tests: map[string]*test{}, outlook: outlook{fleet: deps.Fleet, now: cfg.Now},
 	}
 }
 
@@ -182,59 +183,6 @@ func (l *Leader) Delivered(_ string, epoch int64) {
 	if l.leading && len(l.delivered) < 100_000 {
 		l.delivered[epoch] = l.cfg.Now()
 	}
-}
-
-// surveyed is the fleet as it was looked at last, to say of many pods in a row that they fit somewhere.
-type surveyed struct {
-	mu     sync.Mutex
-	survey *placement.Survey
-	until  time.Duration
-	forget *time.Timer
-}
-
-// surveyFor is how much longer than it took to make a survey is used: making them takes a tenth of the time at most.
-const surveyFor = 10
-
-// surveyKept is how long after its last use a survey is kept.
-const surveyKept = 10 * time.Second
-
-// fits tells whether a pod surely fitted somewhere a moment ago.
-func (l *Leader) fits(p *placement.Pod) bool {
-	s := &l.recent
-	s.mu.Lock()
-	now := l.cfg.Now()
-	if s.survey == nil || now >= s.until {
-		s.survey = placement.NewSurvey(l.placeNodes(l.deps.Cache.View(), nil, func(spec.ObjectName) bool { return false }))
-		done := l.cfg.Now()
-		s.until = done + surveyFor*(done-now)
-	}
-	survey := s.survey
-	if s.forget != nil {
-		s.forget.Stop()
-	}
-	s.forget = time.AfterFunc(surveyKept, func() { // it is large
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		s.survey = nil
-	})
-	s.mu.Unlock()
-	return survey.Fits(p)
-}
-
-// Explain says why a pod fits nowhere now; empty when it fits.
-func (l *Leader) Explain(p *spec.Pod) string {
-	ask := placement.PodOf(p)
-	if l.fits(&ask) {
-		return ""
-	}
-	nodes := l.placeNodes(l.deps.Cache.View(), nil, func(name spec.ObjectName) bool { return name == p.Key() })
-	return placement.Place(nodes, []placement.Pod{ask})[0].Why
-}
-
-// ExplainNodes says of each node why a pod does not fit it now.
-func (l *Leader) ExplainNodes(p *spec.Pod) []placement.Refusal {
-	nodes := l.placeNodes(l.deps.Cache.View(), nil, func(name spec.ObjectName) bool { return name == p.Key() })
-	return placement.Explain(nodes, placement.PodOf(p))
 }
 
 // lead returns the condition of this term's writes.

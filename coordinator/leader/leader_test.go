@@ -96,7 +96,7 @@ func lead(t *testing.T, nodes int, test func(w *world)) {
 			t.Fatal(err)
 		}
 		w.leader = New(Config{AgentGrace: 5 * time.Second, PodCIDR: netip.MustParsePrefix("10.77.0.0/22"), Now: w.now}, Deps{
-			Store: w.store, Cache: w.cache, Leases: w, Events: w, Metrics: w, Traces: w, Log: log,
+			Store: w.store, Cache: w.cache, Fleet: fleet.Share(w.cache), Leases: w, Events: w, Metrics: w, Traces: w, Log: log,
 			Guards: func(_ context.Context, address string) failover.Guard {
 				w.mu.Lock()
 				defer w.mu.Unlock()

@@ -202,7 +202,7 @@ func TestNoCIDRIsEverGivenTwice(t *testing.T) {
 			}
 			views = append(views, cache.View())
 			at = len(views) - 1
-			l := New(Config{PodCIDR: netip.MustParsePrefix("10.77.0.0/20")}, Deps{Store: answers, Cache: cache, Events: &world{}, Log: log})
+			l := New(Config{PodCIDR: netip.MustParsePrefix("10.77.0.0/20")}, Deps{Store: answers, Cache: cache, Fleet: fleet.Share(cache), Events: &world{}, Log: log})
 			l.term, l.leading = election.Term{Owner: "me", Revision: rev}, true
 			term = &terms{Leader: l, ctx: ctx, given: map[string]network{}}
 		}

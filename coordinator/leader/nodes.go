@@ -30,6 +30,7 @@ type terms struct {
 	given   map[string]network // what nodes were given in this term, by name
 	refused string             // what was said of those that get none
 	sight   fleet.Sight
+	scene   scene
 	// acted is the view that all was done for at last, nil where something is still to be done for it; due is when time alone
 	// asks for more.
 	acted  *store.View

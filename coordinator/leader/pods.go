@@ -3,6 +3,7 @@ package leader
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -15,52 +16,6 @@ import (
 
 func podRef(p *spec.Pod) spec.ObjectRef {
 	return spec.ObjectRef{Kind: "Pod", Namespace: p.Namespace, Name: p.Name, UID: p.UID}
-}
-
-// placeNodes is the fleet as placement sees it, without the pods that leave where they are; t may be nil.
-func (l *Leader) placeNodes(v *store.View, t *terms, leave func(spec.ObjectName) bool) []placement.Node {
-	bound := map[string][]placement.Bound{}
-	for _, p := range fleet.Pods(v) {
-		if h := p.Current(); p.Binding != nil && (h == nil || !h.Status.Phase.Final()) && !leave(p.Key()) {
-			bound[p.Node()] = append(bound[p.Node()], placement.BoundOf(p.Pod))
-		}
-	}
-	var out []placement.Node
-	for _, n := range fleet.Nodes(v) {
-		if n.Facts == nil {
-			continue
-		}
-		node := placement.Node{
-			Name: n.Name, Labels: n.Meta().Labels, Ready: n.Verdict() == spec.VerdictReady,
-			Lacks: lacks(n.Facts), AnyHostPath: n.Facts.PrivilegedPods, HostPaths: n.Facts.HostPathAllow,
-			LacksNetwork: n.InNetwork() && n.Network == nil, SharesNetwork: !n.InNetwork(),
-			Allocatable: n.Facts.Allocatable, MaxPods: int(n.Facts.MaxPods), Bound: bound[n.Name],
-		}
-		if n.User != nil {
-			node.Cordoned, node.Taints = n.User.Unschedulable, n.User.Taints
-		}
-		if t != nil {
-			if st, ok := t.plan.Status[n.Name]; ok {
-				node.Ready = st.Verdict == spec.VerdictReady
-			}
-			node.LastChoice = t.plan.Flapping[n.Name] || t.sealers[n.Name].LastChoice(l.cfg.Now())
-		}
-		out = append(out, node)
-	}
-	return out
-}
-
-// lacks is what pods may need and do not get on a node.
-func lacks(f *spec.NodeFacts) (lacks placement.Need) {
-	for need, has := range map[placement.Need]bool{
-		placement.Images: f.Images == "ignore", placement.Mounts: f.Isolation != "none", placement.Root: f.Isolation == "full",
-		placement.Privilege: f.PrivilegedPods,
-	} {
-		if !has {
-			lacks |= need
-		}
-	}
-	return lacks
 }
 
 // candidate is a pod that needs a place, with what its new binding is conditioned on.
@@ -164,10 +119,17 @@ func (t *terms) bind(now time.Duration, v *store.View, pods []fleet.Pod, wanted 
 	}
 	t.mu.Unlock()
 	// What a pod held where it comes from is nothing that it, or another, has to keep away from or be near to.
-	leave := func(name spec.ObjectName) bool { return byName[name].pod != nil }
+	places := t.scene.nodes(&t.sight, slices.Collect(maps.Keys(byName)))
+	for i := range places {
+		n := &places[i]
+		if st, ok := t.plan.Status[n.Name]; ok {
+			n.Ready = st.Verdict == spec.VerdictReady
+		}
+		n.LastChoice = t.plan.Flapping[n.Name] || t.sealers[n.Name].LastChoice(t.cfg.Now())
+	}
 	var chosen []choice
 	var txns []store.Txn
-	for _, r := range placement.Place(t.placeNodes(v, t, leave), ask) {
+	for _, r := range placement.Place(places, ask) {
 		c := byName[r.Pod]
 		if r.Node == "" {
 			t.deps.Events.Record(podRef(c.pod.Pod), spec.EventWarning, "FailedScheduling", r.Why)

@@ -82,6 +82,9 @@ type Window struct {
 	held   map[binding]bool
 	passed map[string]bool
 	heard  map[string]bool
+	// names are those of the pods of seen, and of earlier ones, by their uids.
+	names map[string]spec.ObjectName
+	seen  *store.View
 }
 
 // New begins the window of this run, on a view of its store: nothing has been acknowledged by it. now reads a clock that only
@@ -114,19 +117,22 @@ func (w *Window) Pending(v *store.View) (left time.Duration, pending bool) {
 
 // Take takes in what the agent of a node holds, said in a session with this run.
 func (w *Window) Take(v *store.View, node string, all []spec.Holding) {
-	byUID := map[string]fleet.Pod{}
-	for _, p := range fleet.Pods(v) {
-		if p.Binding != nil {
-			byUID[p.UID] = p
-		}
-	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.names == nil {
+		w.names, w.seen = map[string]spec.ObjectName{}, &store.View{}
+	}
+	for k := range v.Since(w.seen, store.Pods) {
+		if pod, _, ok := store.Get[*spec.Pod](v, k); ok {
+			w.names[pod.UID] = pod.Key()
+		}
+	}
+	w.seen = v
 	w.heard[node] = true
 	for _, h := range all {
-		p, ok := byUID[h.UID]
+		p, ok := fleet.LookupPod(v, w.names[h.UID])
 		switch {
-		case !ok:
+		case !ok || p.UID != h.UID || p.Binding == nil:
 		case h.Epoch > p.Epoch:
 			// It moved after the snapshot. What is fenced is not held at the older epoch anywhere; of others the older one goes on
 			// until it can be written anew, since its epoch is not the newest.

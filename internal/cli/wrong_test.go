@@ -108,7 +108,7 @@ func startReal(t *testing.T) clientconfig.Context {
 		ClientCAs:    pool, ClientAuth: tls.RequireAndVerifyClientCert, MinVersion: tls.VersionTLS13,
 	})), grpc.UnaryInterceptor(api.UnaryErrors(log)), grpc.StreamInterceptor(api.StreamErrors(log)))
 	api.New(api.Config{Version: "1.2.3", ClusterID: "c1", LeaseTTL: 5 * time.Second}, api.Deps{
-		Store: kept, Cache: cache, Probes: probes.New(), Usage: usage.New(), Sessions: real{}, Leader: real{}, Tokens: real{},
+		Store: kept, Cache: cache, Fleet: fleet.Share(cache), Probes: probes.New(), Usage: usage.New(), Sessions: real{}, Leader: real{}, Tokens: real{},
 		Members: func() []membership.Member { return nil }, Log: log, Now: time.Now,
 	}).Register(server)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
