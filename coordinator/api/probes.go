@@ -20,6 +20,9 @@ type probeService struct {
 // maxResults and defaultResults bound what is read of an agent's memory.
 const maxResults, defaultResults = 10000, 100
 
+// takeAtOnce is how many changes of probes are made ready before they are sent.
+const takeAtOnce = 64
+
 // filter says which rows are asked for. The labels are those of the pod as it is stored when a row is looked at.
 func (s *probeService) filter(f *musterv1.ProbeFilter) (out probes.Filter, err error) {
 	sel, err := selector(f.GetLabelSelector())
@@ -122,12 +125,13 @@ func (s *probeService) WatchProbes(req *musterv1.WatchProbesRequest, stream must
 		select {
 		case <-stream.Context().Done():
 			return stream.Context().Err()
-		case c, ok := <-sub.C():
-			if !ok {
-				return fmt.Errorf("watch probes: %w: watch again", ErrWatchTooSlow)
-			}
-			if err := send(changeTypes[c.Type], &c.Row); err != nil {
-				return err
+		case <-sub.C():
+		}
+		for changes := sub.Take(takeAtOnce); len(changes) > 0; changes = sub.Take(takeAtOnce) {
+			for i := range changes {
+				if err := send(changeTypes[changes[i].Type], &changes[i].Row); err != nil {
+					return err
+				}
 			}
 		}
 	}

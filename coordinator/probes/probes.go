@@ -19,8 +19,6 @@ import (
 const (
 	// Ring is how many attempts of a probe are kept.
 	Ring = 8
-	// subscriberBuffer is how many changes a watcher may be behind before it is cut.
-	subscriberBuffer = 1024
 )
 
 // Key names one probe of the pods of the cluster.
@@ -206,7 +204,7 @@ func (t *Table) Declare(uid string, name spec.ObjectName, node string, epoch int
 		}
 		*e = entry{row: Row{ProbeState: p, Node: node, Epoch: epoch}}
 		e.row.Pod = name
-		t.tell(e, false)
+		t.tell(e)
 	}
 	t.forget(uid, func(id spec.ProbeID) bool { return !keep[id] })
 }
@@ -223,7 +221,7 @@ func (t *Table) forget(uid string, drop func(spec.ProbeID) bool) {
 		if !drop(id) {
 			return false
 		}
-		t.tell(t.rows[id], true)
+		t.tell(t.rows[id])
 		delete(t.rows, id)
 		t.order = nil
 		return true
@@ -289,7 +287,7 @@ func (t *Table) Believe(h Handle, s *spec.ProbeState) {
 	}
 	e.row.RunLength = s.RunLength
 	if changed {
-		t.tell(e, false)
+		t.tell(e)
 	}
 }
 
@@ -349,65 +347,78 @@ func (t *Table) Recent(id spec.ProbeID) []spec.Attempt {
 	return out
 }
 
-// Subscription delivers changes to one watcher until it is closed or cut.
+// Subscription tells one watcher what has changed, until it is closed. One that is behind is told of each row once, as it is
+// then: what it may be behind is bounded by the rows, and none is cut.
 type Subscription struct {
 	t      *Table
-	c      chan Change
+	c      chan struct{}
 	filter Filter
-	wanted map[spec.ProbeID]bool // the rows that the watcher has
+	// told has the rows that the watcher has; changed those it may have to be told of, in the order of their first change.
+	told    map[spec.ProbeID]bool
+	changed map[spec.ProbeID]*entry
+	order   []spec.ProbeID
 }
 
-// Subscribe returns the rows that match and, from then on, every change of what matches. A watcher that is more than 1024
-// changes behind is cut: its channel is closed.
+// Subscribe returns the rows that match; every change of what matches from then on can be taken from the subscription.
 func (t *Table) Subscribe(f Filter) ([]Row, *Subscription) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	s := &Subscription{t: t, c: make(chan Change, subscriberBuffer), filter: f, wanted: map[spec.ProbeID]bool{}}
+	s := &Subscription{t: t, c: make(chan struct{}, 1), filter: f, told: map[spec.ProbeID]bool{}, changed: map[spec.ProbeID]*entry{}}
 	t.subs[s] = struct{}{}
 	rows := t.pageLocked(&f, nil, -1)
 	for i := range rows {
-		s.wanted[rows[i].ID] = true
+		s.told[rows[i].ID] = true
 	}
 	return rows, s
 }
 
-// C delivers the changes; it is closed when the watcher was too slow.
-func (s *Subscription) C() <-chan Change { return s.c }
+// C is signalled when there is something to take.
+func (s *Subscription) C() <-chan struct{} { return s.c }
 
-// Close ends the subscription; its channel is left open.
+// Take returns at most n changes. There may be more when it returns n.
+func (s *Subscription) Take(n int) (changes []Change) {
+	s.t.mu.Lock()
+	defer s.t.mu.Unlock()
+	for len(s.order) > 0 && len(changes) < n {
+		id := s.order[0]
+		s.order = s.order[1:]
+		e := s.changed[id]
+		delete(s.changed, id)
+		was, is := s.told[id], s.t.rows[id] == e && s.filter.takes(&e.row)
+		switch {
+		case was && is:
+			changes = append(changes, Change{Modified, e.shown()})
+		case is:
+			s.told[id] = true
+			changes = append(changes, Change{Added, e.shown()})
+		case was:
+			delete(s.told, id)
+			changes = append(changes, Change{Deleted, e.shown()})
+		}
+	}
+	return changes
+}
+
+// Close ends the subscription.
 func (s *Subscription) Close() {
 	s.t.mu.Lock()
 	defer s.t.mu.Unlock()
 	delete(s.t.subs, s)
 }
 
-// tell tells the watchers who want it of a row that has changed, or is gone.
-func (t *Table) tell(e *entry, gone bool) {
-	var row *Row // made when somebody wants it
+// tell notes for the watchers who may want it that a row has changed, or is gone.
+func (t *Table) tell(e *entry) {
 	for s := range t.subs {
-		was, is := s.wanted[e.row.ID], !gone && s.filter.takes(&e.row)
-		if !was && !is {
+		if !s.told[e.row.ID] && !s.filter.takes(&e.row) {
 			continue
 		}
-		c := Change{Type: Modified}
-		switch {
-		case !was:
-			c.Type = Added
-			s.wanted[e.row.ID] = true
-		case !is:
-			c.Type = Deleted
-			delete(s.wanted, e.row.ID)
+		if s.changed[e.row.ID] == nil {
+			s.order = append(s.order, e.row.ID)
 		}
-		if row == nil {
-			shown := e.shown()
-			row = &shown
-		}
-		c.Row = *row
+		s.changed[e.row.ID] = e
 		select {
-		case s.c <- c:
+		case s.c <- struct{}{}:
 		default:
-			close(s.c)
-			delete(t.subs, s)
 		}
 	}
 }

@@ -80,15 +80,15 @@ func TestAWatcherSeesVerdictsChangeAndProbesGo(t *testing.T) {
 	table.Believe(table.Handle(Key{live, 7}), &spec.ProbeState{Verdict: spec.ResultFailure, Since: t0})
 	table.Believe(table.Handle(Key{live, 7}), &spec.ProbeState{Verdict: spec.ResultFailure, Since: t0})
 	table.Forget("u1", 6)
+	if c := sub.Take(10); len(c) != 1 || c[0].Type != Modified || c[0].Row.Verdict != spec.ResultFailure {
+		t.Errorf("changes = %+v, want failure: saying it twice is no change, and an old epoch forgets nothing", c)
+	}
 	table.Forget("u1", 7)
-	if c := <-sub.C(); c.Type != Modified || c.Row.Verdict != spec.ResultFailure {
-		t.Errorf("first change = %+v, want failure", c)
+	if c := sub.Take(10); len(c) != 1 || c[0].Type != Deleted {
+		t.Errorf("later changes = %+v, want gone", c)
 	}
-	if c := <-sub.C(); c.Type != Deleted {
-		t.Errorf("second change = %+v, want gone: saying it twice is no change, and an old epoch forgets nothing", c)
-	}
-	if len(sub.C()) != 0 || len(table.List(all)) != 0 {
-		t.Errorf("%d more changes, rows %v; want none", len(sub.C()), table.List(all))
+	if len(table.List(all)) != 0 {
+		t.Errorf("rows %v; want none", table.List(all))
 	}
 }
 
@@ -107,20 +107,24 @@ func TestAWatcherIsToldOnlyOfWhatItWants(t *testing.T) {
 	if len(rows) != 0 {
 		t.Errorf("rows %v, want none", rows)
 	}
+	var got []ChangeType
+	take := func() {
+		for _, c := range sub.Take(10) {
+			got = append(got, c.Type)
+		}
+	}
 	for i, v := range []spec.Result{spec.ResultSuccess, spec.ResultFailure, spec.ResultFailure, spec.ResultSuccess, spec.ResultUnknown, spec.ResultFailure} {
 		table.Believe(table.Handle(Key{live, 7}), &spec.ProbeState{Verdict: v, Since: t0.Add(time.Duration(i) * time.Second)})
+		take()
 	}
 	table.Forget("u1", 7)
-	var got []ChangeType
-	for len(sub.C()) > 0 {
-		got = append(got, (<-sub.C()).Type)
-	}
+	take()
 	if want := []ChangeType{Added, Modified, Deleted, Added, Deleted}; !slices.Equal(got, want) {
 		t.Errorf("changes %v, want %v", got, want)
 	}
 	for _, s := range elsewhere {
 		if len(s.C()) > 0 {
-			t.Errorf("one who wants %+v is told %+v", s.filter, <-s.C())
+			t.Errorf("one who wants %+v is told %+v", s.filter, s.Take(10))
 		}
 	}
 }
@@ -157,18 +161,46 @@ func TestPagesHaveEveryRowOnce(t *testing.T) {
 	}
 }
 
-func TestASlowWatcherIsCut(t *testing.T) {
+func TestAWatcherThatIsBehindIsToldOfEachRowOnceAsItIsThen(t *testing.T) {
 	table := New()
 	declared(table, 7, live)
 	_, sub := table.Subscribe(all)
-	for i := range subscriberBuffer + 1 {
-		table.Believe(table.Handle(Key{live, 7}), &spec.ProbeState{Since: t0.Add(time.Duration(i+1) * time.Second)})
+	say := func(id spec.ProbeID, v spec.Result, at int) {
+		table.Believe(table.Handle(Key{id, 7}), &spec.ProbeState{Verdict: v, Since: t0.Add(time.Duration(at) * time.Second)})
 	}
-	n := 0
-	for range sub.C() {
-		n++
+	for i := range 5000 {
+		say(live, []spec.Result{spec.ResultFailure, spec.ResultSuccess}[i%2], i)
 	}
-	if n != subscriberBuffer {
-		t.Errorf("delivered %d changes before the cut, want %d", n, subscriberBuffer)
+	declare := func(uid string) spec.ProbeID {
+		id := spec.ProbeID{PodUID: uid, Container: "c", Kind: spec.Liveness}
+		table.Declare(uid, spec.ObjectName{Namespace: "default", Name: uid}, "node-1", 7, []spec.ProbeState{{ID: id}})
+		return id
+	}
+	say(declare("came"), spec.ResultFailure, 1)
+	declare("came-and-went")
+	table.Forget("came-and-went", 7)
+	table.Forget(live.PodUID, 7)
+	declare("came-and-went-again")
+	table.Forget("came-and-went-again", 7)
+	declare("came-and-went-again")
+	if len(sub.C()) != 1 {
+		t.Error("nothing says that there is something to take")
+	}
+	first, rest := sub.Take(1), sub.Take(10)
+	if len(first) != 1 || first[0].Type != Deleted || first[0].Row.ID != live || first[0].Row.Verdict != spec.ResultSuccess {
+		t.Errorf("first %+v, want that the first probe is gone", first)
+	}
+	var got []string
+	for _, c := range rest {
+		if c.Type != Added {
+			t.Errorf("change %+v, want only what came", c)
+		}
+		got = append(got, fmt.Sprint(c.Row.ID.PodUID, " ", c.Row.Verdict))
+	}
+	if want := []string{"came " + spec.ResultFailure.String(), "came-and-went-again " + spec.ResultUnknown.String()}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if more := sub.Take(10); len(more) != 0 {
+		t.Errorf("told twice: %+v", more)
 	}
 }

@@ -1,7 +1,7 @@
 package clustertest
 
 import (
-	"fmt"
+	"encoding/json"
 	"strings"
 	"sync"
 	"testing"
@@ -21,7 +21,8 @@ func (c *Cluster) fewest(selector string, stop <-chan struct{}) (least int, seen
 			}
 		}
 		if n < least {
-			least, seen = n, fmt.Sprintf("%s: %+v", time.Now().UTC().Format(time.RFC3339Nano), pods)
+			text, _ := json.Marshal(pods) // what was unmarshalled
+			least, seen = n, time.Now().UTC().Format(time.RFC3339Nano)+" "+string(text)
 		}
 		select {
 		case <-stop:
