@@ -66,6 +66,8 @@ type fake struct {
 	podUsages   []*musterv1.PodUsage
 	nodeUsages  []*musterv1.NodeUsage
 	probeUsages []*musterv1.ProbeUsage
+	// synced happens each time a watcher of Deployments has been told what is there; nil: nothing does.
+	synced func()
 	// follow is what is told to whoever follows probes, and followEnd how that ends.
 	follow    []*musterv1.WatchProbeResultsResponse
 	followEnd error
@@ -518,6 +520,9 @@ func (f *fake) ListDeployments(_ context.Context, r *musterv1.ListDeploymentsReq
 func (f *fake) WatchDeployments(r *musterv1.WatchDeploymentsRequest, stream grpc.ServerStreamingServer[musterv1.WatchDeploymentsResponse]) error {
 	return watched(f, stream.Context(), func() map[string]*musterv1.Deployment { return deploymentsLocked(f, r.GetFilter()) },
 		func(what musterv1.ChangeType, d *musterv1.Deployment, revision int64) error {
+			if what == musterv1.ChangeType_CHANGE_TYPE_SYNCED && f.synced != nil {
+				defer f.synced()
+			}
 			return stream.Send(&musterv1.WatchDeploymentsResponse{Type: what, Deployment: d, Revision: revision})
 		})
 }

@@ -52,11 +52,14 @@ func TestRolloutStatusFollowsItInKubectlsWords(t *testing.T) {
 		}
 	}
 	f.site(func(d *musterv1.Deployment) { d.Status.AvailableReplicas, d.Status.Revision = 2, 7 })
-	f.later(func() { f.deployments["default/site"].Status.AvailableReplicas = 3 })
+	f.synced = func() {
+		f.wg.Go(func() { f.site(func(d *musterv1.Deployment) { d.Status.AvailableReplicas = 3 }) })
+	}
 	want := "Waiting for deployment \"site\" rollout to finish: 2 of 3 updated replicas are available...\ndeployment \"site\" successfully rolled out\n"
 	if got := s.ok("rollout", "status", "deploy", "site"); got != want {
 		t.Errorf("followed: %q, want %q", got, want)
 	}
+	f.synced = nil
 	f.site(func(d *musterv1.Deployment) { d.Status.AvailableReplicas = 2 })
 	if a := s.run("rollout", "status", "deployment/site", "--timeout", "50ms"); a.status != 1 || !strings.Contains(a.stderr, `timed out after 50ms waiting for deployment "site"`) {
 		t.Errorf("--timeout: %d %q", a.status, a.stderr)

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
@@ -12,6 +13,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	time.Local = time.UTC // what is compared with files does not depend on where it runs
 	testscript.Main(m, map[string]func(){
 		"muster": func() { os.Exit(Main(context.Background(), os.Args[1:], Process())) },
 	})

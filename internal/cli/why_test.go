@@ -65,10 +65,6 @@ func storyFacts(e spec.ContainerEvidence) *story.Facts {
 }
 
 func TestStoriesAreToldAsTheyWere(t *testing.T) {
-	local := time.Local
-	time.Local = time.UTC
-	t.Cleanup(func() { time.Local = local })
-
 	liveness := storyEnd(137, 9, "Error", 10*time.Minute, 2*time.Minute+10*time.Second)
 	liveness.Probe, liveness.Why = spec.Liveness, "Container main failed liveness probe, will be restarted"
 	liveness.StopTime, liveness.Grace = before(2*time.Minute+40*time.Second), 30*time.Second
