@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"hash/maphash"
+	"slices"
 	"sync"
 	"time"
 
@@ -145,6 +146,15 @@ func (d *Dispatch) writeStatuses(ctx context.Context, q *statusQueue) error {
 	}
 }
 
+// differ tells at a glance that statuses are not the same: comparing them whole costs much more. Those that it does not tell apart
+// may be.
+func differ(a, b *spec.HeldStatus) bool {
+	return a.Epoch != b.Epoch || a.Stopped != b.Stopped || a.Status.Phase != b.Status.Phase ||
+		!slices.EqualFunc(a.Status.Conditions, b.Status.Conditions, func(x, y spec.Condition) bool {
+			return x.Type == y.Type && x.Status == y.Status && x.TransitionTime.Equal(y.TransitionTime)
+		})
+}
+
 // writeBatch writes each status under the conditions that the binding is still of its epoch and the lease still that of
 // its session. It reports whether the round is over: an unknown outcome is written again, which changes nothing if it
 // had been.
@@ -173,7 +183,7 @@ func (d *Dispatch) writeBatch(ctx context.Context, batch []pending) bool {
 			answer(p, false)
 			continue
 		}
-		if old, _, ok := store.Get[*spec.HeldStatus](v, store.StatusKey(p.name)); ok && (wire.Equal(old, p.held) ||
+		if old, _, ok := store.Get[*spec.HeldStatus](v, store.StatusKey(p.name)); ok && (!differ(old, p.held) && wire.Equal(old, p.held) ||
 			old.UID == p.held.UID && old.Epoch == p.held.Epoch && old.Stopped) {
 			answer(p, true) // a steady fleet writes nothing, and Stopped is final
 			continue
