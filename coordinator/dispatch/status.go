@@ -75,9 +75,9 @@ func (q *statusQueue) take(n int) []pending {
 	return batch
 }
 
-// statusWriters is how many queues of statuses are written beside each other: the store syncs their rounds to disk together, and
-// one round's answer is read while the next is on its way.
-const statusWriters = 8
+// statusWriters is how many queues of statuses are written beside each other: while the store applies a round of one, the next of
+// another is made ready. More than that bring nothing more, and what else is written waits behind all their rounds.
+const statusWriters = 2
 
 // statusQueues are the statuses on their way into the store. All of a pod go through one queue, so that they are written one
 // after the other.

@@ -225,12 +225,15 @@ func conditionsToProto(cs []spec.Condition) []*musterv1.Condition {
 }
 
 func (p *parser) conditions(field string, pbs []*musterv1.Condition) []spec.Condition {
-	var out []spec.Condition
-	for _, c := range pbs {
-		out = append(out, spec.Condition{
+	if len(pbs) == 0 {
+		return nil
+	}
+	out := make([]spec.Condition, len(pbs))
+	for i, c := range pbs {
+		out[i] = spec.Condition{
 			Type: c.GetType(), Status: spec.Truth(c.GetStatus()), Reason: c.GetReason(), Message: c.GetMessage(),
 			TransitionTime: p.time(field+".transition_time", c.GetTransitionTime()),
-		})
+		}
 	}
 	return out
 }
