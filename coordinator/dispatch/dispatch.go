@@ -103,6 +103,8 @@ type Dispatch struct {
 	indexed  int64
 	moved    chan struct{}
 	statuses *statusQueues
+	// opening has a place for each session that is being opened.
+	opening chan struct{}
 }
 
 // New builds the sessions' side; nothing is served before Run.
@@ -116,6 +118,7 @@ func New(cfg Config, deps Deps) *Dispatch {
 		uids:     map[spec.ObjectName]string{},
 		moved:    make(chan struct{}),
 		statuses: newStatusQueues(),
+		opening:  make(chan struct{}, openAtOnce),
 	}
 }
 

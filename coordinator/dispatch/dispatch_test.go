@@ -220,6 +220,23 @@ func TestASessionBeginsWithEverythingThatIsBoundToItsNode(t *testing.T) {
 	}
 }
 
+func TestASessionOpensWhenThereIsAPlaceForIt(t *testing.T) {
+	w := serve(t)
+	for range openAtOnce {
+		if _, err := w.d.enter(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	begun := time.Now()
+	w.connect(1).open()
+	if took := time.Since(begun); took < openLimit/2 {
+		t.Errorf("open after %v, want when the others have had their time, %v", took, openLimit)
+	}
+	if n := len(w.d.opening); n != 0 {
+		t.Errorf("%d places are still taken", n)
+	}
+}
+
 func TestChangesComeAsDeltas(t *testing.T) {
 	w := serve(t)
 	a := w.connect(1)

@@ -31,6 +31,10 @@ const (
 	helloTimeout = 5 * time.Second
 	// holdingsTimeout is how long an agent may take to say what it holds: less than it waits for its assignments.
 	holdingsTimeout = 4 * time.Second
+	// openAtOnce is how many sessions are being opened at a time: the store writes their leases together. One that takes longer than
+	// openLimit, because its agent is slow, is no longer counted.
+	openAtOnce = 64
+	openLimit  = 2 * time.Second
 	// chunk is how many assignments go into one message.
 	chunk = 200
 	// maxOut bounds the messages that wait for a slow agent: one more ends the session, and the next one starts with a
@@ -113,6 +117,11 @@ func (d *Dispatch) Connect(stream agentv1.AgentService_ConnectServer) error {
 	ctx, cancel := context.WithCancelCause(stream.Context())
 	defer cancel(nil)
 	log := d.deps.Log.With("node", hello.GetNode(), "session", hello.GetSession())
+	leave, err := d.enter(ctx)
+	if err != nil {
+		return err
+	}
+	defer leave()
 
 	opened, err := d.deps.Leases.Open(ctx, lease.Hello{
 		Node: hello.GetNode(), Instance: hello.GetInstance(), Boot: hello.GetBootId(), Session: hello.GetSession(),
@@ -175,11 +184,28 @@ func (d *Dispatch) Connect(stream agentv1.AgentService_ConnectServer) error {
 	if err := d.guards(stream, s); err != nil {
 		return err
 	}
+	leave()
 	received := make(chan error, 1)
 	go func() { received <- d.receive(stream, s) }() // ends with the stream, which ends with this handler
 	err = d.sendLoop(stream, s, named, received)
 	log.Info("session ended", "err", err)
 	return err
+}
+
+// enter waits for a place among the sessions that are being opened; leave gives it up, as does openLimit. A session that is open
+// is late when its renewals are: those that wait here are not open yet.
+func (d *Dispatch) enter(ctx context.Context) (leave func(), err error) {
+	select {
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	case d.opening <- struct{}{}:
+	}
+	once := sync.OnceFunc(func() { <-d.opening })
+	limit := time.AfterFunc(openLimit, once)
+	return func() {
+		limit.Stop()
+		once()
+	}, nil
 }
 
 func (d *Dispatch) hello(stream agentv1.AgentService_ConnectServer) (*agentv1.Hello, error) {

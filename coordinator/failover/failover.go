@@ -37,6 +37,9 @@ const (
 	// returnSlack is how long a coordinator that has just begun to lead gives the agents to come back, while their guards
 	// say that they run: they retry within 5 s.
 	returnSlack = 5 * time.Second
+	// A large fleet takes longer: while no more than returnPause passes between two that come back, it has returnMost.
+	returnPause = time.Second
+	returnMost  = 30 * time.Second
 	// guardMemory is how long a guard's answer keeps a node that the gossip calls dead from being lost.
 	guardMemory = 2 * time.Second
 	// window is what the brake counts over.
@@ -123,6 +126,8 @@ type Input struct {
 
 	// up is how many of Nodes have a session.
 	up int
+	// returned is when a node was heard for the first time under this leader last, zero for never.
+	returned time.Duration
 }
 
 // Plan is what follows.
@@ -148,7 +153,9 @@ type Tracker struct {
 	nodes   map[string]*node
 	started time.Duration
 	begun   bool
-	frozen  string
+	// returned is when a node was heard for the first time last.
+	returned time.Duration
+	frozen   string
 	// held are the nodes whose loss froze failover, out of the number that was Ready.
 	held    map[string]bool
 	of      int
@@ -169,6 +176,8 @@ type node struct {
 	// graced is set on a node that is lost because its agent was down for too long.
 	graced bool
 	first  time.Duration // when this tracker first saw it
+	// returned is whether it was heard since.
+	returned bool
 	// unreachable is when it stopped being Ready.
 	unreachable time.Duration
 	lost        []time.Duration // times of losses with pods, within flapWindow
@@ -217,6 +226,7 @@ func (t *Tracker) Decide(in Input) Plan {
 		s := &in.Nodes[i]
 		present[s.Node] = true
 		n := t.see(s, &in)
+		in.returned = t.returned
 		verdict, cause := n.judge(s, &in)
 		changed := n.set(verdict, cause, s, &in)
 		if notReady := n.notReadyNow(in.Now); changed || s.Stored != verdict || notReady != n.notReady {
@@ -260,6 +270,9 @@ func (t *Tracker) see(s *Signs, in *Input) *node {
 		}
 		t.nodes[s.Node] = n
 	}
+	if s.Heard > 0 && !n.returned {
+		n.returned, t.returned = true, in.Now
+	}
 	n.heard = max(n.heard, s.Heard)
 	if in.Lateness > MaxLateness {
 		n.heard = min(in.Now, n.heard+in.Lateness)
@@ -271,7 +284,9 @@ func (t *Tracker) see(s *Signs, in *Input) *node {
 // judge applies the table of verdicts.
 func (n *node) judge(s *Signs, in *Input) (spec.Verdict, string) {
 	ago := in.Now - n.heard
-	coming := ago <= Late || s.Heard == 0 && in.Now-n.first < returnSlack && (s.Guard == GuardUnknown || s.Guard == GuardAgentRuns)
+	since := in.Now - n.first
+	awaited := since < returnSlack || since < returnMost && in.Now-in.returned < returnPause
+	coming := ago <= Late || s.Heard == 0 && awaited && (s.Guard == GuardUnknown || s.Guard == GuardAgentRuns)
 	switch {
 	case s.Up && ago <= Late:
 		n.inherited = false

@@ -253,6 +253,41 @@ func TestARestartedCoordinatorFlipsNoVerdictOfAgentsThatComeBack(t *testing.T) {
 	}
 }
 
+func TestALargeFleetHasTheTimeItTakesToComeBackButNotForEver(t *testing.T) {
+	for name, c := range map[string]struct {
+		nodes, back int
+		every       time.Duration
+		unreachable time.Duration // after the restart, 0 for never
+	}{
+		"all come back one by one":                     {40, 40, 700 * ms, 0},
+		"one does not, and the others have":            {11, 10, 800 * ms, 9 * sec},
+		"there is a pause before the last":             {10, 10, 1300 * ms, returnSlack},
+		"there is no end of those who still come":      {60, 60, 900 * ms, returnMost},
+		"nobody comes, though the guards say they run": {3, 0, sec, returnSlack},
+	} {
+		f := newFleet(c.nodes, 1)
+		f.restart()
+		f.writes = 0
+		f.look(0)
+		for i := range f.nodes {
+			f.nodes[i].Guard = GuardAgentRuns
+		}
+		begun, back, fell := f.now, 0, time.Duration(0)
+		for f.now-begun < 45*sec && fell == 0 {
+			if f.now-begun >= time.Duration(back+1)*c.every && back < c.back {
+				back++
+				f.back(fmt.Sprint("n", back))
+			}
+			if f.look(100 * ms); f.writes > 0 {
+				fell = f.now - begun
+			}
+		}
+		if d := fell - c.unreachable; d < 0 || d > 300*ms {
+			t.Errorf("%s: the first verdict that is not Ready came after %v, want %v", name, fell, c.unreachable)
+		}
+	}
+}
+
 func TestARestartedCoordinatorStillFindsWhoDiedMeanwhile(t *testing.T) {
 	f := newFleet(3, 1)
 	f.restart()
