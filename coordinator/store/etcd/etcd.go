@@ -7,15 +7,19 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/embed"
+	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -29,8 +33,11 @@ const (
 	requestTimeout = 10 * time.Second
 	// reclaimTimeout bounds Reclaim; the shrinking itself cannot be interrupted.
 	reclaimTimeout = 2 * time.Minute
-	// listPage is how many records one request of a list reads.
-	listPage = 2000
+	// listPage is how many records one request of a list reads. For each the store counts all that lie behind it as well: small pages
+	// of a large store take long.
+	listPage = 20_000
+	// decodeAtOnce is how many records one goroutine decodes in a row.
+	decodeAtOnce = 1000
 )
 
 // Codec turns records into bytes and back.
@@ -44,6 +51,7 @@ type Store struct {
 	client *clientv3.Client
 	codec  Codec
 	log    *slog.Logger
+	page   int // listPage but in tests
 
 	server   *embed.Etcd // nil for a cluster of one's own
 	stopping *atomic.Bool
@@ -58,7 +66,7 @@ var _ store.Store = (*Store)(nil)
 
 // NewFromClient returns a store on a client, which it owns from now on.
 func NewFromClient(c *clientv3.Client, codec Codec, log *slog.Logger) *Store {
-	s := &Store{client: c, codec: codec, log: log, stopping: &atomic.Bool{}}
+	s := &Store{client: c, codec: codec, log: log, page: listPage, stopping: &atomic.Bool{}}
 	s.closed, s.close = context.WithCancel(context.Background())
 	return s
 }
@@ -183,7 +191,7 @@ func (s *Store) List(ctx context.Context, families ...store.Family) ([]store.Rec
 		from, end := prefix, clientv3.GetPrefixRangeEnd(prefix)
 		for {
 			bctx, cancel := s.bound(ctx)
-			opts := []clientv3.OpOption{clientv3.WithRange(end), clientv3.WithLimit(listPage)}
+			opts := []clientv3.OpOption{clientv3.WithRange(end), clientv3.WithLimit(int64(s.page))}
 			if revision != 0 {
 				opts = append(opts, clientv3.WithRev(revision))
 			}
@@ -195,16 +203,8 @@ func (s *Store) List(ctx context.Context, families ...store.Family) ([]store.Rec
 			if revision == 0 {
 				revision = resp.Header.Revision
 			}
-			for _, kv := range resp.Kvs {
-				k, ok := parse(string(kv.Key))
-				if !ok {
-					continue
-				}
-				r, err := s.decode(k, kv.Value, kv.ModRevision, kv.CreateRevision)
-				if err != nil {
-					return nil, 0, err
-				}
-				out = append(out, r)
+			if out, err = s.decodeAll(out, resp.Kvs); err != nil {
+				return nil, 0, err
 			}
 			if !resp.More {
 				break
@@ -213,6 +213,27 @@ func (s *Store) List(ctx context.Context, families ...store.Family) ([]store.Rec
 		}
 	}
 	return out, revision, nil
+}
+
+// decodeAll appends the records of kvs that are ours to read.
+func (s *Store) decodeAll(out []store.Record, kvs []*mvccpb.KeyValue) ([]store.Record, error) {
+	all := make([]store.Record, len(kvs))
+	var g errgroup.Group
+	g.SetLimit(runtime.GOMAXPROCS(0))
+	for from := 0; from < len(kvs); from += decodeAtOnce {
+		g.Go(func() (err error) {
+			for i := from; i < min(from+decodeAtOnce, len(kvs)) && err == nil; i++ {
+				if k, ok := parse(string(kvs[i].Key)); ok {
+					all[i], err = s.decode(k, kvs[i].Value, kvs[i].ModRevision, kvs[i].CreateRevision)
+				}
+			}
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	return append(out, slices.DeleteFunc(all, func(r store.Record) bool { return r.Revision == 0 })...), nil
 }
 
 // compares and ops turn a transaction into etcd's terms; room is what the round may still have in bytes.

@@ -198,7 +198,8 @@ func TestWithoutAnAnswerTheOutcomeIsUnknown(t *testing.T) {
 
 func TestAListLongerThanAPageIsOfOneRevision(t *testing.T) {
 	s := open(t, t.TempDir(), 0)
-	n := 2*listPage + 1
+	s.page = 1000
+	n := 2*s.page + 1
 	for i := 0; i < n; i += store.MaxOps {
 		var writes []store.Write
 		for j := i; j < min(n, i+store.MaxOps); j++ {
@@ -220,8 +221,9 @@ func TestAListLongerThanAPageIsOfOneRevision(t *testing.T) {
 
 func TestEveryListIsOfOneRevisionWhileOthersWrite(t *testing.T) {
 	s := open(t, t.TempDir(), 0)
+	s.page = 1000
 	key := func(name string) store.Key { return store.Key{Family: store.Config, Name: name} }
-	for i := 0; i <= listPage; i += store.MaxOps {
+	for i := 0; i <= s.page; i += store.MaxOps {
 		var writes []store.Write
 		for j := range store.MaxOps {
 			writes = append(writes, store.Write{Key: key(fmt.Sprint("m", i+j)), Value: &spec.Blob{}})
