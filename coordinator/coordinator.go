@@ -472,8 +472,8 @@ func newServer(cfg *tls.Config, log *slog.Logger) *grpc.Server {
 		grpc.ChainUnaryInterceptor(api.UnaryErrors(log), trust.UnaryAccess(log)),
 		grpc.ChainStreamInterceptor(api.StreamErrors(log), trust.StreamAccess()),
 		grpc.MaxRecvMsgSize(maxMessage),
-		// Thousands of connections say little: a quarter of the usual buffer each, and one to write with only while something is written.
-		grpc.ReadBufferSize(8<<10),
+		// Thousands of connections say little: a quarter of the usual buffers each, that to write with only while something is written.
+		grpc.ReadBufferSize(8<<10), grpc.WriteBufferSize(8<<10),
 		grpc.ConnectionTimeout(10*time.Second),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 15 * time.Second, Timeout: 10 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),

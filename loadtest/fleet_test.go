@@ -87,7 +87,7 @@ func TestASteadyFleetWritesNothingAndComesBackWithoutFlips(t *testing.T) {
 	if len(r.Runs) != 1 || r.Writes != 0 || r.ChangeToWatcher == nil || r.ChangeToWatcher.P50 <= 0 {
 		t.Errorf("steady: %+v", r)
 	}
-	if c := r.Churn; c == nil || c.Replaced < 1 || c.Cuts < 1 || c.Writes <= 0 {
+	if c := r.Churn; c == nil || c.Replaced < 1 || c.Replaced > c.Offered || c.Cuts < 1 || c.Writes <= 0 {
 		t.Errorf("churn: %+v", c)
 	}
 	s := r.Restart

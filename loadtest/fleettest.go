@@ -41,6 +41,7 @@ type FleetResult struct {
 
 // ChurnResult is of the time in which pods were replaced and agents' connections cut.
 type ChurnResult struct {
+	Offered         int             `json:"pods_offered"`
 	Replaced        int             `json:"pods_replaced"`
 	Cuts            int             `json:"connections_cut"`
 	Settled         float64         `json:"settled_after_ms"`
@@ -107,7 +108,7 @@ func (t *FleetTest) fleetResult(o *outcome) *FleetResult {
 		fail(int(o.runs[i].Writes), fmt.Sprintf("writes to the store in run %d, though the fleet was steady", i+1))
 	}
 	if c := o.churned; c != nil {
-		r.Churn = &ChurnResult{c.Replaced, c.Cuts, msOf(c.Settled), c.Run.writes(), c.Run.busy(), c.Run.RSS, latencyOf([]ingestRun{c.Run})}
+		r.Churn = &ChurnResult{c.Offered, c.Replaced, c.Cuts, msOf(c.Settled), c.Run.writes(), c.Run.busy(), c.Run.RSS, latencyOf([]ingestRun{c.Run})}
 	}
 	if s := o.restarted; s != nil {
 		r.Restart = &RestartResult{
@@ -130,8 +131,8 @@ func (r *FleetResult) Table() [][]string {
 	end := len(rows) - len(about(&r.Machine, r.Version))
 	mine := [][]string{{"writes to the store", fmt.Sprintf("%.2f/s while steady", r.Writes), ""}}
 	if c := r.Churn; c != nil {
-		mine = append(mine, []string{"churn", fmt.Sprintf("%d pods replaced, %d connections cut: %.2f processors, %.0f writes/s, change to watcher %s, settled after %.0fms",
-			c.Replaced, c.Cuts, c.CPUCores, c.Writes, c.ChangeToWatcher.text(), c.Settled), ""})
+		mine = append(mine, []string{"churn", fmt.Sprintf("%d of %d pods replaced, %d connections cut: %.2f processors, %.0f writes/s, change to watcher %s, settled after %.0fms",
+			c.Replaced, c.Offered, c.Cuts, c.CPUCores, c.Writes, c.ChangeToWatcher.text(), c.Settled), ""})
 	}
 	if s := r.Restart; s != nil {
 		mine = append(mine,

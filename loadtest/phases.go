@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sync/atomic"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	musterv1 "github.com/musterhq/muster/gen/muster/v1"
@@ -22,6 +24,8 @@ const (
 	leaseTTL = 10 * time.Second
 	// perThousand of the pods are replaced, and of the agents cut off, each second of churn.
 	perThousand = 1
+	// replaceAtOnce is how many of them are being replaced at a time.
+	replaceAtOnce = 16
 	// settleLimit is how long they may take afterwards.
 	settleLimit = time.Minute
 )
@@ -29,9 +33,10 @@ const (
 // churned is what came of churn.
 type churned struct {
 	Run ingestRun
-	// Replaced pods, Cuts of agents' connections; Settled is how long after the end all pods had their place.
-	Replaced, Cuts int
-	Settled        time.Duration
+	// Offered pods to replace and Replaced ones, Cuts of agents' connections; Settled is how long after the end all pods had their
+	// place.
+	Offered, Replaced, Cuts int
+	Settled                 time.Duration
 }
 
 // restarted is what came of a coordinator's end by force. Times are since the kill.
@@ -105,6 +110,7 @@ func (f *fleet) churn(ctx context.Context) error {
 	during, cancel := context.WithCancel(ctx)
 	defer cancel()
 	failed := make(chan error, 1)
+	var replaced atomic.Int64
 	go func() {
 		failed <- func() error {
 			// The probes that change stay: the first pods are theirs wherever they are, so the last ones go.
@@ -112,31 +118,28 @@ func (f *fleet) churn(ctx context.Context) error {
 			for _, id := range f.changing {
 				kept[id.PodUID] = true
 			}
-			for last, cut := all-1, 0; sleep(during, time.Second); {
-				for range pods {
-					for last >= 0 {
-						got, err := client.GetPod(during, &musterv1.GetPodRequest{Namespace: "loadtest", Name: fmt.Sprintf("pod-%d", last)})
-						if err != nil {
-							return err
-						}
-						if !kept[got.GetPod().GetMeta().GetUid()] {
-							break
-						}
-						last--
-					}
-					if last < 0 {
-						break
-					}
-					if _, err := client.DeletePod(during, &musterv1.DeletePodRequest{
-						Namespace: "loadtest", Name: fmt.Sprintf("pod-%d", last), Grace: durationpb.New(0),
-					}); err != nil {
-						return err
-					}
-					if _, err := client.CreatePod(during, &musterv1.CreatePodRequest{Pod: wire.PodToProto(f.pod(all + out.Replaced))}); err != nil {
-						return err
-					}
-					out.Replaced++
+			next := time.Now()
+			for last, cut := all-1, 0; ; {
+				next = next.Add(time.Second)
+				if !sleep(during, time.Until(next)) {
+					return nil
+				}
+				var g errgroup.Group // it goes on when the time is over: no pod is to be left deleted and not replaced
+				g.SetLimit(replaceAtOnce)
+				for range min(pods, last+1) {
+					old, fresh := last, all+out.Offered
 					last--
+					out.Offered++
+					g.Go(func() error {
+						ok, err := f.replace(ctx, client, old, fresh, kept)
+						if ok {
+							replaced.Add(1)
+						}
+						return err
+					})
+				}
+				if err := g.Wait(); err != nil {
+					return err
 				}
 				for range cuts {
 					f.agents[cut%len(f.agents)].cut()
@@ -144,12 +147,13 @@ func (f *fleet) churn(ctx context.Context) error {
 					out.Cuts++
 				}
 			}
-			return nil
 		}()
 	}()
 	r, err := f.measure(ctx, false)
 	cancel()
-	if changed := <-failed; changed != nil && ctx.Err() == nil && during.Err() == nil {
+	changed := <-failed
+	out.Replaced = int(replaced.Load())
+	if changed != nil && ctx.Err() == nil {
 		return fmt.Errorf("replace pods: %w", changed)
 	}
 	if err != nil {
@@ -167,6 +171,20 @@ func (f *fleet) churn(ctx context.Context) error {
 	}
 	out.Settled = time.Since(ended)
 	return f.tell(fleetSaid{Churned: out})
+}
+
+// replace deletes one pod and creates another, unless it is one of those to be kept.
+func (f *fleet) replace(ctx context.Context, client musterv1.PodServiceClient, old, fresh int, kept map[string]bool) (bool, error) {
+	name := fmt.Sprintf("pod-%d", old)
+	got, err := client.GetPod(ctx, &musterv1.GetPodRequest{Namespace: "loadtest", Name: name})
+	if err != nil || kept[got.GetPod().GetMeta().GetUid()] {
+		return false, err
+	}
+	if _, err := client.DeletePod(ctx, &musterv1.DeletePodRequest{Namespace: "loadtest", Name: name, Grace: durationpb.New(0)}); err != nil {
+		return false, err
+	}
+	_, err = client.CreatePod(ctx, &musterv1.CreatePodRequest{Pod: wire.PodToProto(f.pod(fresh))})
+	return err == nil, err
 }
 
 // restart has the coordinator killed and started anew, and judges what becomes of verdicts and acknowledgements.
