@@ -2,6 +2,7 @@ package store
 
 import (
 	"fmt"
+	"log/slog"
 	"maps"
 	"testing"
 
@@ -80,6 +81,29 @@ func BenchmarkOneChange(b *testing.B) {
 			for b.Loop() {
 				v = v.with(Changes{Changes: changes[i%records : i%records+1]})
 				i++
+			}
+		})
+	}
+}
+
+// BenchmarkFanOut is what the change of one record costs the cache that 2,000 watchers follow: one in a hundred wants it, or all.
+func BenchmarkFanOut(b *testing.B) {
+	for name, namespaces := range map[string]int{"one in 100 wants it": 100, "all want it": 1} {
+		b.Run(name, func(b *testing.B) {
+			c := NewCache(nil, slog.New(slog.DiscardHandler))
+			var subs []*Subscription
+			for i := range 2000 {
+				_, s := c.SubscribeTo(Interest{Families: []Family{Pods, PodStatuses}, Namespace: fmt.Sprint("ns", i%namespaces)}, 1)
+				subs = append(subs, s)
+			}
+			key := Key{Family: PodStatuses, Namespace: "ns0", Name: "web"}
+			revision := int64(0)
+			for b.Loop() {
+				revision++
+				c.apply(Changes{Revision: revision, Changes: []Change{{Key: key, Revision: revision, Record: &Record{Key: key, Revision: revision}}}})
+				for i := 0; i < len(subs); i += namespaces {
+					<-subs[i].c
+				}
 			}
 		})
 	}
