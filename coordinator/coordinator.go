@@ -474,7 +474,7 @@ func newServer(cfg *tls.Config, log *slog.Logger) *grpc.Server {
 		grpc.MaxRecvMsgSize(maxMessage),
 		// Thousands of connections say little: a quarter of the usual buffers each, that to write with only while something is written.
 		grpc.ReadBufferSize(8<<10), grpc.WriteBufferSize(8<<10),
-		grpc.ConnectionTimeout(10*time.Second),
+		grpc.ConnectionTimeout(20*time.Second),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 15 * time.Second, Timeout: 10 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 	)

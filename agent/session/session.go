@@ -32,8 +32,10 @@ import (
 )
 
 const (
-	// fullSetTimeout is how long the full set of assignments may take before the session is opened anew.
-	fullSetTimeout = 5 * time.Second
+	// welcomeTimeout is how long a coordinator may take to welcome, fullSetTimeout how long its full set of assignments may take
+	// after that, before the session is opened anew. One to which a whole fleet comes back welcomes a part at a time: whoever went
+	// and came again would wait anew, and take time from the others.
+	welcomeTimeout, fullSetTimeout = 15 * time.Second, 5 * time.Second
 	// minRetry and maxRetry bound the pause between attempts to open a session; after one that was steady the first comes
 	// at once.
 	minRetry, maxRetry = 100 * time.Millisecond, 5 * time.Second
@@ -313,7 +315,7 @@ func (s *Session) once(ctx context.Context) (opened bool, err error) {
 	if err := o.send(&agentv1.ConnectRequest{Message: &agentv1.ConnectRequest_Hello{Hello: hello}}); err != nil {
 		return false, recvError(stream, err)
 	}
-	watchdog := time.AfterFunc(fullSetTimeout, cancel)
+	watchdog := time.AfterFunc(welcomeTimeout, cancel)
 	first, err := stream.Recv()
 	if err != nil {
 		return false, err
@@ -322,6 +324,7 @@ func (s *Session) once(ctx context.Context) (opened bool, err error) {
 	if welcome == nil {
 		return false, errors.New("the coordinator's first message is not welcome")
 	}
+	watchdog.Reset(fullSetTimeout)
 	s.mu.Lock()
 	s.generation = welcome.GetGeneration()
 	s.mu.Unlock()

@@ -553,6 +553,32 @@ func TestWithoutAFullSetInTimeTheSessionIsOpenedAnew(t *testing.T) {
 	})
 }
 
+func TestACoordinatorMayTakeItsTimeToWelcomeButNotForEver(t *testing.T) {
+	for name, tc := range map[string]struct {
+		welcome  time.Duration
+		sessions int
+	}{
+		"in time":  {welcomeTimeout - time.Millisecond, 1},
+		"too late": {welcomeTimeout + time.Millisecond, 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(w *world) {
+				w.opening = func(l *link) error {
+					select {
+					case <-time.After(tc.welcome):
+						l.welcome()
+					case <-l.stream.Context().Done():
+					}
+					return nil
+				}
+			}, func(w *world) {
+				time.Sleep(welcomeTimeout + fullSetTimeout/2)
+				w.link(tc.sessions)
+			})
+		})
+	}
+}
+
 func TestWithTheFullSetASessionGoesOn(t *testing.T) {
 	bubble(t, nil, func(w *world) {
 		time.Sleep(10 * fullSetTimeout)

@@ -111,28 +111,28 @@ func (s *probeService) WatchProbes(req *musterv1.WatchProbesRequest, stream must
 		}
 		return stream.Send(m)
 	}
-	rows, sub := s.deps.Probes.Subscribe(filter)
+	sub := s.deps.Probes.Subscribe(filter)
 	defer sub.Close()
-	for i := range rows {
-		if err := send(musterv1.ChangeType_CHANGE_TYPE_ADDED, &rows[i]); err != nil {
-			return err
+	for synced := false; ; {
+		changes := sub.Take(takeAtOnce)
+		for i := range changes {
+			if err := send(changeTypes[changes[i].Type], &changes[i].Row); err != nil {
+				return err
+			}
 		}
-	}
-	if err := send(musterv1.ChangeType_CHANGE_TYPE_SYNCED, nil); err != nil {
-		return err
-	}
-	for {
+		if !synced && sub.Synced() {
+			synced = true
+			if err := send(musterv1.ChangeType_CHANGE_TYPE_SYNCED, nil); err != nil {
+				return err
+			}
+		}
+		if len(changes) > 0 {
+			continue
+		}
 		select {
 		case <-stream.Context().Done():
 			return stream.Context().Err()
 		case <-sub.C():
-		}
-		for changes := sub.Take(takeAtOnce); len(changes) > 0; changes = sub.Take(takeAtOnce) {
-			for i := range changes {
-				if err := send(changeTypes[changes[i].Type], &changes[i].Row); err != nil {
-					return err
-				}
-			}
 		}
 	}
 }

@@ -352,8 +352,9 @@ func TestProbesAreBelievedByTheirHandles(t *testing.T) {
 	w.bind("web", "node-1")
 	a := w.connect(1)
 	handle := a.open().GetAssignments()[0].GetFirstProbeHandle()
-	_, sub := w.probes.Subscribe(probes.Filter{Match: func(*probes.Row) bool { return true }})
+	sub := w.probes.Subscribe(probes.Filter{Match: func(*probes.Row) bool { return true }})
 	defer sub.Close()
+	sub.Take(10)
 	a.send(&agentv1.ConnectRequest{Message: &agentv1.ConnectRequest_Results{Results: &agentv1.ResultBatch{Changes: []*agentv1.ProbeChange{
 		{Handle: handle + 99, Verdict: musterv1.ProbeResult_PROBE_RESULT_FAILURE, Since: timestamppb.Now()},
 		{Handle: handle, Verdict: musterv1.ProbeResult_PROBE_RESULT_FAILURE, Since: timestamppb.Now()},

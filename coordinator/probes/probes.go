@@ -302,16 +302,22 @@ func (t *Table) Page(f Filter, noLater func(*Row) bool, n int) []Row {
 	return t.pageLocked(&f, noLater, n)
 }
 
-func (t *Table) pageLocked(f *Filter, noLater func(*Row) bool, n int) []Row {
+// orderLocked has all rows in order.
+func (t *Table) orderLocked() []*entry {
 	if t.order == nil {
 		t.order = slices.SortedFunc(maps.Values(t.rows), func(a, b *entry) int { return compare(&a.row, &b.row) })
 	}
+	return t.order
+}
+
+func (t *Table) pageLocked(f *Filter, noLater func(*Row) bool, n int) []Row {
+	order := t.orderLocked()
 	from := 0
 	if noLater != nil {
-		from = sort.Search(len(t.order), func(i int) bool { return !noLater(&t.order[i].row) })
+		from = sort.Search(len(order), func(i int) bool { return !noLater(&order[i].row) })
 	}
 	var rows []Row
-	for _, e := range t.order[from:] {
+	for _, e := range order[from:] {
 		if len(rows) == n {
 			break
 		}
@@ -357,31 +363,36 @@ type Subscription struct {
 	told    map[spec.ProbeID]bool
 	changed map[spec.ProbeID]*entry
 	order   []spec.ProbeID
+	// first is how many of order were there when it began.
+	first int
 }
 
-// Subscribe returns the rows that match; every change of what matches from then on can be taken from the subscription.
-func (t *Table) Subscribe(f Filter) ([]Row, *Subscription) {
+// Subscribe begins a subscription, to which all that match count as changed, in order.
+func (t *Table) Subscribe(f Filter) *Subscription {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	s := &Subscription{t: t, c: make(chan struct{}, 1), filter: f, told: map[spec.ProbeID]bool{}, changed: map[spec.ProbeID]*entry{}}
 	t.subs[s] = struct{}{}
-	rows := t.pageLocked(&f, nil, -1)
-	for i := range rows {
-		s.told[rows[i].ID] = true
+	for _, e := range t.orderLocked() {
+		if f.takes(&e.row) {
+			s.changed[e.row.ID] = e
+			s.order = append(s.order, e.row.ID)
+		}
 	}
-	return rows, s
+	s.first = len(s.order)
+	return s
 }
 
 // C is signalled when there is something to take.
 func (s *Subscription) C() <-chan struct{} { return s.c }
 
-// Take returns at most n changes. There may be more when it returns n.
+// Take returns at most n changes, none when there are no more.
 func (s *Subscription) Take(n int) (changes []Change) {
 	s.t.mu.Lock()
 	defer s.t.mu.Unlock()
 	for len(s.order) > 0 && len(changes) < n {
 		id := s.order[0]
-		s.order = s.order[1:]
+		s.order, s.first = s.order[1:], max(0, s.first-1)
 		e := s.changed[id]
 		delete(s.changed, id)
 		was, is := s.told[id], s.t.rows[id] == e && s.filter.takes(&e.row)
@@ -397,6 +408,13 @@ func (s *Subscription) Take(n int) (changes []Change) {
 		}
 	}
 	return changes
+}
+
+// Synced tells whether all that was there when the subscription began has been taken.
+func (s *Subscription) Synced() bool {
+	s.t.mu.Lock()
+	defer s.t.mu.Unlock()
+	return s.first == 0
 }
 
 // Close ends the subscription.

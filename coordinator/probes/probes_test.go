@@ -72,7 +72,8 @@ func TestOnlyTheLastEightAttemptsAreKept(t *testing.T) {
 func TestAWatcherSeesVerdictsChangeAndProbesGo(t *testing.T) {
 	table := New()
 	declared(table, 7, live)
-	rows, sub := table.Subscribe(all)
+	sub := table.Subscribe(all)
+	rows := sub.Take(10)
 	defer sub.Close()
 	if len(rows) != 1 {
 		t.Fatalf("rows = %v, want one", rows)
@@ -96,11 +97,12 @@ func TestAWatcherIsToldOnlyOfWhatItWants(t *testing.T) {
 	table := New()
 	declared(table, 7, live)
 	failing := Filter{Namespace: "default", Pod: "web", Node: "node-1", Match: func(r *Row) bool { return r.Verdict == spec.ResultFailure }}
-	rows, sub := table.Subscribe(failing)
+	sub := table.Subscribe(failing)
+	rows := sub.Take(10)
 	defer sub.Close()
 	elsewhere := []*Subscription{}
 	for _, f := range []Filter{{Namespace: "other"}, {Pod: "other"}, {Node: "node-2"}} {
-		_, s := table.Subscribe(f)
+		s := table.Subscribe(f)
 		defer s.Close()
 		elsewhere = append(elsewhere, s)
 	}
@@ -164,7 +166,13 @@ func TestPagesHaveEveryRowOnce(t *testing.T) {
 func TestAWatcherThatIsBehindIsToldOfEachRowOnceAsItIsThen(t *testing.T) {
 	table := New()
 	declared(table, 7, live)
-	_, sub := table.Subscribe(all)
+	sub := table.Subscribe(all)
+	if sub.Synced() {
+		t.Error("nothing was there")
+	}
+	if c := sub.Take(10); len(c) != 1 || c[0].Type != Added || !sub.Synced() {
+		t.Errorf("at the beginning %+v, want what is there", c)
+	}
 	say := func(id spec.ProbeID, v spec.Result, at int) {
 		table.Believe(table.Handle(Key{id, 7}), &spec.ProbeState{Verdict: v, Since: t0.Add(time.Duration(at) * time.Second)})
 	}
