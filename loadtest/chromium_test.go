@@ -230,6 +230,7 @@ var reports = []struct {
 	meters int
 }{
 	{"probes", func(w io.Writer) error { return Report(w, aResult()) }, []string{"curve", "rate", "lag", "cpu", "memory"}, 0},
+	{"closed loop", func(w io.Writer) error { return Report(w, aClosedLoop()) }, []string{"curve", "rate", "cpu", "memory"}, 0},
 	{"failover", func(w io.Writer) error { return FailoverReport(w, aFailoverResult()) }, nil, 5},
 	{"fleet", func(w io.Writer) error { return ReportFleet(w, aFleetResult()) }, []string{"curve", "rate", "cpu", "memory"}, 0},
 }

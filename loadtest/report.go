@@ -6,23 +6,10 @@ import (
 	"io"
 )
 
-// assets has the page and uPlot 1.6.32 (https://github.com/leeoniya/uPlot, MIT, from the npm package of that version), unchanged.
+// assets has the pages and uPlot 1.6.32 (https://github.com/leeoniya/uPlot, MIT, from the npm package of that version), unchanged.
 //
 //go:embed assets
 var assets embed.FS
-
-// ReportFleet writes a fleet's result as Report writes another's.
-func ReportFleet(w io.Writer, r *FleetResult) error {
-	page, err := template.ParseFS(assets, "assets/fleet.html")
-	if err != nil {
-		return err
-	}
-	return page.Execute(w, map[string]any{
-		"Result": r, "Table": r.Table(), "Licence": embedded("uplot-LICENSE.txt"), "Series": r.Series, "Curve": r.Curve,
-		"Script": template.JS(embedded("uplot-1.6.32.iife.min.js")), //nolint:gosec // it is ours
-		"Style":  template.CSS(embedded("uplot-1.6.32.min.css")),    //nolint:gosec // it is ours
-	})
-}
 
 func embedded(name string) string {
 	b, _ := assets.ReadFile("assets/" + name) // it is embedded: it can't fail
@@ -31,14 +18,22 @@ func embedded(name string) string {
 
 // Report writes the result as one HTML page with plots, which needs nothing from elsewhere.
 func Report(w io.Writer, r *Result) error {
-	page, err := template.ParseFS(assets, "assets/report.html")
+	return writePage(w, "report.html", map[string]any{"Result": r, "Table": r.Table(), "Series": r.Series, "Curves": r.Curves})
+}
+
+// ReportFleet writes a fleet's result as Report writes another's.
+func ReportFleet(w io.Writer, r *FleetResult) error {
+	return writePage(w, "fleet.html", map[string]any{"Result": r, "Table": r.Table(), "Series": r.Series, "Curve": r.Curve})
+}
+
+// writePage writes a page that has plots.
+func writePage(w io.Writer, name string, facts map[string]any) error {
+	page, err := template.ParseFS(assets, "assets/"+name, "assets/parts.html")
 	if err != nil {
 		return err
 	}
-	return page.Execute(w, map[string]any{
-		"Result": r, "Table": r.Table(), "Licence": embedded("uplot-LICENSE.txt"),
-		"Script": template.JS(embedded("uplot-1.6.32.iife.min.js")), //nolint:gosec // it is ours
-		"Style":  template.CSS(embedded("uplot-1.6.32.min.css")),    //nolint:gosec // it is ours
-		"Series": r.Series, "Curves": r.Curves,
-	})
+	facts["Licence"] = embedded("uplot-LICENSE.txt")
+	facts["Script"] = template.JS(embedded("uplot-1.6.32.iife.min.js")) //nolint:gosec // it is ours
+	facts["Style"] = template.CSS(embedded("uplot-1.6.32.min.css"))     //nolint:gosec // it is ours
+	return page.Execute(w, facts)
 }

@@ -27,8 +27,11 @@ func aCurve(most float64) (c []Point) {
 	return c
 }
 
-// aResult is one of probes, of two runs.
-func aResult() *Result {
+// aResult is one of probes, of two runs, aClosedLoop another.
+func aResult() *Result     { return aResultOf(10 * time.Second) }
+func aClosedLoop() *Result { return aResultOf(0) }
+
+func aResultOf(period time.Duration) *Result {
 	var runs []run
 	var series [][]Sample
 	for n := range 2 {
@@ -45,7 +48,7 @@ func aResult() *Result {
 		})
 		series = append(series, samples)
 	}
-	t := &Test{cfg: Config{Kind: KindHTTP, Targets: 10_000, Period: 10 * time.Second, Warmup: 12 * time.Second, Duration: 20 * time.Second, Runs: 2, Seed: 1}}
+	t := &Test{cfg: Config{Kind: KindHTTP, Targets: 10_000, Period: period, Warmup: 12 * time.Second, Duration: 20 * time.Second, Runs: 2, Seed: 1}}
 	r := &Result{machine: aMachine()}
 	r.fill(t, runs, series, false)
 	return r
