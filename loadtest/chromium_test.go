@@ -65,8 +65,8 @@ type opened struct {
 	image image.Image
 }
 
-// measuring is added to a page's end: it writes down where its parts are. What is wrong before it does not keep it from running.
-const measuring = `<script>
+// ruler is added to a page's end: it writes down where its parts are. What is wrong before it does not keep it from running.
+const ruler = `<script>
 addEventListener("load", () => setTimeout(() => {
   const box = e => { const b = e.getBoundingClientRect(); return {X: b.x, Y: b.y, Width: b.width, Height: b.height}; };
   const parts = [...document.querySelectorAll(".plot, meter")].map(e => ({ID: e.id || e.localName, Box: box(e), Canvases: [...e.querySelectorAll(".uplot canvas")].map(box)}));
@@ -91,7 +91,7 @@ func open(t *testing.T, page string) *opened {
 	defer os.RemoveAll(dir)
 	// A page that has no script may have none, but for this one.
 	page = strings.Replace(page, `style-src 'unsafe-inline'">`, `style-src 'unsafe-inline'; script-src 'unsafe-inline'">`, 1)
-	page = strings.Replace(page, "</body>", measuring, 1)
+	page = strings.Replace(page, "</body>", ruler, 1)
 	file, shot := filepath.Join(dir, "page.html"), filepath.Join(dir, "page.png")
 	if err := os.WriteFile(file, []byte(page), 0o600); err != nil {
 		t.Fatal(err)
@@ -232,7 +232,8 @@ var reports = []struct {
 	{"probes", func(w io.Writer) error { return Report(w, aResult()) }, []string{"curve", "rate", "lag", "cpu", "memory"}, 0},
 	{"closed loop", func(w io.Writer) error { return Report(w, aClosedLoop()) }, []string{"curve", "rate", "cpu", "memory"}, 0},
 	{"failover", func(w io.Writer) error { return FailoverReport(w, aFailoverResult()) }, nil, 5},
-	{"fleet", func(w io.Writer) error { return ReportFleet(w, aFleetResult()) }, []string{"curve", "rate", "cpu", "memory"}, 0},
+	{"ingest", func(w io.Writer) error { return ReportIngest(w, anIngestResult()) }, []string{"rate", "curve", "watcher", "cpu", "memory"}, 0},
+	{"fleet", func(w io.Writer) error { return ReportFleet(w, aFleetResult()) }, []string{"rate", "curve", "watcher", "cpu", "memory"}, 0},
 }
 
 func TestABrowserShowsEveryReport(t *testing.T) {

@@ -64,9 +64,14 @@ type IngestSample struct {
 	Offered, Seconds, CPU float64
 	RSS                   int64
 	WarmUp                bool
-	// At is since the first sample, in seconds, Phase what went on.
+	// Changes are the changes of a verdict that a watching client was told of in them, WatcherP50 and WatcherMax how long that took,
+	// in ms.
+	Changes                int64
+	WatcherP50, WatcherMax float64
+	// At is since the first sample, in seconds, Phase what went on, Run which run, from 1, was measured; 0: none.
 	At    float64
 	Phase string
+	Run   int
 }
 
 // ingestRun is what one run has measured.
@@ -206,7 +211,7 @@ func (f *fleet) run(ctx context.Context) error {
 	for _, a := range f.agents {
 		g.Go(func() error { return a.session.Run(ctx) })
 	}
-	f.watcher = &watcher{target: target, took: newHistogram()}
+	f.watcher = &watcher{target: target, took: newHistogram(), lately: newHistogram()}
 	g.Go(func() error {
 		defer cancel()
 		if err := f.tell(fleetSaid{Doing: fmt.Sprintf("placing %d pods", f.job.Agents*f.job.Pods)}); err != nil {
@@ -377,6 +382,7 @@ func (f *fleet) watch(ctx context.Context, d time.Duration, warmUp bool) (most p
 		}
 		most = procMemory{max(most.rss, m.rss), max(most.anon, m.anon)}
 		s := &IngestSample{Offered: float64(n - offered), Seconds: now.Sub(at).Seconds(), CPU: (cpu - used).Seconds(), RSS: m.rss, WarmUp: warmUp}
+		f.watcher.sample(s)
 		if err := f.tell(fleetSaid{Sample: s}); err != nil {
 			return most, err
 		}

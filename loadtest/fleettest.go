@@ -32,11 +32,6 @@ type FleetResult struct {
 	Restart *RestartResult `json:"restart"`
 	// Failures says what was not as it has to be, a sentence each.
 	Failures []string `json:"failures"`
-
-	// Series are the samples, for the report.
-	Series []IngestSample `json:"-"`
-	// Curve is how changes to the watcher are distributed in the last steady run.
-	Curve []Point `json:"-"`
 }
 
 // ChurnResult is of the time in which pods were replaced and agents' connections cut.
@@ -92,7 +87,7 @@ func msOf(d time.Duration) float64 { return float64(d) / float64(time.Millisecon
 func (r *ingestRun) writes() float64 { return float64(r.Writes) / r.Seconds }
 
 func (t *FleetTest) fleetResult(o *outcome) *FleetResult {
-	r := &FleetResult{IngestResult: t.result(o.machine, o.runs, o.interrupted), Series: o.series, Curve: o.runs[len(o.runs)-1].Watcher.Curve, Failures: []string{}}
+	r := &FleetResult{IngestResult: t.result(o), Failures: []string{}}
 	r.CountedBy = "coordinator"
 	if r.Agents*r.Pods*r.Probes > MaxAllProbes {
 		r.CountedBy = "agents"

@@ -83,6 +83,10 @@ type IngestResult struct {
 	Interrupted bool              `json:"interrupted"`
 	Runs        []IngestRun       `json:"runs"`
 	Spread      map[string]Spread `json:"spread"`
+
+	// Series are the samples, Curve is how changes to the watcher are distributed in the last steady run: for the report.
+	Series []IngestSample `json:"-"`
+	Curve  []Point        `json:"-"`
 }
 
 // WatcherLatency is in ms.
@@ -171,7 +175,7 @@ func (t *IngestTest) Run(ctx context.Context, progress func(IngestProgress)) (*I
 	if err != nil {
 		return nil, err
 	}
-	return t.result(o.machine, o.runs, o.interrupted), nil
+	return t.result(o), nil
 }
 
 // outcome is what the processes of a test have told.
@@ -258,7 +262,9 @@ func (t *IngestTest) run(ctx context.Context, j fleetJob, progress func(IngestPr
 				if n := len(o.series); n > 0 {
 					s.Sample.At = o.series[n-1].At + s.Sample.Seconds
 				}
-				s.Sample.Phase = phase(len(o.runs), cfg.Runs, o.churned != nil, &j, s.Sample.WarmUp)
+				if s.Sample.Phase = phase(len(o.runs), cfg.Runs, o.churned != nil, &j, s.Sample.WarmUp); s.Sample.Phase == measuring {
+					s.Sample.Run = len(o.runs) + 1
+				}
 				if len(o.series) < maxSeries {
 					o.series = append(o.series, *s.Sample)
 				}
@@ -276,13 +282,15 @@ func (t *IngestTest) run(ctx context.Context, j fleetJob, progress func(IngestPr
 // maxSeries bounds the samples that a report has.
 const maxSeries = 20_000
 
+const measuring = "measuring"
+
 // phase is what a sample belongs to.
 func phase(done, runs int, churned bool, j *fleetJob, warmUp bool) string {
 	switch {
 	case warmUp:
 		return "warming up"
 	case done < runs:
-		return "measuring"
+		return measuring
 	case j.Churn && !churned:
 		return "churn"
 	}
@@ -319,17 +327,18 @@ func (r *ingestRun) offered() float64 { return float64(r.Offered) / r.Seconds }
 func (r *ingestRun) busy() float64    { return r.CPU.Seconds() / r.CPUSeconds }
 func (r *ingestRun) cpu() float64     { return r.busy() * 1e6 / max(r.rate(), 1e-9) }
 
-func (t *IngestTest) result(m Machine, runs []ingestRun, interrupted bool) *IngestResult {
-	cfg := &t.cfg
+func (t *IngestTest) result(o *outcome) *IngestResult {
+	cfg, runs := &t.cfg, o.runs
 	r := &IngestResult{
-		Test: "ingest", Version: version.Version, Machine: m, ResultsPerSecond: median(runs, (*ingestRun).rate), Offered: median(runs, (*ingestRun).offered),
+		Test: "ingest", Version: version.Version, Machine: o.machine, ResultsPerSecond: median(runs, (*ingestRun).rate), Offered: median(runs, (*ingestRun).offered),
 		CPU: median(runs, (*ingestRun).cpu), Busy: median(runs, (*ingestRun).busy), RSS: median(runs, func(r *ingestRun) int64 { return r.RSS }),
 		Anon: median(runs, func(r *ingestRun) int64 { return r.Anon }), ChangeToWatcher: latencyOf(runs), Cores: cfg.Cores, CoordinatorCPUs: t.coordinatorCPUs,
 		Agents: cfg.Agents, Pods: cfg.Pods, Probes: cfg.Probes, Period: cfg.Period.Seconds(),
-		Duration: median(runs, func(r *ingestRun) float64 { return r.Seconds }), WarmUp: cfg.Warmup.Seconds(), Seed: cfg.Seed, Interrupted: interrupted,
+		Duration: median(runs, func(r *ingestRun) float64 { return r.Seconds }), WarmUp: cfg.Warmup.Seconds(), Seed: cfg.Seed, Interrupted: o.interrupted,
 		Spread: map[string]Spread{
 			"results_per_second": spreadOf(runs, (*ingestRun).rate), "cpu_us_per_result": spreadOf(runs, (*ingestRun).cpu),
 		},
+		Series: o.series, Curve: runs[len(runs)-1].Watcher.Curve,
 	}
 	r.Saturated = r.ResultsPerSecond < 0.95*r.Offered
 	for i := range runs {

@@ -44,6 +44,9 @@ func TestACoordinatorTakesInWhatItsAgentsOffer(t *testing.T) {
 	if r.CPU <= 0 || r.Busy > 4 || r.Anon < 1<<20 || r.RSS < r.Anon || len(r.Runs) != 2 || len(r.CoordinatorCPUs) != 1 {
 		t.Errorf("implausible: %+v", r)
 	}
+	if n := len(r.Series); n < 5 || r.Series[0].Run != 0 || r.Series[n-1].Run != 2 || r.Series[n-1].Changes == 0 || len(r.Curve) == 0 {
+		t.Errorf("the report would have %+v, curve %v", r.Series, r.Curve)
+	}
 	want, err := os.ReadFile(filepath.Join("testdata", "ingest-keys.txt"))
 	if *update {
 		want, err = []byte(keys(t, r)), os.WriteFile(filepath.Join("testdata", "ingest-keys.txt"), []byte(keys(t, r)), 0o644)

@@ -21,9 +21,14 @@ func Report(w io.Writer, r *Result) error {
 	return writePage(w, "report.html", map[string]any{"Result": r, "Table": r.Table(), "Series": r.Series, "Curves": r.Curves})
 }
 
+// ReportIngest writes a result of ingest as Report writes another's.
+func ReportIngest(w io.Writer, r *IngestResult) error {
+	return writePage(w, "ingest.html", map[string]any{"Result": r, "Table": r.Table(), "Series": r.Series, "Curve": r.Curve})
+}
+
 // ReportFleet writes a fleet's result as Report writes another's.
 func ReportFleet(w io.Writer, r *FleetResult) error {
-	return writePage(w, "fleet.html", map[string]any{"Result": r, "Table": r.Table(), "Series": r.Series, "Curve": r.Curve})
+	return writePage(w, "ingest.html", map[string]any{"Result": r, "Table": r.Table(), "Series": r.Series, "Curve": r.Curve})
 }
 
 // writePage writes a page that has plots.

@@ -71,26 +71,54 @@ func aFailoverResult() *FailoverResult {
 	return r
 }
 
+// aRun is a coordinator's.
+var aRun = ingestRun{
+	Seconds: 20, Offered: 180_000, Taken: 179_000, CPU: 6 * time.Second, CPUSeconds: 20, RSS: 751 << 20, Anon: 700 << 20,
+	Watcher: watcherTimes{P50: 0.9, P99: 51, N: 200, Curve: aCurve(60)},
+}
+
+// aSample is one of its, at so many seconds.
+func aSample(i int) IngestSample {
+	return IngestSample{
+		At: float64(i), Seconds: 1, Offered: wave(9000, i), CPU: wave(0.3, i), RSS: int64(wave(700<<20, i)), WarmUp: i < 10, Changes: int64(i % 7),
+		WatcherP50: wave(1, i), WatcherMax: wave(20, i),
+	}
+}
+
+// anIngestResult is one of two runs.
+func anIngestResult() *IngestResult {
+	t := &IngestTest{cfg: IngestConfig{
+		Agents: 100, Pods: 30, Probes: 3, Period: time.Second, Warmup: 10 * time.Second, Duration: 20 * time.Second, Runs: 2, Seed: 1,
+	}}
+	o := &outcome{machine: aMachine(), runs: []ingestRun{aRun, aRun}}
+	o.runs[1].Taken -= 20_000
+	for i := range 50 {
+		s := aSample(i)
+		if s.Run, s.Phase = (i+10)/20, measuring; s.WarmUp {
+			s.Run, s.Phase = 0, "warming up"
+		}
+		o.series = append(o.series, s)
+	}
+	return t.result(o)
+}
+
 // aFleetResult has all phases.
 func aFleetResult() *FleetResult {
 	t := &FleetTest{&IngestTest{cfg: IngestConfig{
 		Agents: 1000, Pods: 30, Probes: 3, Period: 10 * time.Second, Warmup: 10 * time.Second, Duration: 20 * time.Second, Runs: 1, Seed: 1,
 	}}}
-	one := ingestRun{
-		Seconds: 20, Offered: 180_000, Taken: 179_000, CPU: 6 * time.Second, CPUSeconds: 20, RSS: 751 << 20, Anon: 700 << 20,
-		Watcher: watcherTimes{P50: 0.9, P99: 51, N: 200, Curve: aCurve(60)},
-	}
 	o := &outcome{
-		machine: aMachine(), runs: []ingestRun{one}, churned: &churned{Run: one, Replaced: 600, Cuts: 20, Settled: 300 * time.Millisecond},
+		machine: aMachine(), runs: []ingestRun{aRun}, churned: &churned{Run: aRun, Replaced: 600, Cuts: 20, Settled: 300 * time.Millisecond},
 		restarted: &restarted{
 			Serves: 5200 * time.Millisecond, LastAck: 7600 * time.Millisecond, LastVerdict: 21_700 * time.Millisecond, LateVerdicts: 90_000, NodeFlips: 647, Watches: 2,
 		},
 	}
 	for i := range 80 {
-		o.series = append(o.series, IngestSample{
-			At: float64(i), Seconds: 1, Offered: wave(9000, i), CPU: wave(0.3, i), RSS: int64(wave(700<<20, i)), WarmUp: i < 10,
-			Phase: []string{"warming up", "measuring", "measuring", "churn", "churn", "restart", "restart", "restart"}[i/10],
-		})
+		s := aSample(i)
+		if s.Phase = []string{"warming up", measuring, measuring, "churn", "churn", "restart", "restart", "restart"}[i/10]; s.Phase == measuring {
+			s.Run = 1
+		}
+		o.series = append(o.series, s)
 	}
 	return t.fleetResult(o)
 }

@@ -90,6 +90,8 @@ type watcher struct {
 	// sent are changes that no watcher has been told of yet, took how long it was until one was.
 	sent map[probeKey]sentChange
 	took *hdrhistogram.Histogram
+	// lately are those since the last sample.
+	lately *hdrhistogram.Histogram
 	// judge counts from killed on; nil: nothing is judged. nodeFlips are verdicts of nodes but Ready since, begun how often a watch
 	// was opened.
 	judge            *judge
@@ -155,6 +157,7 @@ func (w *watcher) sawLocked(m *musterv1.WatchProbesResponse, judged *judge) {
 	if s, ok := w.sent[k]; ok && s.verdict == verdict {
 		delete(w.sent, k)
 		record(w.took, int64(now.Sub(s.at)))
+		record(w.lately, int64(now.Sub(s.at)))
 	}
 	if judged != nil && judged == w.judge {
 		if m.GetType() == musterv1.ChangeType_CHANGE_TYPE_DELETED {
@@ -217,11 +220,22 @@ func (w *watcher) begin() {
 	w.took.Reset()
 }
 
+// sample puts what came since the last one into s.
+func (w *watcher) sample(s *IngestSample) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	s.Changes, s.WatcherP50, s.WatcherMax = w.lately.TotalCount(), ms(w.lately.ValueAtQuantile(50)), ms(w.lately.Max())
+	w.lately.Reset()
+}
+
 // times are the median and the 99th percentile since, in ms, and the curve.
 func (w *watcher) times() watcherTimes {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	t := watcherTimes{P50: ms(w.took.ValueAtQuantile(50)), P99: ms(w.took.ValueAtQuantile(99)), N: w.took.TotalCount()}
+	if t.N == 0 {
+		return t
+	}
 	for _, q := range []float64{0, 10, 25, 50, 75, 90, 95, 99, 99.9, 100} {
 		t.Curve = append(t.Curve, Point{Percentile: q, Latency: ms(w.took.ValueAtQuantile(q))})
 	}

@@ -36,7 +36,7 @@ func loadtestCommand(o *options) *cobra.Command {
 
 func loadtestProbesCommand(o *options) *cobra.Command {
 	cfg := loadtest.Config{Kind: loadtest.KindHTTP, Period: 10 * time.Second, Duration: 20 * time.Second, Warmup: -1, Runs: 1, SlowBy: 250 * time.Millisecond, Seed: 1}
-	address, report := "", ""
+	address, page := "", &report{}
 	cmd := &cobra.Command{
 		Use: "probes", Short: "Measure the probing of one agent", Args: cobra.NoArgs,
 		Long: "Measure what an agent's probing costs and how punctual it is: the agent's own engine with all its work on a result but\n" +
@@ -52,7 +52,7 @@ func loadtestProbesCommand(o *options) *cobra.Command {
 		Example: "  muster loadtest probes --kind http --period 0 --cores 1\n" +
 			"  muster loadtest probes --kind http --targets 10000 --period 10s --cores 1 --runs 5 --report report.html",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return runLoadtestProbes(cmd.Context(), o, cfg, address, report)
+			return runLoadtestProbes(cmd.Context(), o, cfg, address, page)
 		},
 	}
 	f := cmd.Flags()
@@ -68,7 +68,7 @@ func loadtestProbesCommand(o *options) *cobra.Command {
 	f.IntVar(&cfg.Failing, "failing", 0, "percentage of HTTP probes whose target answers with status 500, 0 to 100")
 	f.DurationVar(&cfg.SlowBy, "slow-by", cfg.SlowBy, "how late those targets answer")
 	f.Uint64Var(&cfg.Seed, "seed", cfg.Seed, "another number lays the probes at other moments of their period")
-	f.StringVar(&report, "report", "", "write an HTML page with plots to this file")
+	page.flag(cmd, "plots")
 	f.StringVar(&cfg.Profile, "profile", "", "write a CPU profile of the last run's engine to this file, for go tool pprof")
 	o.outputFlag(cmd, "table", "json")
 	return cmd
@@ -86,7 +86,7 @@ func targetAddress(text string) (netip.AddrPort, error) {
 	return netip.AddrPortFrom(at.Addr().Unmap(), at.Port()), nil
 }
 
-func runLoadtestProbes(ctx context.Context, o *options, cfg loadtest.Config, address, report string) (err error) {
+func runLoadtestProbes(ctx context.Context, o *options, cfg loadtest.Config, address string, page *report) (err error) {
 	if cfg.Address, err = targetAddress(address); err != nil {
 		return err
 	}
@@ -103,46 +103,26 @@ func runLoadtestProbes(ctx context.Context, o *options, cfg loadtest.Config, add
 	case err != nil:
 		return &usageError{err}
 	}
-	var page *os.File
-	if report != "" { // that it can't be written is best known before; an older one stays until there is a new one
-		if page, err = os.OpenFile(report, os.O_WRONLY|os.O_CREATE, 0o644); err != nil {
-			return fmt.Errorf("write the report: %w", err)
-		}
-		defer page.Close()
+	if err := page.open(); err != nil {
+		return err
 	}
+	defer page.close()
 	line := newLiveLine(o.world.Stderr)
 	result, err := test.Run(ctx, func(p loadtest.Progress) { line.show(liveText(p)) })
 	line.clear()
 	if err != nil {
-		if page != nil {
-			if fi, stat := page.Stat(); stat == nil && fi.Size() == 0 {
-				os.Remove(report)
-			}
-		}
 		if errors.Is(err, loadtest.ErrNothing) {
 			return fmt.Errorf("loadtest probes: %w", err)
 		}
 		return err
 	}
-	if page != nil {
-		if err := writeReport(page, result); err != nil {
-			return fmt.Errorf("write the report: %w", err)
-		}
+	if err := page.write(func(w io.Writer) error { return loadtest.Report(w, result) }); err != nil {
+		return err
 	}
 	if err := showResult(o, result); err != nil {
 		return err
 	}
 	return ctx.Err()
-}
-
-func writeReport(page *os.File, r *loadtest.Result) error {
-	if err := page.Truncate(0); err != nil {
-		return err
-	}
-	if err := loadtest.Report(page, r); err != nil {
-		return err
-	}
-	return page.Close()
 }
 
 // liveText is how a test goes, in one line.
@@ -263,6 +243,7 @@ func loadtestPart(w World, name string, run func(ctx context.Context, in io.Read
 
 func loadtestIngestCommand(o *options) *cobra.Command {
 	cfg := loadtest.IngestConfig{Agents: 100, Pods: 30, Probes: 3, Period: 10 * time.Second, Duration: 20 * time.Second, Warmup: 5 * time.Second, Runs: 1, Seed: 1}
+	page := &report{}
 	cmd := &cobra.Command{
 		Use: "ingest", Short: "Measure how many results of probes a coordinator takes in", Args: cobra.NoArgs,
 		Long: "Measure what a coordinator spends on the results of its agents' probes. A coordinator is started, in a process and a\n" +
@@ -273,7 +254,7 @@ func loadtestIngestCommand(o *options) *cobra.Command {
 			"inexact. change_to_watcher_ms is from an agent's word that a verdict has changed, ten a second in all, until a client that watches\n" +
 			"all probes has it. Of several runs, on the same fleet, medians are shown. Ctrl-C ends early with the runs so far, and the exit status\n" +
 			"is 1.",
-		Example: "  muster loadtest ingest --agents 100 --cores 1\n  muster loadtest ingest --agents 50 --pods 100 --period 100ms --cores 1",
+		Example: "  muster loadtest ingest --agents 100 --cores 1\n  muster loadtest ingest --agents 50 --pods 100 --period 100ms --cores 1 --report report.html",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			program, err := os.Executable()
 			if err != nil {
@@ -284,11 +265,18 @@ func loadtestIngestCommand(o *options) *cobra.Command {
 			if err != nil {
 				return &usageError{err}
 			}
+			if err := page.open(); err != nil {
+				return err
+			}
+			defer page.close()
 			line := newLiveLine(o.world.Stderr)
 			result, err := test.Run(cmd.Context(), func(p loadtest.IngestProgress) { line.show(ingestText(p)) })
 			line.clear()
 			if err != nil {
 				return fmt.Errorf("loadtest ingest: %w", err)
+			}
+			if err := page.write(func(w io.Writer) error { return loadtest.ReportIngest(w, result) }); err != nil {
+				return err
 			}
 			if err := showResult(o, result); err != nil {
 				return err
@@ -306,13 +294,14 @@ func loadtestIngestCommand(o *options) *cobra.Command {
 	f.IntVar(&cfg.Cores, "cores", 0, "pin the coordinator to so many processors, and the agents to the others; 0: neither")
 	f.IntVar(&cfg.Runs, "runs", cfg.Runs, fmt.Sprintf("how often to measure, 1 to %d", loadtest.MaxRuns))
 	f.Uint64Var(&cfg.Seed, "seed", cfg.Seed, "another number lays the probes at other moments of their period")
+	page.flag(cmd, "plots")
 	o.outputFlag(cmd, "table", "json")
 	return cmd
 }
 
 func loadtestFleetCommand(o *options) *cobra.Command {
 	cfg := loadtest.IngestConfig{Agents: 5000, Pods: 30, Probes: 3, Period: 10 * time.Second, Duration: 20 * time.Second, Warmup: 10 * time.Second, Runs: 1, Seed: 1}
-	report := ""
+	page := &report{}
 	cmd := &cobra.Command{
 		Use: "fleet", Short: "Measure a coordinator with thousands of agents, and restart it under them", Args: cobra.NoArgs,
 		Long: "Measure what a coordinator spends on a large fleet. It is started as loadtest ingest starts it, with simulated agents: each with a\n" +
@@ -333,28 +322,18 @@ func loadtestFleetCommand(o *options) *cobra.Command {
 			if err != nil {
 				return &usageError{err}
 			}
-			var page *os.File
-			if report != "" { // as that of loadtest probes
-				if page, err = os.OpenFile(report, os.O_WRONLY|os.O_CREATE, 0o644); err != nil {
-					return fmt.Errorf("write the report: %w", err)
-				}
-				defer page.Close()
+			if err := page.open(); err != nil {
+				return err
 			}
+			defer page.close()
 			line := newLiveLine(o.world.Stderr)
 			result, err := test.Run(cmd.Context(), func(p loadtest.IngestProgress) { line.show(ingestText(p)) })
 			line.clear()
 			if err != nil {
-				if page != nil {
-					if fi, stat := page.Stat(); stat == nil && fi.Size() == 0 {
-						os.Remove(report)
-					}
-				}
 				return fmt.Errorf("loadtest fleet: %w", err)
 			}
-			if page != nil {
-				if err := errors.Join(page.Truncate(0), loadtest.ReportFleet(page, result), page.Close()); err != nil {
-					return fmt.Errorf("write the report: %w", err)
-				}
+			if err := page.write(func(w io.Writer) error { return loadtest.ReportFleet(w, result) }); err != nil {
+				return err
 			}
 			if err := showResult(o, result); err != nil {
 				return err
@@ -375,7 +354,7 @@ func loadtestFleetCommand(o *options) *cobra.Command {
 	f.IntVar(&cfg.Cores, "cores", 0, "pin the coordinator to so many processors, and the agents to the others; 0: neither")
 	f.IntVar(&cfg.Runs, "runs", cfg.Runs, fmt.Sprintf("how often to measure the steady fleet, 1 to %d", loadtest.MaxRuns))
 	f.Uint64Var(&cfg.Seed, "seed", cfg.Seed, "another number lays the probes at other moments of their period")
-	f.StringVar(&report, "report", "", "write an HTML page with plots to this file")
+	page.flag(cmd, "plots")
 	o.outputFlag(cmd, "table", "json")
 	return cmd
 }

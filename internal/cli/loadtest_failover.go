@@ -15,7 +15,7 @@ import (
 
 func loadtestFailoverCommand(o *options) *cobra.Command {
 	cfg := loadtest.FailoverConfig{Agents: loadtest.LeastFailoverAgents, Rounds: 5, Kinds: loadtest.Losses, Seed: 1}
-	report := ""
+	page := &report{}
 	cmd := &cobra.Command{
 		Use: "failover", Short: "Measure how pods move off nodes that are lost", Args: cobra.NoArgs,
 		Long: "Measure how long pods are away when their node is lost. A coordinator and agents are started on loopback as muster dev does\n" +
@@ -31,7 +31,7 @@ func loadtestFailoverCommand(o *options) *cobra.Command {
 			"also where this is killed.",
 		Example: "  muster loadtest failover\n  muster loadtest failover --agents 10 --rounds 5 --kinds kill --report report.html",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return runLoadtestFailover(cmd.Context(), o, cfg, report)
+			return runLoadtestFailover(cmd.Context(), o, cfg, page)
 		},
 	}
 	f := cmd.Flags()
@@ -40,12 +40,12 @@ func loadtestFailoverCommand(o *options) *cobra.Command {
 	f.IntVar(&cfg.Rounds, "rounds", cfg.Rounds, fmt.Sprintf("how many losses of each kind, 1 to %d", loadtest.MaxFailoverRounds))
 	f.StringSliceVar(&cfg.Kinds, "kinds", cfg.Kinds, "how nodes are lost: "+strings.Join(loadtest.Losses, ", "))
 	f.Uint64Var(&cfg.Seed, "seed", cfg.Seed, "another number loses other nodes at other moments")
-	f.StringVar(&report, "report", "", "write an HTML page with every move to this file")
+	page.flag(cmd, "every move")
 	o.outputFlag(cmd, "table", "json")
 	return cmd
 }
 
-func runLoadtestFailover(ctx context.Context, o *options, cfg loadtest.FailoverConfig, report string) error {
+func runLoadtestFailover(ctx context.Context, o *options, cfg loadtest.FailoverConfig, page *report) error {
 	program, err := os.Executable()
 	if err != nil {
 		return err
@@ -56,13 +56,10 @@ func runLoadtestFailover(ctx context.Context, o *options, cfg loadtest.FailoverC
 	if err != nil {
 		return &usageError{err}
 	}
-	var page *os.File
-	if report != "" { // that it can't be written is best known before; an older one stays until there is a new one
-		if page, err = os.OpenFile(report, os.O_WRONLY|os.O_CREATE, 0o644); err != nil {
-			return fmt.Errorf("write the report: %w", err)
-		}
-		defer page.Close()
+	if err := page.open(); err != nil {
+		return err
 	}
+	defer page.close()
 	line := newLiveLine(o.world.Stderr)
 	result, err := test.Run(ctx, func(p loadtest.FailoverProgress) {
 		if p.Round == 0 {
@@ -73,23 +70,10 @@ func runLoadtestFailover(ctx context.Context, o *options, cfg loadtest.FailoverC
 	})
 	line.clear()
 	if err != nil {
-		if page != nil {
-			if fi, stat := page.Stat(); stat == nil && fi.Size() == 0 {
-				os.Remove(report)
-			}
-		}
 		return fmt.Errorf("loadtest failover: %w", err)
 	}
-	if page != nil {
-		if err := page.Truncate(0); err != nil {
-			return fmt.Errorf("write the report: %w", err)
-		}
-		if err := loadtest.FailoverReport(page, result); err != nil {
-			return fmt.Errorf("write the report: %w", err)
-		}
-		if err := page.Close(); err != nil {
-			return fmt.Errorf("write the report: %w", err)
-		}
+	if err := page.write(func(w io.Writer) error { return loadtest.FailoverReport(w, result) }); err != nil {
+		return err
 	}
 	if err := showResult(o, result); err != nil {
 		return err
