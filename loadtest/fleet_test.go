@@ -5,7 +5,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/musterhq/muster/agent/session"
 	musterv1 "github.com/musterhq/muster/gen/muster/v1"
+	"github.com/musterhq/muster/internal/spec"
 )
 
 func TestAVerdictThatWasRightAndIsNotIsAFlip(t *testing.T) {
@@ -66,6 +68,29 @@ func TestAnAcknowledgementOfASessionFromBeforeTheKillDoesNotCount(t *testing.T) 
 	l.Acked(2, 0, leaseTTL)
 	if l.again().IsZero() {
 		t.Error("the new session's does not count")
+	}
+}
+
+func TestASimulatedPodEndsWhenItIsDeletedOrStopped(t *testing.T) {
+	for name, c := range map[string]struct {
+		end     func(*session.Assigned)
+		stopped bool
+	}{
+		"nothing": {func(*session.Assigned) {}, false},
+		"deleted": {func(a *session.Assigned) { a.Pod.DeleteTime = time.Now() }, true},
+		"stopped": {func(a *session.Assigned) { a.Stop = true }, true},
+	} {
+		p := &simulatedPods{held: map[string]spec.HeldStatus{}, more: make(chan struct{}, 1), believe: func(spec.ProbeState) {}}
+		assign := func(end func(*session.Assigned)) {
+			a := session.Assigned{Pod: &spec.Pod{Meta: spec.Meta{UID: "a"}}, Epoch: 1}
+			end(&a)
+			p.Assign(session.Assignments{Assigned: []session.Assigned{a}})
+		}
+		assign(func(*session.Assigned) {})
+		assign(c.end)
+		if s := p.held["a"]; s.Stopped != c.stopped {
+			t.Errorf("%s: stopped %v, want %v", name, s.Stopped, c.stopped)
+		}
 	}
 }
 

@@ -183,10 +183,11 @@ func (p *simulatedPods) Assign(a session.Assignments) {
 		}
 	}
 	for _, at := range a.Assigned {
-		if was, known := p.held[at.Pod.UID]; known && was.Epoch == at.Epoch && was.Stopped == at.Stop {
+		stop := at.Stop || at.Pod.Deleting()
+		if was, known := p.held[at.Pod.UID]; known && was.Epoch == at.Epoch && was.Stopped == stop {
 			continue // it runs on as it did
 		}
-		status := spec.HeldStatus{UID: at.Pod.UID, Epoch: at.Epoch, Stopped: at.Stop, Status: running(at.Pod, now)}
+		status := spec.HeldStatus{UID: at.Pod.UID, Epoch: at.Epoch, Stopped: stop, Status: running(at.Pod, now)}
 		if _, known := p.held[at.Pod.UID]; !known {
 			for _, c := range at.Pod.Spec.AllContainers() {
 				for kind, probe := range map[spec.ProbeKind]*spec.Probe{spec.Liveness: c.Liveness, spec.Readiness: c.Readiness, spec.Startup: c.Startup} {
