@@ -233,6 +233,7 @@ var reports = []struct {
 	{"closed loop", func(w io.Writer) error { return Report(w, aClosedLoop()) }, []string{"curve", "rate", "cpu", "memory"}, 0},
 	{"failover", func(w io.Writer) error { return FailoverReport(w, aFailoverResult()) }, nil, 5},
 	{"ingest", func(w io.Writer) error { return ReportIngest(w, anIngestResult()) }, []string{"rate", "curve", "watcher", "cpu", "memory"}, 0},
+	{"given", func(w io.Writer) error { return ReportIngest(w, aGivenIngestResult()) }, []string{"rate", "curve", "watcher"}, 0},
 	{"fleet", func(w io.Writer) error { return ReportFleet(w, aFleetResult()) }, []string{"rate", "curve", "watcher", "cpu", "memory"}, 0},
 }
 

@@ -3,6 +3,7 @@ package loadtest
 import (
 	"bufio"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -31,9 +32,11 @@ import (
 
 // fleetJob is what the process of simulated agents is told, as an engine is its job.
 type fleetJob struct {
-	// Config is an admin's client config; Coordinator the coordinator's process.
+	// Config is an admin's client config; Coordinator the coordinator's process. Given is a coordinator that is not the test's own, which
+	// the agents leave as they found it.
 	Config      string
 	Coordinator int
+	Given       *clientconfig.Context
 	// Agents have Pods pods each, and those Probes probes, 1 to 3.
 	Agents, Pods, Probes     int
 	Period, Warmup, Duration time.Duration
@@ -49,9 +52,12 @@ type fleetTold struct{ Coordinator int }
 // fleetSaid is a line that it writes: one of these.
 type fleetSaid struct {
 	// Doing says what goes on before anything is measured.
-	Doing  string        `json:",omitempty"`
-	Sample *IngestSample `json:",omitempty"`
-	Run    *ingestRun    `json:",omitempty"`
+	Doing string `json:",omitempty"`
+	// Met is said of a given coordinator, Refused instead of that when there can be no test with it.
+	Met     *Given        `json:",omitempty"`
+	Refused string        `json:",omitempty"`
+	Sample  *IngestSample `json:",omitempty"`
+	Run     *ingestRun    `json:",omitempty"`
 	// Churned is what came of it, Kill asks for the coordinator's end by force and its restart, and Restarted is what came of that.
 	Churned   *churned   `json:",omitempty"`
 	Kill      bool       `json:",omitempty"`
@@ -60,7 +66,8 @@ type fleetSaid struct {
 
 // IngestSample is how a coordinator does, told once a second.
 type IngestSample struct {
-	// Offered are results that the agents had in Seconds, CPU is what the coordinator used in them, in seconds.
+	// Offered are results that the agents had in Seconds, CPU is what the coordinator used in them, in seconds; it and RSS are negative
+	// where they are unknown.
 	Offered, Seconds, CPU float64
 	RSS                   int64
 	WarmUp                bool
@@ -74,7 +81,7 @@ type IngestSample struct {
 	Run   int
 }
 
-// ingestRun is what one run has measured.
+// ingestRun is what one run has measured. CPU, RSS and Anon are negative where they are unknown.
 type ingestRun struct {
 	Seconds        float64
 	Offered, Taken int64
@@ -153,6 +160,7 @@ func told(ctx context.Context, in io.Reader, into any) (context.Context, context
 
 // Fleet is the process of the simulated agents. It is not for people to call.
 func Fleet(ctx context.Context, in io.Reader, out io.Writer) error {
+	signal.Ignore(syscall.SIGPIPE) // who listens may be gone: a given coordinator is left as it was nevertheless
 	var j fleetJob
 	ctx, cancel, more, err := told(ctx, in, &j)
 	if err != nil {
@@ -160,12 +168,34 @@ func Fleet(ctx context.Context, in io.Reader, out io.Writer) error {
 	}
 	defer cancel()
 	enc := json.NewEncoder(out)
-	f := &fleet{job: &j, more: more, tell: func(s fleetSaid) error { return enc.Encode(s) }}
+	f := &fleet{job: &j, label: rand.Text(), more: more, tell: func(s fleetSaid) error { return enc.Encode(s) }}
 	err = f.run(ctx)
-	if ctx.Err() != nil {
-		return nil //nolint:nilerr // it was told to end: what it has measured is told
+	if ctx.Err() != nil { // it was told to end: what it has measured is told
+		err = nil
 	}
+	switch {
+	case f.met:
+		err = errors.Join(err, f.clean(ctx))
+	case j.Given != nil && err != nil:
+		err = f.tell(fleetSaid{Refused: err.Error()})
+	}
+	f.end()
 	return err
+}
+
+// end ends the agents' sessions.
+func (f *fleet) end() {
+	for _, a := range f.agents {
+		if a.stop != nil {
+			a.stop()
+		}
+	}
+	for _, a := range f.agents {
+		a.end()
+	}
+	if f.conn != nil {
+		f.conn.Close()
+	}
 }
 
 // fleet is a coordinator's simulated agents.
@@ -179,39 +209,47 @@ type fleet struct {
 	quiet    atomic.Bool
 	tell     func(fleetSaid) error
 	conn     *grpc.ClientConn
-	server   string
+	target   clientconfig.Context
 	agents   []*simulated
-	offered  atomic.Int64
+	// label is what simulatedLabel is on the nodes and pods: another one in each test.
+	label string
+	// tokens are those that the test has made.
+	tokens []string
+	// metrics are a given coordinator's; nil: unknown. met is whether what it has with the test's names is the test's.
+	metrics *scraped
+	met     bool
+	offered atomic.Int64
 }
 
 // run joins the agents, gives them their pods, and measures.
 func (f *fleet) run(ctx context.Context) error {
-	conf, err := clientconfig.Load(f.job.Config)
-	if err != nil {
+	if err := f.dial(); err != nil {
 		return err
 	}
-	target, err := conf.Context("")
-	if err != nil {
-		return err
+	if f.job.Given != nil {
+		if err := f.meet(ctx); err != nil {
+			return err
+		}
+		f.met = true
 	}
-	if f.conn, err = target.Dial(); err != nil {
-		return err
-	}
-	defer f.conn.Close()
-	f.server = target.Server
 	if err := f.tell(fleetSaid{Doing: fmt.Sprintf("joining %d agents", f.job.Agents)}); err != nil {
 		return err
 	}
 	if err := f.join(ctx); err != nil {
 		return err
 	}
+	for _, a := range f.agents {
+		a.start(ctx)
+	}
+	if f.job.Given != nil {
+		if err := f.fence(ctx); err != nil {
+			return err
+		}
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	g, ctx := errgroup.WithContext(ctx)
-	for _, a := range f.agents {
-		g.Go(func() error { return a.session.Run(ctx) })
-	}
-	f.watcher = &watcher{target: target, took: newHistogram(), lately: newHistogram()}
+	f.watcher = &watcher{target: f.target, took: newHistogram(), lately: newHistogram()}
 	g.Go(func() error {
 		defer cancel()
 		if err := f.tell(fleetSaid{Doing: fmt.Sprintf("placing %d pods", f.job.Agents*f.job.Pods)}); err != nil {
@@ -259,6 +297,29 @@ func (f *fleet) run(ctx context.Context) error {
 	return g.Wait()
 }
 
+// dial connects to the coordinator as its admin.
+func (f *fleet) dial() (err error) {
+	if f.job.Given != nil {
+		f.target = *f.job.Given
+	} else {
+		conf, err := clientconfig.Load(f.job.Config)
+		if err != nil {
+			return err
+		}
+		if f.target, err = conf.Context(""); err != nil {
+			return err
+		}
+	}
+	f.conn, err = f.target.Dial()
+	return err
+}
+
+// testNamespace has the pods.
+const testNamespace = "loadtest"
+
+// node is an agent's.
+func (f *fleet) node(i int) string { return fmt.Sprintf("loadtest-%d", i) }
+
 // join gets each agent its certificate, as a node that comes with a token does.
 func (f *fleet) join(ctx context.Context) error {
 	for from := 0; from < f.job.Agents; from += tokenUses {
@@ -273,8 +334,12 @@ func (f *fleet) join(ctx context.Context) error {
 const tokenUses = 1000
 
 func (f *fleet) joinSome(ctx context.Context, from, to int) error {
-	made, err := musterv1.NewClusterServiceClient(f.conn).CreateToken(ctx, &musterv1.CreateTokenRequest{
-		Role: musterv1.Role_ROLE_NODE, Ttl: durationpb.New(time.Hour), Uses: int32(to - from),
+	var made *musterv1.CreateTokenResponse
+	err := uninterrupted(ctx, func(ctx context.Context) (err error) {
+		made, err = musterv1.NewClusterServiceClient(f.conn).CreateToken(ctx, &musterv1.CreateTokenRequest{
+			Role: musterv1.Role_ROLE_NODE, Ttl: durationpb.New(time.Hour), Uses: int32(to - from),
+		})
+		return err
 	})
 	if err != nil {
 		return fmt.Errorf("create a token: %w", err)
@@ -283,13 +348,14 @@ func (f *fleet) joinSome(ctx context.Context, from, to int) error {
 	if err != nil {
 		return err
 	}
-	conn, err := grpc.NewClient("passthrough:///"+f.server, grpc.WithTransportCredentials(credentials.NewTLS(identity.JoinTLS(token))))
+	f.tokens = append(f.tokens, token.ID)
+	conn, err := grpc.NewClient("passthrough:///"+f.target.Server, grpc.WithTransportCredentials(credentials.NewTLS(identity.JoinTLS(token))))
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
 	for i := from; i < to; i++ {
-		node := fmt.Sprintf("node-%d", i)
+		node := f.node(i)
 		key, err := identity.NewKey()
 		if err != nil {
 			return err
@@ -306,7 +372,7 @@ func (f *fleet) joinSome(ctx context.Context, from, to int) error {
 		if err != nil {
 			return fmt.Errorf("join as %s: %w", node, err)
 		}
-		f.agents = append(f.agents, newSimulated(node, f.job.Pods, f.server, creds))
+		f.agents = append(f.agents, newSimulated(node, f.label, f.job.Pods, f.job.Given == nil, f.target.Server, creds))
 	}
 	return nil
 }
@@ -317,18 +383,25 @@ func (f *fleet) pod(i int) *spec.Pod {
 	for n, at := range []**spec.Probe{&c.Readiness, &c.Liveness, &c.Startup}[:f.job.Probes] {
 		*at = &spec.Probe{Handler: spec.Handler{TCP: &spec.TCPAction{Port: spec.PortRef{Number: int32(80 + n)}}}, Period: f.job.Period, Timeout: timeout}
 	}
-	return &spec.Pod{Meta: spec.Meta{Namespace: "loadtest", Name: fmt.Sprintf("pod-%d", i)}, Spec: spec.PodSpec{Containers: []spec.Container{c}}}
+	p := &spec.Pod{
+		Meta: spec.Meta{Namespace: testNamespace, Name: fmt.Sprintf("pod-%d", i), Labels: map[string]string{simulatedLabel: f.label}},
+		Spec: spec.PodSpec{Containers: []spec.Container{c}},
+	}
+	if f.job.Given != nil { // it has other nodes
+		p.Spec.NodeSelector = map[string]string{simulatedLabel: f.label}
+		p.Spec.Tolerations = []spec.Toleration{{Key: simulatedLabel, Operator: spec.TolerationExists}}
+	}
+	return p
 }
 
 // place makes the pods, and waits until every agent has its share: they take no more than that.
 func (f *fleet) place(ctx context.Context) error {
 	all := f.job.Agents * f.job.Pods
 	g, creating := errgroup.WithContext(ctx)
-	g.SetLimit(16)
-	client := musterv1.NewPodServiceClient(f.conn)
+	g.SetLimit(calls)
 	for i := range all {
 		g.Go(func() error {
-			if _, err := client.CreatePod(creating, &musterv1.CreatePodRequest{Pod: wire.PodToProto(f.pod(i))}); err != nil {
+			if err := f.create(creating, i); err != nil {
 				return fmt.Errorf("create a pod: %w", err)
 			}
 			return nil
@@ -351,6 +424,28 @@ func (f *fleet) place(ctx context.Context) error {
 	}
 }
 
+// create makes a pod.
+func (f *fleet) create(ctx context.Context, i int) error {
+	return uninterrupted(ctx, func(ctx context.Context) error {
+		_, err := musterv1.NewPodServiceClient(f.conn).CreatePod(ctx, &musterv1.CreatePodRequest{Pod: wire.PodToProto(f.pod(i))})
+		return err
+	})
+}
+
+// uninterrupted makes a request that makes something, unless ctx has ended. It is not given up half way: it might make that after all else was
+// taken away.
+func uninterrupted(ctx context.Context, request func(context.Context) error) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), requestLimit)
+	defer cancel()
+	return request(ctx)
+}
+
+// requestLimit is how long that may take.
+const requestLimit = 30 * time.Second
+
 // held is how many pods the agents have.
 func (f *fleet) held() (n int) {
 	for _, a := range f.agents {
@@ -359,11 +454,12 @@ func (f *fleet) held() (n int) {
 	return n
 }
 
-// watch tells samples for so long, and returns the most memory that the coordinator had, in bytes.
-func (f *fleet) watch(ctx context.Context, d time.Duration, warmUp bool) (most procMemory, err error) {
+// watch tells samples for so long, and returns the most memory that the coordinator had.
+func (f *fleet) watch(ctx context.Context, d time.Duration, warmUp bool) (most use, err error) {
+	most = unknownUse
 	end := time.Now().Add(d)
 	at, offered := time.Now(), f.offered.Load()
-	used, err := processorTimeOf(f.job.Coordinator)
+	before, err := f.used(ctx)
 	if err != nil {
 		return most, err
 	}
@@ -372,21 +468,17 @@ func (f *fleet) watch(ctx context.Context, d time.Duration, warmUp bool) (most p
 			return most, ctx.Err()
 		}
 		now, n := time.Now(), f.offered.Load()
-		cpu, err := processorTimeOf(f.job.Coordinator)
+		u, err := f.used(ctx)
 		if err != nil {
 			return most, err
 		}
-		m, err := memoryOf(f.job.Coordinator)
-		if err != nil {
-			return most, err
-		}
-		most = procMemory{max(most.rss, m.rss), max(most.anon, m.anon)}
-		s := &IngestSample{Offered: float64(n - offered), Seconds: now.Sub(at).Seconds(), CPU: (cpu - used).Seconds(), RSS: m.rss, WarmUp: warmUp}
+		most.RSS, most.Anon = max(most.RSS, u.RSS), max(most.Anon, u.Anon)
+		s := &IngestSample{Offered: float64(n - offered), Seconds: now.Sub(at).Seconds(), CPU: u.since(before).Seconds(), RSS: u.RSS, WarmUp: warmUp}
 		f.watcher.sample(s)
 		if err := f.tell(fleetSaid{Sample: s}); err != nil {
 			return most, err
 		}
-		at, offered, used = now, n, cpu
+		at, offered, before = now, n, u
 	}
 	return most, nil
 }
@@ -404,7 +496,7 @@ func (f *fleet) measure(ctx context.Context, count bool) (*ingestRun, error) {
 		return nil, err
 	}
 	counted, offered := time.Now(), f.offered.Load()
-	cpu, err := processorTimeOf(f.job.Coordinator)
+	was, err := f.used(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -413,11 +505,11 @@ func (f *fleet) measure(ctx context.Context, count bool) (*ingestRun, error) {
 	if err != nil {
 		return nil, err
 	}
-	after, err := processorTimeOf(f.job.Coordinator)
+	is, err := f.used(ctx)
 	if err != nil {
 		return nil, err
 	}
-	r := &ingestRun{CPU: after - cpu, CPUSeconds: time.Since(from).Seconds(), RSS: most.rss, Anon: most.anon}
+	r := &ingestRun{CPU: is.since(was), CPUSeconds: time.Since(from).Seconds(), RSS: most.RSS, Anon: most.Anon}
 	taken, err := f.taken(ctx, count)
 	if err != nil {
 		return nil, err
@@ -439,7 +531,7 @@ func (f *fleet) taken(ctx context.Context, count bool) (n int64, err error) {
 	}
 	client := musterv1.NewProbeServiceClient(f.conn)
 	for page := ""; ; {
-		r, err := client.ListProbes(ctx, &musterv1.ListProbesRequest{PageSize: 5000, PageToken: page})
+		r, err := client.ListProbes(ctx, &musterv1.ListProbesRequest{Filter: &musterv1.ProbeFilter{Namespace: testNamespace}, PageSize: 5000, PageToken: page})
 		if err != nil {
 			return 0, fmt.Errorf("count what was taken in: %w", err)
 		}

@@ -18,15 +18,16 @@ const (
 // medians of the runs, but for those of churn and restart, which come once.
 type FleetResult struct {
 	*IngestResult
-	// Writes are the store's revisions, each a transaction, while the fleet is steady; 0 is meant. CPUCores is busy_cores.
-	Writes   float64 `json:"etcd_writes_per_second"`
-	CPUCores float64 `json:"cpu_cores"`
+	// Writes are the store's revisions, each a transaction, while the fleet is steady; 0 is meant, but a given coordinator has others
+	// that write. CPUCores is busy_cores.
+	Writes   float64  `json:"etcd_writes_per_second"`
+	CPUCores *float64 `json:"cpu_cores"`
 	// CountedBy is who has counted the results: "coordinator", by its table of probes, or, above MaxAllProbes of them, "agents".
 	CountedBy string `json:"results_counted_by"`
 	// Gossip is false: simulated agents are in none.
 	Gossip bool `json:"gossip"`
-	// LastAck is how long after the coordinator was killed the last agent had an acknowledgement again; null when the test ended
-	// before.
+	// LastAck is how long after the coordinator was killed the last agent had an acknowledgement again; null, as Restart, when the test
+	// ended before, and of a given coordinator, which is not killed.
 	LastAck *float64       `json:"last_ack_after_restart_ms"`
 	Churn   *ChurnResult   `json:"churn"`
 	Restart *RestartResult `json:"restart"`
@@ -41,8 +42,8 @@ type ChurnResult struct {
 	Cuts            int             `json:"connections_cut"`
 	Settled         float64         `json:"settled_after_ms"`
 	Writes          float64         `json:"etcd_writes_per_second"`
-	CPUCores        float64         `json:"cpu_cores"`
-	RSS             int64           `json:"rss_bytes"`
+	CPUCores        *float64        `json:"cpu_cores"`
+	RSS             *int64          `json:"rss_bytes"`
 	ChangeToWatcher *WatcherLatency `json:"change_to_watcher_ms"`
 }
 
@@ -75,7 +76,7 @@ func NewFleet(cfg IngestConfig) (*FleetTest, error) {
 
 // Run measures, and tells progress. The end of ctx ends it early, as IngestTest's.
 func (t *FleetTest) Run(ctx context.Context, progress func(IngestProgress)) (*FleetResult, error) {
-	o, err := t.run(ctx, fleetJob{Churn: true, Restart: true}, progress)
+	o, err := t.run(ctx, fleetJob{Churn: true, Restart: t.cfg.Given == nil}, progress)
 	if err != nil {
 		return nil, err
 	}
@@ -93,17 +94,21 @@ func (t *FleetTest) fleetResult(o *outcome) *FleetResult {
 		r.CountedBy = "agents"
 	}
 	r.Test, r.CPUCores, r.Writes = "fleet", r.Busy, median(o.runs, (*ingestRun).writes)
-	r.Spread["etcd_writes_per_second"] = spreadOf(o.runs, (*ingestRun).writes)
+	writes := spreadOf(o.runs, (*ingestRun).writes)
+	r.Spread["etcd_writes_per_second"] = &writes
 	fail := func(n int, what string) {
 		if n > 0 {
 			r.Failures = append(r.Failures, fmt.Sprintf("%d %s", n, what))
 		}
 	}
 	for i := range o.runs {
+		if r.Given != nil {
+			break
+		}
 		fail(int(o.runs[i].Writes), fmt.Sprintf("writes to the store in run %d, though the fleet was steady", i+1))
 	}
 	if c := o.churned; c != nil {
-		r.Churn = &ChurnResult{c.Offered, c.Replaced, c.Cuts, msOf(c.Settled), c.Run.writes(), c.Run.busy(), c.Run.RSS, latencyOf([]ingestRun{c.Run})}
+		r.Churn = &ChurnResult{c.Offered, c.Replaced, c.Cuts, msOf(c.Settled), c.Run.writes(), c.Run.busy(), c.Run.rss(), latencyOf([]ingestRun{c.Run})}
 	}
 	if s := o.restarted; s != nil {
 		r.Restart = &RestartResult{
@@ -124,16 +129,27 @@ func (t *FleetTest) fleetResult(o *outcome) *FleetResult {
 func (r *FleetResult) Table() [][]string {
 	rows := r.IngestResult.Table()
 	end := len(rows) - len(about(&r.Machine, r.Version))
-	mine := [][]string{{"writes to the store", fmt.Sprintf("%.2f/s while steady", r.Writes), ""}}
+	whose := ""
+	if r.Given != nil {
+		whose = ", whoever made them"
+	}
+	mine := [][]string{{"writes to the store", fmt.Sprintf("%.2f/s while steady%s", r.Writes, whose), ""}}
 	if c := r.Churn; c != nil {
-		mine = append(mine, []string{"churn", fmt.Sprintf("%d of %d pods replaced, %d connections cut: %.2f processors, %.0f writes/s, change to watcher %s, settled after %.0fms",
-			c.Replaced, c.Offered, c.Cuts, c.CPUCores, c.Writes, c.ChangeToWatcher.text(), c.Settled), ""})
+		busy := "processors " + unknownText
+		if c.CPUCores != nil {
+			busy = fmt.Sprintf("%.2f processors", *c.CPUCores)
+		}
+		mine = append(mine, []string{"churn", fmt.Sprintf("%d of %d pods replaced, %d connections cut: %s, %.0f writes/s, change to watcher %s, settled after %.0fms",
+			c.Replaced, c.Offered, c.Cuts, busy, c.Writes, c.ChangeToWatcher.text(), c.Settled), ""})
 	}
 	if s := r.Restart; s != nil {
 		mine = append(mine,
 			[]string{"killed and restarted", fmt.Sprintf("serves after %.0fms, last acknowledgement after %.0fms, last verdict after %.0fms", s.Serves, s.LastAck, s.LastVerdict), ""},
 			[]string{"flips", fmt.Sprintf("%d of verdicts, %d of nodes; late: %d verdicts, %d acknowledgements; %d verdicts missing",
 				s.Flips, s.NodeFlips, s.LateVerdicts, s.LateAcks, s.Missing), strconv.Itoa(s.Watches) + " watches"})
+	}
+	if r.Given != nil {
+		mine = append(mine, []string{"left out", "connections cut, and the coordinator killed and restarted: it was given", ""})
 	}
 	for _, f := range r.Failures {
 		mine = append(mine, []string{"failed", f, ""})

@@ -39,6 +39,8 @@ type IngestConfig struct {
 	Seed uint64
 	// CoordinatorArgv and FleetArgv start the processes; see CoordinatorPart and Fleet.
 	CoordinatorArgv, FleetArgv []string
+	// Given is a coordinator to measure, as whose admin; nil: one is started. It is left as it was found.
+	Given *clientconfig.Context
 	// TempDir is where the coordinator's data is kept; empty: the system's.
 	TempDir string
 }
@@ -60,15 +62,18 @@ type IngestResult struct {
 	ResultsPerSecond float64 `json:"results_per_second"`
 	Offered          float64 `json:"offered_per_second"`
 	// CPU is user and system time of all of the coordinator's process, its store and renewals among it, in µs for each of those
-	// results; Cores is how many processors that kept busy.
-	CPU  float64 `json:"cpu_us_per_result"`
-	Busy float64 `json:"busy_cores"`
-	RSS  int64   `json:"rss_bytes"`
-	Anon int64   `json:"anon_bytes"`
+	// results; Busy is how many processors that kept busy. These and RSS are null where a given coordinator's metrics do not tell
+	// them, and Anon with every given one.
+	CPU  *float64 `json:"cpu_us_per_result"`
+	Busy *float64 `json:"busy_cores"`
+	RSS  *int64   `json:"rss_bytes"`
+	Anon *int64   `json:"anon_bytes"`
 	// ChangeToWatcher is how long it takes from an agent's word that a verdict has changed until a client that watches has it; null
 	// where none was told.
 	ChangeToWatcher *WatcherLatency `json:"change_to_watcher_ms"`
-	Cores           int             `json:"cores"`
+	// Given is the coordinator where it was given; null where it was started. Machine is that of the agents then.
+	Given *Given `json:"given_coordinator"`
+	Cores int    `json:"cores"`
 	// CoordinatorCPUs are those that it was pinned to.
 	CoordinatorCPUs []int   `json:"coordinator_cpus"`
 	Agents          int     `json:"agents"`
@@ -78,11 +83,12 @@ type IngestResult struct {
 	Duration        float64 `json:"duration_seconds"`
 	WarmUp          float64 `json:"warmup_seconds"`
 	// Saturated is whether less than 95 % of what was offered was taken in.
-	Saturated   bool              `json:"saturated"`
-	Seed        uint64            `json:"seed"`
-	Interrupted bool              `json:"interrupted"`
-	Runs        []IngestRun       `json:"runs"`
-	Spread      map[string]Spread `json:"spread"`
+	Saturated   bool        `json:"saturated"`
+	Seed        uint64      `json:"seed"`
+	Interrupted bool        `json:"interrupted"`
+	Runs        []IngestRun `json:"runs"`
+	// Spread has null for a figure that is null.
+	Spread map[string]*Spread `json:"spread"`
 
 	// Series are the samples, Curve is how changes to the watcher are distributed in the last steady run: for the report.
 	Series []IngestSample `json:"-"`
@@ -116,11 +122,11 @@ func (l *WatcherLatency) text() string {
 
 // IngestRun are the figures of one run.
 type IngestRun struct {
-	ResultsPerSecond float64 `json:"results_per_second"`
-	Offered          float64 `json:"offered_per_second"`
-	CPU              float64 `json:"cpu_us_per_result"`
-	RSS              int64   `json:"rss_bytes"`
-	Duration         float64 `json:"duration_seconds"`
+	ResultsPerSecond float64  `json:"results_per_second"`
+	Offered          float64  `json:"offered_per_second"`
+	CPU              *float64 `json:"cpu_us_per_result"`
+	RSS              *int64   `json:"rss_bytes"`
+	Duration         float64  `json:"duration_seconds"`
 }
 
 // IngestTest is a test of ingest. Make one with NewIngest, and run it once.
@@ -158,6 +164,8 @@ func newIngest(cfg IngestConfig, maxAgents, maxProbes int) (*IngestTest, error) 
 		return nil, err
 	case cfg.Agents*cfg.Pods*cfg.Probes > maxProbes:
 		return nil, fmt.Errorf("%d agents with %d pods with %d probes: must be %d probes at most", cfg.Agents, cfg.Pods, cfg.Probes, maxProbes)
+	case cfg.Cores > 0 && cfg.Given != nil:
+		return nil, errors.New("cores: a given coordinator runs where it does")
 	case cfg.Cores < 0 || cfg.Cores > len(cpus):
 		return nil, fmt.Errorf("cores %d: must be 0 to %d, as many processors as this process may use", cfg.Cores, len(cpus))
 	}
@@ -181,6 +189,7 @@ func (t *IngestTest) Run(ctx context.Context, progress func(IngestProgress)) (*I
 // outcome is what the processes of a test have told.
 type outcome struct {
 	machine     Machine
+	met         *Given
 	runs        []ingestRun
 	churned     *churned
 	restarted   *restarted
@@ -192,19 +201,26 @@ type outcome struct {
 func (t *IngestTest) run(ctx context.Context, j fleetJob, progress func(IngestProgress)) (o *outcome, err error) {
 	cfg := &t.cfg
 	o = &outcome{machine: thisMachine()}
-	dir, err := os.MkdirTemp(cfg.TempDir, "muster-loadtest-")
-	if err != nil {
-		return nil, err
+	var c *part
+	dir, client := "", ""
+	if j.Given = cfg.Given; j.Given == nil {
+		if dir, err = os.MkdirTemp(cfg.TempDir, "muster-loadtest-"); err != nil {
+			return nil, err
+		}
+		defer func() { err = errors.Join(err, os.RemoveAll(dir)) }() // a coordinator that was killed has left it
+		if c, err = t.startCoordinator(coordinatorJob{dir, "127.0.0.1:0"}); err != nil {
+			return nil, err
+		}
+		defer func() { _ = c.stop() }()
+		client = filepath.Join(dir, "client.yaml")
+		j.Config, j.Coordinator = client, c.cmd.Process.Pid
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }() // a coordinator that was killed has left it
-	c, err := t.startCoordinator(coordinatorJob{dir, "127.0.0.1:0"})
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = c.stop() }()
 	agents, err := startPart(cfg.FleetArgv, t.otherCPUs)
 	if err != nil {
 		return nil, err
+	}
+	if cfg.Given != nil {
+		agents.patience += cleanLimit(cfg.Agents * cfg.Pods)
 	}
 	defer func() {
 		if stopped := agents.stop(); stopped != nil && err == nil {
@@ -212,8 +228,7 @@ func (t *IngestTest) run(ctx context.Context, j fleetJob, progress func(IngestPr
 		}
 	}()
 	defer context.AfterFunc(ctx, agents.ask)()
-	client := filepath.Join(dir, "client.yaml")
-	j.Config, j.Coordinator, j.Agents, j.Pods, j.Probes = client, c.cmd.Process.Pid, cfg.Agents, cfg.Pods, cfg.Probes
+	j.Agents, j.Pods, j.Probes = cfg.Agents, cfg.Pods, cfg.Probes
 	j.Period, j.Warmup, j.Duration, j.Runs, j.Seed = cfg.Period, cfg.Warmup, cfg.Duration, cfg.Runs, cfg.Seed
 	if err := agents.say(j); err != nil {
 		return nil, fmt.Errorf("start the agents: %w", err)
@@ -233,6 +248,10 @@ func (t *IngestTest) run(ctx context.Context, j fleetJob, progress func(IngestPr
 		switch {
 		case err != nil:
 			return nil, fmt.Errorf("hear from the agents: %w", err)
+		case s.Met != nil:
+			o.met = s.Met
+		case s.Refused != "":
+			return nil, errors.New(s.Refused)
 		case s.Run != nil:
 			o.runs = append(o.runs, *s.Run)
 		case s.Churned != nil:
@@ -324,50 +343,100 @@ func server(config string) (string, error) {
 
 func (r *ingestRun) rate() float64    { return float64(r.Taken) / r.Seconds }
 func (r *ingestRun) offered() float64 { return float64(r.Offered) / r.Seconds }
-func (r *ingestRun) busy() float64    { return r.CPU.Seconds() / r.CPUSeconds }
-func (r *ingestRun) cpu() float64     { return r.busy() * 1e6 / max(r.rate(), 1e-9) }
+func (r *ingestRun) busy() *float64 {
+	return known(r.CPU, r.CPU.Seconds()/r.CPUSeconds)
+}
+
+func (r *ingestRun) cpu() *float64 {
+	return known(r.CPU, r.CPU.Seconds()/r.CPUSeconds*1e6/max(r.rate(), 1e-9))
+}
+
+func (r *ingestRun) rss() *int64  { return known(r.RSS, r.RSS) }
+func (r *ingestRun) anon() *int64 { return known(r.Anon, r.Anon) }
+
+// known is a figure of something that is negative where it is unknown; nil then.
+func known[N int64 | time.Duration, T any](of N, figure T) *T {
+	if of < 0 {
+		return nil
+	}
+	return &figure
+}
+
+// knownMedian is the runs' median, and the spread; nil where one run's figure is unknown.
+func knownMedian[T int64 | float64](runs []ingestRun, of func(*ingestRun) *T) (*T, *Spread) {
+	for i := range runs {
+		if of(&runs[i]) == nil {
+			return nil, nil
+		}
+	}
+	m, s := median(runs, func(r *ingestRun) T { return *of(r) }), spreadOf(runs, func(r *ingestRun) float64 { return float64(*of(r)) })
+	return &m, &s
+}
 
 func (t *IngestTest) result(o *outcome) *IngestResult {
 	cfg, runs := &t.cfg, o.runs
 	r := &IngestResult{
 		Test: "ingest", Version: version.Version, Machine: o.machine, ResultsPerSecond: median(runs, (*ingestRun).rate), Offered: median(runs, (*ingestRun).offered),
-		CPU: median(runs, (*ingestRun).cpu), Busy: median(runs, (*ingestRun).busy), RSS: median(runs, func(r *ingestRun) int64 { return r.RSS }),
-		Anon: median(runs, func(r *ingestRun) int64 { return r.Anon }), ChangeToWatcher: latencyOf(runs), Cores: cfg.Cores, CoordinatorCPUs: t.coordinatorCPUs,
+		ChangeToWatcher: latencyOf(runs), Given: o.met, Cores: cfg.Cores, CoordinatorCPUs: t.coordinatorCPUs,
 		Agents: cfg.Agents, Pods: cfg.Pods, Probes: cfg.Probes, Period: cfg.Period.Seconds(),
 		Duration: median(runs, func(r *ingestRun) float64 { return r.Seconds }), WarmUp: cfg.Warmup.Seconds(), Seed: cfg.Seed, Interrupted: o.interrupted,
-		Spread: map[string]Spread{
-			"results_per_second": spreadOf(runs, (*ingestRun).rate), "cpu_us_per_result": spreadOf(runs, (*ingestRun).cpu),
-		},
 		Series: o.series, Curve: runs[len(runs)-1].Watcher.Curve,
 	}
+	rate, cpu := spreadOf(runs, (*ingestRun).rate), (*Spread)(nil)
+	r.CPU, cpu = knownMedian(runs, (*ingestRun).cpu)
+	r.Busy, _ = knownMedian(runs, (*ingestRun).busy)
+	r.RSS, _ = knownMedian(runs, (*ingestRun).rss)
+	r.Anon, _ = knownMedian(runs, (*ingestRun).anon)
+	r.Spread = map[string]*Spread{"results_per_second": &rate, "cpu_us_per_result": cpu}
 	r.Saturated = r.ResultsPerSecond < 0.95*r.Offered
 	for i := range runs {
 		at := &runs[i]
-		r.Runs = append(r.Runs, IngestRun{at.rate(), at.offered(), at.cpu(), at.RSS, at.Seconds})
+		r.Runs = append(r.Runs, IngestRun{at.rate(), at.offered(), at.cpu(), at.rss(), at.Seconds})
 	}
 	return r
 }
 
+const unknownText = "unknown"
+
 // Table is the result for people: rows of cells, the header first.
 func (r *IngestResult) Table() [][]string {
 	spread := func(key string) string {
-		if len(r.Runs) < 2 {
+		if len(r.Runs) < 2 || r.Spread[key] == nil {
 			return ""
 		}
 		return fmt.Sprintf("%.1f to %.1f", r.Spread[key].Least, r.Spread[key].Most)
 	}
 	on := "unpinned"
-	if r.Cores > 0 {
+	switch {
+	case r.Given != nil:
+		on = fmt.Sprintf("at %s, muster %s", r.Given.Server, r.Given.Version)
+	case r.Cores > 0:
 		on = fmt.Sprintf("pinned to processors %v", r.CoordinatorCPUs)
+	}
+	cpu, memory := unknownText, unknownText
+	if r.CPU != nil {
+		cpu = fmt.Sprintf("%.2fµs, %.2f processors in all", *r.CPU, *r.Busy)
+	}
+	if r.RSS != nil {
+		memory = fmt.Sprintf("%.1f MiB resident", float64(*r.RSS)/(1<<20))
+	}
+	if r.Anon != nil {
+		memory += fmt.Sprintf(", %.1f MiB anonymous", float64(*r.Anon)/(1<<20))
 	}
 	rows := [][]string{
 		{"FIGURE", "VALUE", "RUNS"},
 		{"test", fmt.Sprintf("%d agents, %d pods each, %d probes each, one each %gs", r.Agents, r.Pods, r.Probes, r.Period), ""},
 		{"measured", fmt.Sprintf("%.1fs after a warm-up of %gs, the coordinator %s", r.Duration, r.WarmUp, on), strconv.Itoa(len(r.Runs))},
 		{"results a second", fmt.Sprintf("%.0f of %.0f offered", r.ResultsPerSecond, r.Offered), spread("results_per_second")},
-		{"cpu a result", fmt.Sprintf("%.2fµs, %.2f processors in all", r.CPU, r.Busy), spread("cpu_us_per_result")},
+		{"cpu a result", cpu, spread("cpu_us_per_result")},
 		{"change to watcher", r.ChangeToWatcher.text(), ""},
-		{"memory", fmt.Sprintf("%.1f MiB resident, %.1f MiB anonymous", float64(r.RSS)/(1<<20), float64(r.Anon)/(1<<20)), ""},
+		{"memory", memory, ""},
+	}
+	if r.Given != nil && r.Given.Unmeasured != "" {
+		rows = append(rows, []string{"note", "of the coordinator's process nothing is known: " + r.Given.Unmeasured, ""})
+	}
+	if r.Given != nil {
+		rows = append(rows, []string{"note", "the coordinator was given: its process does all else that it has to do, too; the machine is that of the agents", ""})
 	}
 	if r.Saturated {
 		rows = append(rows, []string{"note", "not all was taken in that was offered", ""})

@@ -41,7 +41,7 @@ func TestACoordinatorTakesInWhatItsAgentsOffer(t *testing.T) {
 	if r.Offered < 250 || r.Offered > 400 || r.ResultsPerSecond < 0.5*r.Offered || r.ResultsPerSecond > 1.5*r.Offered {
 		t.Errorf("%v results a second of %v offered, want about 360", r.ResultsPerSecond, r.Offered)
 	}
-	if r.CPU <= 0 || r.Busy > 4 || r.Anon < 1<<20 || r.RSS < r.Anon || len(r.Runs) != 2 || len(r.CoordinatorCPUs) != 1 {
+	if *r.CPU <= 0 || *r.Busy > 4 || *r.Anon < 1<<20 || *r.RSS < *r.Anon || r.Given != nil || len(r.Runs) != 2 || len(r.CoordinatorCPUs) != 1 {
 		t.Errorf("implausible: %+v", r)
 	}
 	if n := len(r.Series); n < 5 || r.Series[0].Run != 0 || r.Series[n-1].Run != 2 || r.Series[n-1].Changes == 0 || len(r.Curve) == 0 {

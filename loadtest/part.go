@@ -17,7 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// stopLimit is how long a part may take to end once it was asked to.
+// stopLimit is how long most parts may take to end once they were asked to.
 const stopLimit = 2 * removeLimit
 
 // part is a process of the test. It ends when its stdin does, so none outlives this process, however that ends.
@@ -26,6 +26,8 @@ type part struct {
 	stdin  io.WriteCloser
 	lines  *bufio.Reader
 	stderr *tail
+	// patience is how long it may take to end once it was asked to.
+	patience time.Duration
 }
 
 // startPart starts one, on these processors; none: wherever it may run.
@@ -38,7 +40,7 @@ func startPart(argv []string, cpus []int) (*part, error) {
 		cmd.Env = append(cmd.Env, fmt.Sprintf("GOMAXPROCS=%d", len(cpus)))
 	}
 	cmd.WaitDelay = time.Second // what it has left running may hold its stderr
-	p := &part{cmd: cmd, stderr: &tail{}}
+	p := &part{cmd: cmd, stderr: &tail{}, patience: stopLimit}
 	cmd.Stderr = p.stderr
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
@@ -115,7 +117,7 @@ func (p *part) ask() { p.stdin.Close() }
 // stop ends the part and waits for it. An error has the end of what it said on stderr.
 func (p *part) stop() error {
 	p.ask()
-	kill := time.AfterFunc(stopLimit, func() { _ = p.cmd.Process.Kill() })
+	kill := time.AfterFunc(p.patience, func() { _ = p.cmd.Process.Kill() })
 	defer kill.Stop()
 	_, _ = io.Copy(io.Discard, p.lines)
 	err := p.cmd.Wait()

@@ -14,7 +14,6 @@ import (
 
 	musterv1 "github.com/musterhq/muster/gen/muster/v1"
 	"github.com/musterhq/muster/internal/spec"
-	"github.com/musterhq/muster/internal/wire"
 )
 
 const (
@@ -141,6 +140,9 @@ func (f *fleet) churn(ctx context.Context) error {
 				if err := g.Wait(); err != nil {
 					return err
 				}
+				if f.job.Given != nil { // its agents would hear nothing of the node, and it would be lost
+					continue
+				}
 				for range cuts {
 					f.agents[cut%len(f.agents)].cut()
 					cut++
@@ -176,14 +178,14 @@ func (f *fleet) churn(ctx context.Context) error {
 // replace deletes one pod and creates another, unless it is one of those to be kept.
 func (f *fleet) replace(ctx context.Context, client musterv1.PodServiceClient, old, fresh int, kept map[string]bool) (bool, error) {
 	name := fmt.Sprintf("pod-%d", old)
-	got, err := client.GetPod(ctx, &musterv1.GetPodRequest{Namespace: "loadtest", Name: name})
+	got, err := client.GetPod(ctx, &musterv1.GetPodRequest{Namespace: testNamespace, Name: name})
 	if err != nil || kept[got.GetPod().GetMeta().GetUid()] {
 		return false, err
 	}
-	if _, err := client.DeletePod(ctx, &musterv1.DeletePodRequest{Namespace: "loadtest", Name: name, Grace: durationpb.New(0)}); err != nil {
+	if _, err := client.DeletePod(ctx, &musterv1.DeletePodRequest{Namespace: testNamespace, Name: name, Grace: durationpb.New(0)}); err != nil {
 		return false, err
 	}
-	_, err = client.CreatePod(ctx, &musterv1.CreatePodRequest{Pod: wire.PodToProto(f.pod(fresh))})
+	err = f.create(ctx, fresh)
 	return err == nil, err
 }
 

@@ -85,13 +85,23 @@ func aSample(i int) IngestSample {
 	}
 }
 
-// anIngestResult is one of two runs.
-func anIngestResult() *IngestResult {
+// anIngestResult is one of two runs, aGivenIngestResult of a coordinator whose process nothing is known of.
+func anIngestResult() *IngestResult { return anIngestResultOf(nil, aRun.CPU) }
+func aGivenIngestResult() *IngestResult {
+	return anIngestResultOf(&Given{Server: "10.0.0.1:7400", Version: "0.1.0", Unmeasured: "read the coordinator's metrics: refused"}, -1)
+}
+
+func anIngestResultOf(met *Given, cpu time.Duration) *IngestResult {
 	t := &IngestTest{cfg: IngestConfig{
 		Agents: 100, Pods: 30, Probes: 3, Period: time.Second, Warmup: 10 * time.Second, Duration: 20 * time.Second, Runs: 2, Seed: 1,
 	}}
-	o := &outcome{machine: aMachine(), runs: []ingestRun{aRun, aRun}}
+	o := &outcome{machine: aMachine(), met: met, runs: []ingestRun{aRun, aRun}}
 	o.runs[1].Taken -= 20_000
+	for i := range o.runs {
+		if o.runs[i].CPU = cpu; cpu < 0 {
+			o.runs[i].RSS, o.runs[i].Anon = -1, -1
+		}
+	}
 	for i := range 50 {
 		s := aSample(i)
 		if s.Run, s.Phase = (i+10)/20, measuring; s.WarmUp {

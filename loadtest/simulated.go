@@ -23,12 +23,47 @@ import (
 // simulated is an agent that holds pods without running them: its session is a real one, and says of every pod that it runs and is
 // ready, and of its probes whatever feed makes.
 type simulated struct {
+	maxPods int32
 	session *session.Session
 	pods    *simulatedPods
 	lease   *simulatedLease
 
+	// stop ends the session once it was started, and ended is closed then.
+	stop  context.CancelFunc
+	ended chan struct{}
+
 	mu   sync.Mutex
 	conn *grpc.ClientConn
+	// room is how many pods it takes.
+	room int32
+}
+
+// start opens the agent's session, which outlives ctx: end ends it.
+func (a *simulated) start(ctx context.Context) {
+	ctx, a.stop = context.WithCancel(context.WithoutCancel(ctx))
+	a.ended = make(chan struct{})
+	go func() {
+		defer close(a.ended)
+		_ = a.session.Run(ctx) // it goes on until it is ended
+	}()
+}
+
+// end ends the session in an orderly way, and waits for it.
+func (a *simulated) end() {
+	if a.stop != nil {
+		a.stop()
+		<-a.ended
+	}
+}
+
+// admit lets it take its pods, with a new session, which says so. The old one ends in an orderly way: where there are real agents, which
+// are asked and do not hear this one, a node whose session breaks off is lost in less than a second.
+func (a *simulated) admit(ctx context.Context) {
+	a.mu.Lock()
+	a.room = a.maxPods
+	a.mu.Unlock()
+	a.end()
+	a.start(ctx)
 }
 
 // cut ends the agent's connection as a loss of its network would, without a word; its session opens anew at once.
@@ -50,18 +85,28 @@ func (a *simulated) States() []spec.ProbeState {
 	return out
 }
 
-// newSimulated is the agent of a node that has its certificate; it takes at most so many pods.
-func newSimulated(node string, maxPods int, server string, creds *identity.Credentials) *simulated {
+// newSimulated is the agent of a node that has its certificate; it takes at most so many pods, and none before it is admitted.
+// The run is the test's, and its nodes' label.
+func newSimulated(node, run string, maxPods int, admitted bool, server string, creds *identity.Credentials) *simulated {
 	holder := &identity.Holder{}
 	holder.Set(creds.TLS())
 	tls := credentials.NewTLS(identity.ClientTLS(creds.CA, holder))
-	a := &simulated{pods: &simulatedPods{held: map[string]spec.HeldStatus{}, more: make(chan struct{}, 1), since: time.Now()}, lease: &simulatedLease{}}
+	a := &simulated{maxPods: int32(maxPods), pods: &simulatedPods{held: map[string]spec.HeldStatus{}, more: make(chan struct{}, 1), since: time.Now()}, lease: &simulatedLease{sessions: time.Now().UnixMilli()}}
 	facts := spec.NodeFacts{
-		Address: "127.0.0.1", Allocatable: spec.ResourceList{MilliCPU: 1 << 20, MemoryBytes: 1 << 50}, MaxPods: int32(maxPods), Runtimes: []string{"process"},
+		Address: "127.0.0.1", Allocatable: spec.ResourceList{MilliCPU: 1 << 20, MemoryBytes: 1 << 50}, Runtimes: []string{"process"},
 		Isolation: "full", Images: "ignore", BootID: node, Instance: node, Version: version.Version, OS: "linux", Network: spec.NetworkNone,
+		Labels: map[string]string{simulatedLabel: run},
+	}
+	if admitted {
+		a.room = a.maxPods
 	}
 	a.session = session.New(session.Config{
-		Node: node, Instance: node, BootID: node, Version: version.Version, Facts: func() spec.NodeFacts { return facts },
+		Node: node, Instance: node, BootID: node, Version: version.Version, Facts: func() spec.NodeFacts {
+			a.mu.Lock()
+			defer a.mu.Unlock()
+			facts.MaxPods = a.room
+			return facts
+		},
 		Dial: func(context.Context) (*grpc.ClientConn, error) {
 			conn, err := grpc.NewClient("passthrough:///"+server, grpc.WithTransportCredentials(tls))
 			a.mu.Lock()
@@ -112,7 +157,8 @@ const leastFeed, mostFeed = 50 * time.Millisecond, time.Second
 
 // simulatedLease numbers sessions and notes when each was first acknowledged: there is no pod to keep from running on.
 type simulatedLease struct {
-	mu       sync.Mutex
+	mu sync.Mutex
+	// sessions is the newest one's number: above that of every one before, also of earlier tests' nodes of that name.
 	sessions int64
 	// mark is the newest session when the coordinator was killed, first when one after it was acknowledged first.
 	mark  int64

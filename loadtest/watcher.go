@@ -82,7 +82,7 @@ func acknowledged(first []time.Time, killed time.Time, limit time.Duration) (las
 	return last, late
 }
 
-// watcher is a client that watches every probe and node.
+// watcher is a client that watches every probe of the test, and every node.
 type watcher struct {
 	target clientconfig.Context
 
@@ -128,7 +128,7 @@ func (w *watcher) probes(ctx context.Context) error {
 	w.mu.Lock()
 	judged := w.judge
 	w.mu.Unlock()
-	stream, err := musterv1.NewProbeServiceClient(conn).WatchProbes(ctx, &musterv1.WatchProbesRequest{})
+	stream, err := musterv1.NewProbeServiceClient(conn).WatchProbes(ctx, &musterv1.WatchProbesRequest{Filter: &musterv1.ProbeFilter{Namespace: testNamespace}})
 	if err != nil {
 		return err
 	}

@@ -42,6 +42,21 @@ func (o *options) connectFlags(cmd *cobra.Command) {
 	cmd.Flags().DurationVar(&o.timeout, "timeout", 0, "give up after this time; 0: no limit beyond that of a single call")
 }
 
+// givenFlags adds those flags where a cluster is only meant when one of them is there.
+func (o *options) givenFlags(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&o.config, "config", "", "measure the coordinator of this client config file; without this and --context one is started")
+	cmd.Flags().StringVar(&o.context, "context", "", "measure the coordinator of this context of --config (default: $MUSTER_CONFIG, else ~/.config/muster/config.yaml)")
+}
+
+// given is the context that those flags mean; nil without them, whatever the environment says.
+func (o *options) given() (*clientconfig.Context, error) {
+	if o.config == "" && o.context == "" {
+		return nil, nil
+	}
+	target, err := o.target()
+	return &target, err
+}
+
 func (o *options) namespaceFlag(cmd *cobra.Command) {
 	cmd.Flags().StringVarP(&o.namespace, "namespace", "n", "", "namespace (default: the context's, else default)")
 }

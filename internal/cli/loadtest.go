@@ -253,14 +253,17 @@ func loadtestIngestCommand(o *options) *cobra.Command {
 			"used over that, store and renewals included. Results come with an agent's next renewal, once a second: a short run's rate is that\n" +
 			"inexact. change_to_watcher_ms is from an agent's word that a verdict has changed, ten a second in all, until a client that watches\n" +
 			"all probes has it. Of several runs, on the same fleet, medians are shown. Ctrl-C ends early with the runs so far, and the exit status\n" +
-			"is 1.",
-		Example: "  muster loadtest ingest --agents 100 --cores 1\n  muster loadtest ingest --agents 50 --pods 100 --period 100ms --cores 1 --report report.html",
+			"is 1.\n\n" + givenHelp,
+		Example: "  muster loadtest ingest --agents 100 --cores 1\n  muster loadtest ingest --agents 10 --context staging\n  muster loadtest ingest --agents 50 --pods 100 --period 100ms --cores 1 --report report.html",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			program, err := os.Executable()
 			if err != nil {
 				return err
 			}
 			cfg.CoordinatorArgv, cfg.FleetArgv = []string{program, "loadtest", "coordinator"}, []string{program, "loadtest", "agents"}
+			if cfg.Given, err = o.given(); err != nil {
+				return err
+			}
 			test, err := loadtest.NewIngest(cfg)
 			if err != nil {
 				return &usageError{err}
@@ -295,9 +298,18 @@ func loadtestIngestCommand(o *options) *cobra.Command {
 	f.IntVar(&cfg.Runs, "runs", cfg.Runs, fmt.Sprintf("how often to measure, 1 to %d", loadtest.MaxRuns))
 	f.Uint64Var(&cfg.Seed, "seed", cfg.Seed, "another number lays the probes at other moments of their period")
 	page.flag(cmd, "plots")
+	o.givenFlags(cmd)
 	o.outputFlag(cmd, "table", "json")
 	return cmd
 }
+
+// givenHelp is what loadtest ingest and fleet say of a coordinator that they do not start.
+const givenHelp = "With --config or --context a coordinator that runs already is measured, as its admin. Its processor time and memory come from its\n" +
+	"/metrics, read once a second; where they can't be read they are null. The agents are nodes loadtest-N, tainted before they take a\n" +
+	"pod, and their pods are in the namespace loadtest: both must be free. All that was made is taken away at the end, after Ctrl-C too;\n" +
+	"events stay for their hour, and what a cluster keeps of every token and node. Meanwhile the brake on failover counts these nodes\n" +
+	"among the others, and one that is late for more than a second is lost, for nobody hears it. Should all be killed at once, failover may\n" +
+	"freeze, and the next test tells how to take away what is left: measure no cluster that others depend on."
 
 func loadtestFleetCommand(o *options) *cobra.Command {
 	cfg := loadtest.IngestConfig{Agents: 5000, Pods: 30, Probes: 3, Period: 10 * time.Second, Duration: 20 * time.Second, Warmup: 10 * time.Second, Runs: 1, Seed: 1}
@@ -310,14 +322,18 @@ func loadtestFleetCommand(o *options) *cobra.Command {
 			"pod in a thousand is deleted and another created, and one agent in a thousand loses its connection. Then the coordinator is\n" +
 			"killed (SIGKILL) and started again, and all agents come back at once. Each must have an acknowledgement within the default lease of\n" +
 			"10s, every verdict must be right within a period, counted from the kill, and none may flip: whatever is not so is told, and the\n" +
-			"exit status is 1. The figures are those of loadtest ingest, but above 100000 probes results are counted at the agents.",
-		Example: "  muster loadtest fleet --agents 1000\n  muster loadtest fleet --report fleet.html",
+			"exit status is 1. The figures are those of loadtest ingest, but above 100000 probes results are counted at the agents.\n\n" +
+			givenHelp + "\nNo connection is cut there, and the coordinator is not killed: that is left out. Writes to the store are anyone's, and no failure.",
+		Example: "  muster loadtest fleet --agents 1000\n  muster loadtest fleet --report fleet.html\n  muster loadtest fleet --agents 100 --context staging",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			program, err := os.Executable()
 			if err != nil {
 				return err
 			}
 			cfg.CoordinatorArgv, cfg.FleetArgv = []string{program, "loadtest", "coordinator"}, []string{program, "loadtest", "agents"}
+			if cfg.Given, err = o.given(); err != nil {
+				return err
+			}
 			test, err := loadtest.NewFleet(cfg)
 			if err != nil {
 				return &usageError{err}
@@ -355,6 +371,7 @@ func loadtestFleetCommand(o *options) *cobra.Command {
 	f.IntVar(&cfg.Runs, "runs", cfg.Runs, fmt.Sprintf("how often to measure the steady fleet, 1 to %d", loadtest.MaxRuns))
 	f.Uint64Var(&cfg.Seed, "seed", cfg.Seed, "another number lays the probes at other moments of their period")
 	page.flag(cmd, "plots")
+	o.givenFlags(cmd)
 	o.outputFlag(cmd, "table", "json")
 	return cmd
 }
@@ -365,5 +382,9 @@ func ingestText(p loadtest.IngestProgress) string {
 	if s == nil {
 		return p.Doing
 	}
-	return fmt.Sprintf("run %d/%d  %s  %.0f results/s offered  coordinator cpu %.0f%%  %d MiB", p.Run, p.Runs, s.Phase, s.Offered/s.Seconds, 100*s.CPU/s.Seconds, s.RSS>>20)
+	text := fmt.Sprintf("run %d/%d  %s  %.0f results/s offered", p.Run, p.Runs, s.Phase, s.Offered/s.Seconds)
+	if s.CPU >= 0 && s.RSS >= 0 {
+		text += fmt.Sprintf("  coordinator cpu %.0f%%  %d MiB", 100*s.CPU/s.Seconds, s.RSS>>20)
+	}
+	return text
 }
