@@ -261,6 +261,9 @@ func (f *fleet) run(ctx context.Context) error {
 		f.pickChanging()
 		g.Go(func() error { return f.watcher.run(ctx, f.watcher.probes) })
 		g.Go(func() error { return f.watcher.run(ctx, f.watcher.nodes) })
+		if err := f.settle(ctx); err != nil {
+			return err
+		}
 		g.Go(func() error { return f.change(ctx) })
 		for i, a := range f.agents {
 			var skip *spec.ProbeID

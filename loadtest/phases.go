@@ -25,8 +25,8 @@ const (
 	perThousand = 1
 	// replaceAtOnce is how many of them are being replaced at a time.
 	replaceAtOnce = 16
-	// settleLimit is how long they may take afterwards.
-	settleLimit = time.Minute
+	// settleLimit is how long they may take afterwards, and a fleet to be steady; settleQuiet is how long that has to last.
+	settleLimit, settleQuiet = time.Minute, 3 * time.Second
 )
 
 // churned is what came of churn.
@@ -95,6 +95,34 @@ func (f *fleet) revision(ctx context.Context) (int64, error) {
 		return 0, fmt.Errorf("ask for the store's revision: %w", err)
 	}
 	return r.GetRevision(), nil
+}
+
+// settle waits, for settleLimit at most, until the watch of all probes has been told what is there, and until nothing has been
+// written to the store for settleQuiet: what placing the pods leaves behind is not of a steady fleet.
+func (f *fleet) settle(ctx context.Context) error {
+	if err := f.tell(fleetSaid{Doing: "waiting for the fleet to be steady"}); err != nil {
+		return err
+	}
+	last, quiet := int64(0), time.Now()
+	for end := time.Now().Add(settleLimit); time.Now().Before(end); {
+		revision, err := f.revision(ctx)
+		if err != nil {
+			return err
+		}
+		if revision != last {
+			last, quiet = revision, time.Now()
+		}
+		f.watcher.mu.Lock()
+		synced := f.watcher.synced
+		f.watcher.mu.Unlock()
+		if synced && (f.job.Given != nil || time.Since(quiet) >= settleQuiet) {
+			return nil
+		}
+		if !sleep(ctx, sampleEvery) {
+			return ctx.Err()
+		}
+	}
+	return nil
 }
 
 // churn replaces pods and cuts agents off while it measures.

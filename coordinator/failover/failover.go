@@ -35,11 +35,9 @@ const (
 	// TestEvery is how often a node that is in doubt is tested.
 	TestEvery = 500 * time.Millisecond
 	// returnSlack is how long a coordinator that has just begun to lead gives the agents to come back, while their guards
-	// say that they run: they retry within 5 s.
-	returnSlack = 5 * time.Second
-	// A large fleet takes longer: while no more than returnPause passes between two that come back, it has returnMost.
-	returnPause = time.Second
-	returnMost  = 30 * time.Second
+	// say that they run: they retry within 5 s. A large fleet takes longer: each that comes gives the others as long again, up to
+	// returnMost.
+	returnSlack, returnMost = 5 * time.Second, 30 * time.Second
 	// guardMemory is how long a guard's answer keeps a node that the gossip calls dead from being lost.
 	guardMemory = 2 * time.Second
 	// window is what the brake counts over.
@@ -284,8 +282,7 @@ func (t *Tracker) see(s *Signs, in *Input) *node {
 // judge applies the table of verdicts.
 func (n *node) judge(s *Signs, in *Input) (spec.Verdict, string) {
 	ago := in.Now - n.heard
-	since := in.Now - n.first
-	awaited := since < returnSlack || since < returnMost && in.Now-in.returned < returnPause
+	awaited := in.Now-n.first < returnMost && in.Now-max(n.first, in.returned) < returnSlack
 	coming := ago <= Late || s.Heard == 0 && awaited && (s.Guard == GuardUnknown || s.Guard == GuardAgentRuns)
 	switch {
 	case s.Up && ago <= Late:

@@ -259,10 +259,10 @@ func TestALargeFleetHasTheTimeItTakesToComeBackButNotForEver(t *testing.T) {
 		every       time.Duration
 		unreachable time.Duration // after the restart, 0 for never
 	}{
-		"all come back one by one":                     {40, 40, 700 * ms, 0},
-		"one does not, and the others have":            {11, 10, 800 * ms, 9 * sec},
-		"there is a pause before the last":             {10, 10, 1300 * ms, returnSlack},
-		"there is no end of those who still come":      {60, 60, 900 * ms, returnMost},
+		"all come back one by one":                     {7, 7, 4 * sec, 0},
+		"one does not, and the others have":            {11, 10, 800 * ms, 8*sec + returnSlack},
+		"there is too long a pause":                    {10, 10, returnSlack + 200*ms, returnSlack},
+		"there is no end of those who still come":      {30, 30, 2 * sec, returnMost},
 		"nobody comes, though the guards say they run": {3, 0, sec, returnSlack},
 	} {
 		f := newFleet(c.nodes, 1)
