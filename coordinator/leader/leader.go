@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -121,6 +122,8 @@ type Leader struct {
 	deps    Deps
 	wake    chan struct{}
 	outlook outlook
+	// wrote is the newest revision of what this leader has written.
+	wrote atomic.Int64
 
 	mu        sync.Mutex
 	term      election.Term
@@ -202,7 +205,10 @@ func (l *Leader) commit(ctx context.Context, t store.Txn) (int64, error) {
 		return 0, err
 	}
 	t.If = append([]store.Cond{cond}, t.If...)
-	return l.deps.Store.Commit(ctx, t)
+	rev, err := l.deps.Store.Commit(ctx, t)
+	for was := l.wrote.Load(); err == nil && rev > was && !l.wrote.CompareAndSwap(was, rev); was = l.wrote.Load() {
+	}
+	return rev, err
 }
 
 // written is what a write has come to.

@@ -83,13 +83,54 @@ func (w *world) kill(node string) {
 	w.dead[node], w.guard[node] = w.now(), failover.GuardRefused
 }
 
+// lagging is a store whose changes are seen so much later.
+type lagging struct {
+	store.Store
+	lag time.Duration
+}
+
+type laggingWatch struct {
+	store.Watch
+	c chan store.Changes
+}
+
+func (w laggingWatch) C() <-chan store.Changes { return w.c }
+
+func (l lagging) Watch(ctx context.Context, after int64) store.Watch {
+	type seen struct {
+		store.Changes
+		at time.Time
+	}
+	w, all := laggingWatch{l.Store.Watch(ctx, after), make(chan store.Changes)}, make(chan seen, 10_000)
+	go func() {
+		defer close(all)
+		for c := range w.Watch.C() {
+			all <- seen{c, time.Now()}
+		}
+	}()
+	go func() {
+		defer close(w.c)
+		for s := range all {
+			time.Sleep(time.Until(s.at.Add(l.lag)))
+			select {
+			case w.c <- s.Changes:
+			case <-ctx.Done():
+			}
+		}
+	}()
+	return w
+}
+
 // lead runs test beside a leader of so many nodes, in a bubble.
-func lead(t *testing.T, nodes int, test func(w *world)) {
+func lead(t *testing.T, nodes int, test func(w *world)) { leadLate(t, nodes, 0, test) }
+
+// leadLate is lead with a leader that sees what happens only so much later.
+func leadLate(t *testing.T, nodes int, lag time.Duration, test func(w *world)) {
 	synctest.Test(t, func(t *testing.T) {
 		w := &world{t: t, store: memory.New(), start: time.Now(), dead: map[string]time.Duration{}, guard: map[string]failover.Guard{}}
 		defer w.store.Close()
 		log := slog.New(slog.DiscardHandler)
-		w.cache = store.NewCache(w.store, log)
+		w.cache = store.NewCache(lagging{w.store, lag}, log)
 		n := 0
 		var err error
 		if w.window, err = restored.New(w.cache.View(), 5*time.Second, w.now); err != nil {

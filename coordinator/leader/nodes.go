@@ -73,6 +73,11 @@ func (t *terms) pass(now, late time.Duration, poked bool) time.Duration {
 	if calm && !poked && v == t.acted && now < t.due {
 		return min(t.plan.Recheck, t.due)
 	}
+	// What was decided last may not be seen yet: pods made anew would be too many, and places taken not be known.
+	if v.Revision() < t.wrote.Load() {
+		t.acted = nil
+		return now + minPause
+	}
 	t.failed = false
 	t.act(now, v)
 	if t.acted = nil; calm && !t.failed {

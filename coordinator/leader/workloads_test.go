@@ -2,6 +2,7 @@ package leader
 
 import (
 	"cmp"
+	"iter"
 	"slices"
 	"testing"
 	"time"
@@ -90,4 +91,47 @@ func TestADeadlineIsToldWhenItIsOverAndOnce(t *testing.T) {
 			t.Error("told again")
 		}
 	})
+}
+
+func TestALeaderThatSeesLateMakesNoPodTwiceAndFillsNoNodeBeyondItsRoom(t *testing.T) {
+	leadLate(t, 2, 300*time.Millisecond, func(w *world) {
+		made := map[string]bool{}
+		// Something else changes all the time, so that the leader looks again before it sees what it has done.
+		pass := func(d time.Duration) {
+			for end := time.Now().Add(d); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+				w.put(store.Key{Family: store.Config, Name: "other"}, &spec.Blob{})
+				for rec := range w.list(store.Pods) {
+					made[rec.Key.Name] = true
+				}
+			}
+		}
+		for name, replicas := range map[string]int32{"a": 7, "b": 8, "c": 9} { // two nodes have room for 20
+			d := &spec.Deployment{Meta: spec.Meta{Namespace: "default", Name: name, UID: name, Generation: 1}}
+			d.Spec.Replicas = replicas
+			d.Spec.Template.Spec.Containers = []spec.Container{{Name: "c", Command: []string{"x"}}}
+			w.put(store.Key{Family: store.Deployments, Namespace: "default", Name: name}, d)
+			pass(400 * time.Millisecond)
+		}
+		pass(10 * time.Second)
+		if len(made) != 7+8+9 {
+			t.Errorf("%d pods were made, want 24", len(made))
+		}
+		on := map[string]int{}
+		for rec := range w.list(store.Bindings) {
+			on[rec.Value.(*spec.Binding).Node]++
+		}
+		if on["n0"] != 10 || on["n1"] != 10 {
+			t.Errorf("pods on nodes: %v, want 10 on each", on)
+		}
+	})
+}
+
+// list is what the store has now, whatever is seen of it.
+func (w *world) list(f store.Family) iter.Seq[store.Record] {
+	w.t.Helper()
+	recs, _, err := w.store.List(w.t.Context(), f)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return slices.Values(recs)
 }
