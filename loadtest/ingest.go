@@ -348,7 +348,10 @@ func (r *ingestRun) busy() *float64 {
 }
 
 func (r *ingestRun) cpu() *float64 {
-	return known(r.CPU, r.CPU.Seconds()/r.CPUSeconds*1e6/max(r.rate(), 1e-9))
+	if r.Taken <= 0 {
+		return nil
+	}
+	return known(r.CPU, r.CPU.Seconds()/r.CPUSeconds*1e6/r.rate())
 }
 
 func (r *ingestRun) rss() *int64  { return known(r.RSS, r.RSS) }

@@ -240,7 +240,7 @@ func (p *simulatedPods) Assign(a session.Assignments) {
 					if probe != nil {
 						id := spec.ProbeID{PodUID: at.Pod.UID, Container: c.Name, Kind: kind}
 						p.ids = append(p.ids, id)
-						p.believe(spec.ProbeState{ID: id, Verdict: spec.ResultSuccess, Since: p.since, RunLength: 1})
+						p.believe(spec.ProbeState{ID: id, Verdict: spec.ResultSuccess, Since: p.since}) // without an attempt: the first one counts
 					}
 				}
 			}
