@@ -26,6 +26,8 @@ const (
 	relistGap = 20 * time.Millisecond
 	// relist is how long what has to wait for something outside waits, before it looks again.
 	relist = time.Second
+	// decideEvery is how often a pod is decided about of which there are no news.
+	decideEvery = 4 * time.Second
 	// minRecheck is the least time between two decisions about a pod without news.
 	minRecheck = 10 * time.Millisecond
 	// inventoryWait is how long All waits for the first full listing.

@@ -81,9 +81,10 @@ type held struct {
 	fenced   bool
 	fencedIn int64
 	slot     int
-	recheck  time.Time
-	rows     map[spec.ProbeID]rowState
-	removing bool
+	// decided is when the machine was last asked, recheck when it is to be asked again without news; zero means never.
+	decided, recheck time.Time
+	rows             map[spec.ProbeID]rowState
+	removing         bool
 	// written are the sums of the files that volumes were given.
 	written map[string][sha256.Size]byte
 	guard   restartGuard
@@ -292,7 +293,8 @@ func (r *Runner) listed(n uint64, l container.List) {
 				r.deps.Lease.Adopt(h.ref.UID, h.ref.Epoch, h.slot)
 			}
 		}
-		if changed || h.recheck.IsZero() {
+		// News of one pod is no reason to decide about all others anew, of which there may be hundreds.
+		if changed || h.recheck.IsZero() && time.Since(h.decided) >= decideEvery {
 			r.stepLocked(h)
 		}
 	}
@@ -344,6 +346,7 @@ func (r *Runner) stepLocked(h *held) {
 		return
 	}
 	now, w, seen := time.Now(), h.wanted(r), h.seen
+	h.decided = now
 	w.Blocked = !seen.Exists && r.blocked(h)
 	seen.Known = seen.Known && !h.stale && r.ctx != nil
 	plan := h.machine.Decide(now, w, seen)
