@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 )
@@ -24,8 +25,18 @@ var settings = map[string]string{
 	"/proc/sys/net/ipv4/ping_group_range":                      "0 2147483647",
 }
 
+// bridge is what a pod's link is made a port of.
+type bridge struct{ index, mtu int32 }
+
+func (k *kernel) bridge(name string) (b bridge, err error) {
+	if b.index, err = k.socket.index(name); err == nil {
+		b.mtu, err = k.socket.mtu(name)
+	}
+	return b, err
+}
+
 // attach makes a pod's link, unless it is there as it should be.
-func (k *kernel) attach(a alias, name, netNS string, own netip.Prefix, bridge netlink.Link) error {
+func (k *kernel) attach(a alias, name, netNS string, own netip.Prefix, to bridge) error {
 	pod, err := netns.GetFromPath(netNS)
 	if err != nil {
 		return fmt.Errorf("open network namespace %s: %w", netNS, err)
@@ -34,39 +45,51 @@ func (k *kernel) attach(a alias, name, netNS string, own netip.Prefix, bridge ne
 	if pod.Equal(k.ns) {
 		return fmt.Errorf("network namespace %s is the node's own", netNS)
 	}
+	err = k.connect(a, name, pod, own, to)
+	if !errors.Is(err, unix.EEXIST) {
+		return err
+	}
+	if done, err := k.reuse(a, name, pod, own, to); done || err != nil {
+		return err
+	}
+	return k.connect(a, name, pod, own, to)
+}
+
+// reuse sees to it that a link that is there goes on if it is as it should be; else it is taken away.
+func (k *kernel) reuse(a alias, name string, pod netns.NsHandle, own netip.Prefix, to bridge) (done bool, err error) {
 	in, err := netlink.NewHandleAt(pod, unix.NETLINK_ROUTE)
 	if err != nil {
-		return fmt.Errorf("speak to the kernel of the pod's routes: %w", err)
+		return false, fmt.Errorf("speak to the kernel of the pod's routes: %w", err)
 	}
 	defer in.Close()
 	outer, err := k.handle.LinkByName(name)
-	if err == nil && (outer.Type() != "veth" || outer.Attrs().Alias != a.String() || !attached(in, a.ip, own)) {
-		// Left half done, or of an earlier address.
-		if err := k.handle.LinkDel(outer); err != nil {
-			return fmt.Errorf("delete link %s: %w", name, err)
-		}
-		outer = nil
-	}
 	if missing := (netlink.LinkNotFoundError{}); err != nil && !errors.As(err, &missing) {
-		return fmt.Errorf("link %s: %w", name, err)
+		return false, fmt.Errorf("link %s: %w", name, err)
 	}
-	if outer == nil || err != nil {
-		if outer, err = k.connect(a, name, in, pod, own, bridge.Attrs().MTU); err != nil {
-			if left, lookErr := k.handle.LinkByName(name); lookErr == nil {
-				_ = k.handle.LinkDel(left) // the next attempt begins anew
+	switch {
+	case err != nil:
+	case outer.Type() == "veth" && outer.Attrs().Alias == a.String() && attached(in, a.ip, own):
+		if outer.Attrs().MasterIndex != int(to.index) {
+			if err := k.port(outer, int(to.index)); err != nil {
+				return false, fmt.Errorf("add link %s to the bridge: %w", name, err)
 			}
-			return err
+		}
+		if err := k.handle.LinkSetUp(outer); err != nil {
+			return false, fmt.Errorf("set link %s up: %w", name, err)
+		}
+		return true, nil
+	default: // left half done, or of an earlier address
+		if err := k.handle.LinkDel(outer); err != nil {
+			return false, fmt.Errorf("delete link %s: %w", name, err)
 		}
 	}
-	if outer.Attrs().MasterIndex != bridge.Attrs().Index {
-		if err := k.port(outer, bridge); err != nil {
-			return fmt.Errorf("add link %s to %s: %w", name, bridge.Attrs().Name, err)
+	// The pod's old one, whose other end is gone, or not on our bridge.
+	if left, err := in.LinkByName(podLink); err == nil && left.Type() == "veth" {
+		if err := in.LinkDel(left); err != nil {
+			return false, fmt.Errorf("delete the pod's old %s: %w", podLink, err)
 		}
 	}
-	if err := k.handle.LinkSetUp(outer); err != nil {
-		return fmt.Errorf("set link %s up: %w", name, err)
-	}
-	return nil
+	return false, nil
 }
 
 // attached tells whether the pod's side is as connect leaves it.
@@ -98,60 +121,71 @@ func attached(in *netlink.Handle, ip netip.Addr, own netip.Prefix) bool {
 	return has && leads
 }
 
-// connect makes the pair of links, one end of it in the pod.
-func (k *kernel) connect(a alias, name string, in *netlink.Handle, pod netns.NsHandle, own netip.Prefix, mtu int) (netlink.Link, error) {
-	attrs := netlink.NewLinkAttrs()
-	attrs.Name, attrs.MTU = name, mtu
+// connect makes the pair of links, one end of it in the pod. EEXIST when one of the two is there.
+func (k *kernel) connect(a alias, name string, pod netns.NsHandle, own netip.Prefix, to bridge) error {
 	// By itself the kernel makes queues at both ends for each processor that there could be, and each costs time and memory.
 	// What is sent over such a link waits in none of them.
-	attrs.NumTxQueues, attrs.NumRxQueues = 1, 1
+	mtu, transmit, receive := number(unix.IFLA_MTU, uint32(to.mtu)), number(unix.IFLA_NUM_TX_QUEUES, 1), number(unix.IFLA_NUM_RX_QUEUES, 1)
 	// The hardware address follows from the IP: nobody's memory of who had it before is wrong.
-	mac := append(net.HardwareAddr{0x0a, 0x78}, a.ip.AsSlice()...)
-	outer := &netlink.Veth{LinkAttrs: attrs, PeerName: podLink, PeerHardwareAddr: mac, PeerNamespace: netlink.NsFd(pod)}
-	err := k.handle.LinkAdd(outer)
-	if errors.Is(err, unix.EEXIST) { // the pod's old one, whose other end is gone, or not on our bridge
-		if left, lookErr := in.LinkByName(podLink); lookErr == nil && left.Type() == "veth" {
-			if err := in.LinkDel(left); err != nil {
-				return nil, fmt.Errorf("delete the pod's old %s: %w", podLink, err)
-			}
-			err = k.handle.LinkAdd(outer)
-		}
+	mac := append([]byte{0x0a, 0x78}, a.ip.AsSlice()...)
+	peer := nested(nl.VETH_INFO_PEER, nl.NewIfInfomsg(unix.AF_UNSPEC), text(unix.IFLA_IFNAME, podLink), mtu, transmit, receive,
+		nl.NewRtAttr(unix.IFLA_ADDRESS, mac), number(unix.IFLA_NET_NS_FD, uint32(pod)))
+	called := text(unix.IFLA_IFNAME, name)
+	err := k.socket.do(
+		ask("add link "+name, unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL, nl.NewIfInfomsg(unix.AF_UNSPEC), called, mtu, transmit, receive,
+			number(unix.IFLA_MASTER, uint32(to.index)),
+			nested(unix.IFLA_LINKINFO, text(nl.IFLA_INFO_KIND, "veth"), nested(nl.IFLA_INFO_DATA, peer))),
+		// Without IPv6 there is nothing to save.
+		ask("keep link "+name+" from IPv6", unix.RTM_SETLINK, 0, nl.NewIfInfomsg(unix.AF_UNSPEC), called,
+			nested(unix.IFLA_AF_SPEC, nested(unix.AF_INET6, nl.NewRtAttr(unix.IFLA_INET6_ADDR_GEN_MODE, []byte{ip6None})))).ifPossible(),
+		ask("let frames leave through link "+name+" that came by it", unix.RTM_NEWLINK, 0, nl.NewIfInfomsg(unix.AF_UNSPEC), called,
+			nested(unix.IFLA_LINKINFO, text(nl.IFLA_INFO_SLAVE_KIND, "bridge"),
+				nested(nl.IFLA_INFO_SLAVE_DATA, nl.NewRtAttr(nl.IFLA_BRPORT_MODE, []byte{1})))),
+	)
+	if errors.Is(err, unix.EEXIST) {
+		return err
+	}
+	if err == nil {
+		err = inside(pod, func() error { return furnish(netip.PrefixFrom(a.ip, own.Bits()), gatewayOf(own)) })
+	}
+	if err == nil {
+		// The alias is the mark of a link that is whole.
+		err = k.socket.do(ask("set link "+name+" up", unix.RTM_SETLINK, 0, up(0), called, text(unix.IFLA_IFALIAS, a.String())))
 	}
 	if err != nil {
-		return nil, fmt.Errorf("add link %s: %w", name, err)
+		_ = k.remove(name) // the next attempt begins anew
 	}
-	_ = k.handle.LinkSetIP6AddrGenMode(outer, ip6None) // without IPv6 there is nothing to save
-	inner, err := in.LinkByName(podLink)
+	return err
+}
+
+// furnish sets up the network namespace that this thread is in, a pod's whose link has been made.
+func furnish(ip netip.Prefix, gateway netip.Addr) error {
+	s, err := openSocket()
 	if err != nil {
-		return nil, fmt.Errorf("link %s of the pod: %w", podLink, err)
+		return err
 	}
-	if err := in.AddrAdd(inner, &netlink.Addr{IPNet: ipNet(netip.PrefixFrom(a.ip, own.Bits()))}); err != nil {
-		return nil, fmt.Errorf("add address %s: %w", a.ip, err)
+	defer s.close()
+	eth, err := s.index(podLink)
+	if err != nil {
+		return err
 	}
-	loopback := &netlink.Device{LinkAttrs: netlink.LinkAttrs{Name: "lo", Index: loopbackIndex}}
-	for _, l := range []netlink.Link{loopback, inner} {
-		if err := in.LinkSetUp(l); err != nil {
-			return nil, fmt.Errorf("set link %s of the pod up: %w", l.Attrs().Name, err)
+	route := nl.NewRtMsg()
+	route.Family = unix.AF_INET
+	if err := s.do(
+		ask("add address "+ip.String(), unix.RTM_NEWADDR, unix.NLM_F_CREATE|unix.NLM_F_EXCL, address4(eth, ip)...),
+		ask("set the pod's lo up", unix.RTM_SETLINK, 0, up(loopbackIndex)),
+		ask("set the pod's "+podLink+" up", unix.RTM_SETLINK, 0, up(eth)),
+		ask("add the pod's default route", unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, route,
+			number(unix.RTA_OIF, uint32(eth)), nl.NewRtAttr(unix.RTA_GATEWAY, gateway.AsSlice())),
+	); err != nil {
+		return err
+	}
+	for path, value := range settings {
+		if err := set(path, value); err != nil {
+			return err
 		}
 	}
-	if err := in.RouteReplace(&netlink.Route{LinkIndex: inner.Attrs().Index, Gw: gatewayOf(own).AsSlice()}); err != nil {
-		return nil, fmt.Errorf("add the pod's default route: %w", err)
-	}
-	if err := inside(pod, func() error {
-		for path, value := range settings {
-			if err := set(path, value); err != nil {
-				return err
-			}
-		}
-		return nil
-	}); err != nil {
-		return nil, fmt.Errorf("set up the pod's network namespace: %w", err)
-	}
-	// The alias is the mark of a link that is whole.
-	if err := k.handle.LinkSetAlias(outer, a.String()); err != nil {
-		return nil, fmt.Errorf("name link %s: %w", name, err)
-	}
-	return outer, nil
+	return nil
 }
 
 // set writes a setting of the kernel, without what a file that may block takes.

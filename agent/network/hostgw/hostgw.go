@@ -501,10 +501,10 @@ func (n *Network) Attach(ctx context.Context, ref container.PodRef, netNS, ip st
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	bridge, err := n.kernel.handle.LinkByName(n.names.bridge)
+	bridge, err := n.kernel.bridge(n.names.bridge)
 	if err != nil || n.links == nil {
 		if err = n.passLocked(); err == nil {
-			bridge, err = n.kernel.handle.LinkByName(n.names.bridge)
+			bridge, err = n.kernel.bridge(n.names.bridge)
 		}
 		if err != nil {
 			return fmt.Errorf("attach pod %s: %w", ref.UID, err)

@@ -20,6 +20,7 @@ const forwardingFile = "/proc/sys/net/ipv4/ip_forward"
 type kernel struct {
 	ns     netns.NsHandle
 	handle *netlink.Handle
+	socket *socket
 	rules  *ruler
 }
 
@@ -34,11 +35,22 @@ func openKernel(path string) (*kernel, error) {
 		_ = ns.Close()
 		return nil, fmt.Errorf("speak to the kernel of routes: %w", err)
 	}
-	return &kernel{ns: ns, handle: handle, rules: &ruler{ns: ns}}, nil
+	k := &kernel{ns: ns, handle: handle, rules: &ruler{ns: ns}}
+	err = inside(ns, func() (err error) {
+		k.socket, err = openSocket()
+		return err
+	})
+	if err != nil {
+		handle.Close()
+		_ = ns.Close()
+		return nil, fmt.Errorf("speak to the kernel of links: %w", err)
+	}
+	return k, nil
 }
 
 func (k *kernel) close() {
 	k.rules.close()
+	k.socket.close()
 	k.handle.Close()
 	_ = k.ns.Close()
 }
@@ -181,11 +193,11 @@ func (k *kernel) act(w *wanted, st step) error {
 	case removeAddress:
 		return k.handle.AddrDel(l, &netlink.Addr{IPNet: ipNet(st.net)})
 	case enslave:
-		bridge, err := k.handle.LinkByName(w.bridge)
+		bridge, err := k.socket.index(w.bridge)
 		if err != nil {
 			return err
 		}
-		return k.port(l, bridge)
+		return k.port(l, int(bridge))
 	case deleteLink:
 		return k.handle.LinkDel(l)
 	case setRoute, deleteRoute:
@@ -206,8 +218,8 @@ func (k *kernel) act(w *wanted, st step) error {
 
 // port makes a link a port of the bridge. Frames may leave through the port they came by: where the kernel filters
 // bridged frames too, a pod that comes back to itself through a port of the node is not routed but bridged.
-func (k *kernel) port(l, bridge netlink.Link) error {
-	if err := k.handle.LinkSetMaster(l, bridge); err != nil {
+func (k *kernel) port(l netlink.Link, bridge int) error {
+	if err := k.handle.LinkSetMasterByIndex(l, bridge); err != nil {
 		return err
 	}
 	return k.handle.LinkSetHairpin(l, true)
