@@ -131,8 +131,9 @@ func (c *Client) Remove(ctx context.Context) error {
 	return err
 }
 
-// Watch calls changed at once and after each change, until ctx or the connection ends.
-func (c *Client) Watch(ctx context.Context, changed func()) error {
+// Watch calls changed at once and after each change with the state, until ctx or the connection ends. A state whose Changes is 0
+// says nothing else: State does.
+func (c *Client) Watch(ctx context.Context, changed func(State)) error {
 	conn, err := Dial(ctx, c.Dir, SocketFile)
 	if err != nil {
 		return err
@@ -151,7 +152,11 @@ func (c *Client) Watch(ctx context.Context, changed func()) error {
 		if f.kind != msgChanged {
 			return errFrame
 		}
-		changed()
+		st := State{Version: int(f.version)}
+		if err := st.decode(f.body); err != nil {
+			return err
+		}
+		changed(st)
 	}
 }
 

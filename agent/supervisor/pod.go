@@ -45,6 +45,7 @@ type pod struct {
 	inits    map[int]*instance
 	holder   holder
 	watchers map[chan struct{}]bool
+	changes  int64 // of what state tells
 	removing bool
 	fenced   bool
 }
@@ -125,6 +126,7 @@ func newPod(self []string, data, dir string) (*pod, *net.UnixListener, error) {
 	p := &pod{
 		self: self, data: data, dir: dir, rec: rec, forks: make(chan func()), conns: make(chan struct{}, maxConns),
 		newest: map[string]*instance{}, inits: map[int]*instance{}, watchers: map[chan struct{}]bool{},
+		changes: 1,
 	}
 	if p.slack, err = strconv.Atoi(os.Getenv(EnvSlack)); err != nil {
 		if p.slack, err = unix.PrctlRetInt(unix.PR_GET_TIMERSLACK, 0, 0, 0, 0); err != nil {
@@ -249,6 +251,7 @@ func (in *instance) storeLocked() bool {
 }
 
 func (p *pod) changedLocked() {
+	p.changes++
 	for w := range p.watchers {
 		select {
 		case w <- struct{}{}:
@@ -327,7 +330,7 @@ func (p *pod) serve(c *net.UnixConn) {
 func (p *pod) state() State {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	st := State{Fenced: p.fenced}
+	st := State{Fenced: p.fenced, Changes: p.changes}
 	if p.fence != nil {
 		st.Fence = p.rec.fenceKind()
 	}
@@ -343,7 +346,7 @@ func (p *pod) state() State {
 	return st
 }
 
-// watch says "changed" now and after each change, until the connection ends.
+// watch tells the state now and after each change, until the connection ends.
 func (p *pod) watch(c *net.UnixConn) {
 	w := make(chan struct{}, 1)
 	w <- struct{}{}
@@ -364,7 +367,10 @@ func (p *pod) watch(c *net.UnixConn) {
 	for {
 		select {
 		case <-w:
-			if writeFrame(c, msgChanged, nil) != nil {
+			var b body
+			st := p.state()
+			st.encode(&b)
+			if writeFrame(c, msgChanged, b.b) != nil {
 				return
 			}
 		case <-gone:
@@ -419,6 +425,7 @@ func (p *pod) start(cfg StartConfig) (ContainerRecord, error) {
 		return ContainerRecord{}, refusal(CodeOther, "pod has "+strconv.Itoa(MaxContainers)+" containers already")
 	}
 	p.newest[cfg.Name] = in // from here on nobody else starts it
+	p.changes++             // it is told of once it has started
 	p.mu.Unlock()
 
 	err := in.launch(cfg)
@@ -445,11 +452,14 @@ func (p *pod) start(cfg StartConfig) (ContainerRecord, error) {
 		} else {
 			delete(p.newest, cfg.Name)
 		}
+		p.changedLocked()
 		os.RemoveAll(dir)
 		return ContainerRecord{}, err
 	}
 	p.changedLocked()
-	return in.rec, nil
+	rec := in.rec
+	rec.Change = p.changes
+	return rec, nil
 }
 
 // launch forks the init and lets it go on.

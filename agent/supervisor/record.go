@@ -123,6 +123,8 @@ type ContainerRecord struct {
 	Reason string
 	// DroppedLines counts the lines of output that could not be written.
 	DroppedLines int64
+	// Change is the number of changes in State with the one that made the instance start, in the answer to Start; else 0.
+	Change int64
 }
 
 // The reasons of a container's end.

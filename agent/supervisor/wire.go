@@ -434,6 +434,8 @@ type State struct {
 	Fenced bool
 	// Containers has the newest instance of each container.
 	Containers []ContainerRecord
+	// Changes counts what has changed so far: of two states the one with more is the newer. Supervisors that do not count say 0.
+	Changes int64
 }
 
 func (s *State) encode(w *body) {
@@ -442,6 +444,7 @@ func (s *State) encode(w *body) {
 	for i := range s.Containers {
 		w.nested(3, s.Containers[i].encode)
 	}
+	w.int(4, s.Changes)
 }
 
 func (s *State) decode(b []byte) error {
@@ -458,6 +461,8 @@ func (s *State) decode(b []byte) error {
 				return err
 			}
 			s.Containers = append(s.Containers, c)
+		case 4:
+			s.Changes = f.int()
 		}
 	}
 	return f.err
@@ -475,6 +480,7 @@ func (c *ContainerRecord) encode(w *body) {
 	w.str(9, c.Reason)
 	w.int(10, c.DroppedLines)
 	w.int(11, int64(c.PID))
+	w.int(12, c.Change)
 }
 
 func (c *ContainerRecord) decode(b []byte) error {
@@ -503,6 +509,8 @@ func (c *ContainerRecord) decode(b []byte) error {
 			c.DroppedLines = f.int()
 		case 11:
 			c.PID = int(f.int())
+		case 12:
+			c.Change = f.int()
 		}
 	}
 	return f.err

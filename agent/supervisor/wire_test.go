@@ -15,8 +15,8 @@ func TestMessagesComeBackAsTheyWent(t *testing.T) {
 		Name: "main", Instance: "3-abcd", Attempt: 3, Argv: []string{"/bin/sh", "", "-c"}, Env: []string{"A=1", "B="}, WorkingDir: "/w",
 		UID: 0, GID: -1, Mounts: []Mount{{Source: "/a", Target: "/b", ReadOnly: true}, {Source: "/c", Target: "/c"}},
 	}
-	state := State{Fence: "kernel", Fenced: true, Containers: []ContainerRecord{
-		{Name: "a", Instance: "0-1", Running: true, Started: time.Unix(5, 7), PID: 4711},
+	state := State{Fence: "kernel", Fenced: true, Changes: 5, Containers: []ContainerRecord{
+		{Name: "a", Instance: "0-1", Running: true, Started: time.Unix(5, 7), PID: 4711, Change: 3},
 		{Name: "b", Instance: "9-2", Attempt: 9, Started: time.Unix(5, 7), Finished: time.Unix(9, 1), ExitCode: 137, Signal: 9, Reason: "Error", DroppedLines: 4},
 	}}
 	request := ExecRequest{Argv: []string{"x", ""}, Env: []string{"A=b"}, Timeout: time.Second, OutputLimit: 7}

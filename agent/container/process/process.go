@@ -114,11 +114,12 @@ type pod struct {
 	sup   supervisor.SupervisorRecord
 
 	mu sync.Mutex
-	// last is what the supervisor said when changes was as in lastOf. It holds while the supervisor is watched and has told of
-	// no change since, so that a list of pods that do nothing asks nobody.
-	last            []supervisor.ContainerRecord
-	changes, lastOf uint64
-	watched         bool
+	// last is what the supervisor said with lastOf changes, the newest that is known. It holds while the supervisor is watched, has
+	// told of no more than that, and was asked after what was last doubted, so that a list of pods that do nothing asks nobody.
+	last          []supervisor.ContainerRecord
+	lastOf, told  int64
+	doubts, asked uint64
+	watched       bool
 	// went is when the supervisor was last seen not to be stopped.
 	went time.Time
 
@@ -303,6 +304,7 @@ func (r *Runtime) ensure(ctx context.Context, cfg container.PodConfig) (*pod, er
 		delete(r.pods, cfg.UID)
 		r.mu.Unlock()
 	} else {
+		p.watched = true // from here on, and it has no containers yet
 		r.follow(p)
 		r.hint()
 	}
@@ -463,11 +465,11 @@ func (r *Runtime) follow(p *pod) {
 	r.wg.Go(func() {
 		pause := 10 * time.Millisecond
 		for r.ctx.Err() == nil && p.sup.Alive() {
-			err := p.client.Watch(r.ctx, func() {
-				p.changed(true)
+			err := p.client.Watch(r.ctx, func(st supervisor.State) {
+				p.changed(st)
 				r.hint()
 			})
-			p.changed(false)
+			p.unwatched()
 			if r.ctx.Err() != nil {
 				return
 			}
@@ -486,37 +488,70 @@ func (r *Runtime) follow(p *pod) {
 	})
 }
 
-// changed notes that what the supervisor said last holds no longer, and whether it will tell of the next change.
-func (p *pod) changed(watched bool) {
+// changed takes in what the supervisor tells of a change. From one that tells no state it is only word that there was one.
+func (p *pod) changed(st supervisor.State) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.changes++
-	p.watched = watched
+	p.watched = true
+	if st.Changes == 0 {
+		p.doubts++
+		return
+	}
+	p.takeLocked(&st)
 }
 
-// records asks the supervisor for its containers, unless it has told of no change since it was asked the last time.
+func (p *pod) unwatched() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.watched = false
+}
+
+// takeLocked keeps a state unless a newer one is known.
+func (p *pod) takeLocked(st *supervisor.State) {
+	if st.Changes >= p.lastOf {
+		p.last, p.lastOf, p.told = st.Containers, st.Changes, max(p.told, st.Changes)
+	}
+}
+
+// holdsLocked tells whether last is all that there is to know.
+func (p *pod) holdsLocked() bool { return p.watched && p.lastOf >= p.told && p.asked == p.doubts }
+
+// records asks the supervisor for its containers, unless what it has told holds.
 func (p *pod) records(ctx context.Context) ([]supervisor.ContainerRecord, error) {
 	p.mu.Lock()
-	last, at, holds := p.last, p.changes, p.watched && p.changes == p.lastOf
+	last, doubts, holds := p.last, p.doubts, p.holdsLocked()
 	p.mu.Unlock()
 	if holds {
 		return last, nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, askLimit)
+	defer cancel()
 	st, err := p.client.State(ctx)
 	if err != nil {
 		return nil, err
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.last, p.lastOf = st.Containers, at
-	return st.Containers, nil
+	p.takeLocked(&st)
+	p.asked = max(p.asked, doubts)
+	return p.last, nil
 }
 
-// done notes that something was done to the pod: what it said before holds no longer, though word of it may be on its way.
-func (p *pod) done() {
+// doubt notes that something was done to the pod: what it said before holds no longer, though word of it may be on its way.
+func (p *pod) doubt() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.changes++
+	p.doubts++
+}
+
+// began notes that a container has started with that change, of which word may be on its way.
+func (p *pod) began(change int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if change == 0 {
+		p.doubts++
+	}
+	p.told = max(p.told, change)
 }
 
 // bury kills what a dead supervisor has left and marks the pod dead.
@@ -679,12 +714,22 @@ func (r *Runtime) List(ctx context.Context) (container.List, error) {
 			continue
 		}
 		exist[i] = true
-		wg.Go(func() {
-			sem <- struct{}{}
-			defer func() { <-sem }()
+		describe := func() {
 			var answered bool
 			out[i], answered = r.describe(ctx, p)
 			silent[i] = !answered
+		}
+		p.mu.Lock()
+		holds := p.holdsLocked() && !p.dead
+		p.mu.Unlock()
+		if holds { // nothing to wait for
+			describe()
+			continue
+		}
+		wg.Go(func() {
+			sem <- struct{}{}
+			defer func() { <-sem }()
+			describe()
 		})
 	}
 	wg.Wait()
@@ -715,10 +760,8 @@ func (r *Runtime) describe(ctx context.Context, p *pod) (container.Pod, bool) {
 	answered := out.Dead
 	var recs []supervisor.ContainerRecord
 	if !out.Dead && !p.stopped() {
-		ask, cancel := context.WithTimeout(ctx, askLimit)
 		var err error
-		recs, err = p.records(ask)
-		cancel()
+		recs, err = p.records(ctx)
 		answered = err == nil
 		if err != nil {
 			r.cfg.Log.Debug("supervisor does not say its state", "pod", p.rec.Name, "err", err)
@@ -844,11 +887,12 @@ func (r *Runtime) start(ctx context.Context, ref container.PodRef, c container.C
 	if err := r.containerGroup(p, &c, &cfg); err != nil {
 		return container.Container{}, err
 	}
-	defer p.done()
 	rec, err := p.client.Start(ctx, cfg)
 	if err != nil {
+		p.doubt()
 		return container.Container{}, p.translate(err)
 	}
+	p.began(rec.Change)
 	return p.container(rec), nil
 }
 
@@ -919,7 +963,7 @@ func (r *Runtime) StopContainer(ctx context.Context, id container.ContainerID, g
 	if err != nil {
 		return fmt.Errorf("stop container: %w", err)
 	}
-	defer p.done()
+	defer p.doubt()
 	if err := p.client.Stop(ctx, name, instance, max(grace, 0)); err != nil {
 		err = p.translate(err)
 		if errors.Is(err, container.ErrNotRunning) {

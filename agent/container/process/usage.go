@@ -159,8 +159,6 @@ func (p *pod) runs(ctx context.Context, name, instance string) (supervisor.Conta
 	dead, recs := p.dead, p.last
 	p.mu.Unlock()
 	if !dead && !p.stopped() {
-		ctx, cancel := context.WithTimeout(ctx, askLimit)
-		defer cancel()
 		said, err := p.records(ctx)
 		if err != nil {
 			return supervisor.ContainerRecord{}, p.translate(err)
