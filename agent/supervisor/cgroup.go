@@ -2,9 +2,10 @@ package supervisor
 
 import (
 	"errors"
-	"os"
 	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // enter puts the init into the container's control group. It has started nothing yet, so nothing of the container was
@@ -16,15 +17,16 @@ func (in *instance) enter(files []string) error {
 	if pid == 0 || len(files) == 0 {
 		return nil // it has ended, and says why itself
 	}
+	id := strconv.AppendInt(nil, int64(pid), 10)
 	for _, f := range files {
 		// Not made if missing: then there is no such group.
-		procs, err := os.OpenFile(f, os.O_WRONLY, 0)
+		fd, err := unix.Open(f, unix.O_WRONLY|unix.O_CLOEXEC, 0)
 		if err == nil {
-			_, err = procs.WriteString(strconv.Itoa(pid))
-			procs.Close()
+			_, err = unix.Write(fd, id)
+			unix.Close(fd)
 		}
 		if err != nil {
-			return errors.New("enter control group: " + err.Error())
+			return errors.New("enter control group " + f + ": " + err.Error())
 		}
 	}
 	return nil
@@ -35,14 +37,15 @@ func oomKills(file string) int64 {
 	if file == "" {
 		return 0
 	}
-	b, err := os.ReadFile(file)
+	var b [1024]byte
+	n, err := readSmall(file, b[:])
 	if err != nil {
 		return 0
 	}
-	for line := range strings.Lines(string(b)) {
+	for line := range strings.Lines(string(b[:n])) {
 		if rest, ok := strings.CutPrefix(line, "oom_kill "); ok {
-			n, _ := strconv.ParseInt(strings.TrimSpace(rest), 10, 64)
-			return n
+			kills, _ := strconv.ParseInt(strings.TrimSpace(rest), 10, 64)
+			return kills
 		}
 	}
 	return 0

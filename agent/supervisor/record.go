@@ -156,13 +156,16 @@ func readRecord(path string) (record, error) {
 		return nil, err
 	}
 	defer f.Close()
-	b := make([]byte, maxRecord+1)
+	b := make([]byte, 2048) // few records have more
 	n := 0
-	for n < len(b) {
+	for {
 		k, err := f.Read(b[n:])
 		n += k
-		if err != nil {
+		if err != nil || n > maxRecord {
 			break
+		}
+		if n == len(b) {
+			b = append(b, make([]byte, n)...)
 		}
 	}
 	if n > maxRecord {
