@@ -210,6 +210,13 @@ func (f *fake) changedLocked() {
 	f.changed = make(chan struct{})
 }
 
+// locked does what while no call is being answered.
+func (f *fake) locked(what func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	what()
+}
+
 func (f *fake) setPod(p *musterv1.Pod) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
