@@ -41,7 +41,7 @@ func (c *Cluster) scrape(name string) string {
 
 func TestTheOperationsPageNamesTheMetricsThatAreServedAndNoOthers(t *testing.T) {
 	t.Parallel()
-	page, err := os.ReadFile(filepath.Join("..", "..", "docs", "operations.md"))
+	page, err := os.ReadFile(filepath.Join(root(), "docs", "operations.md"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,6 +2,7 @@ package clustertest
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -150,13 +151,13 @@ func (u *tour) forwards(line, port string) {
 	u.t.Logf("$ %s", line)
 }
 
+// root has the project's README and documents.
+func root() string { return cmp.Or(os.Getenv("MUSTER_ROOT"), filepath.Join("..", "..")) }
+
 func TestTheTourOfTheREADMEWorksAsItStandsThere(t *testing.T) {
 	bin := Binary(t)
 	t.Parallel()
-	root := os.Getenv("MUSTER_ROOT")
-	if root == "" {
-		root = "../.."
-	}
+	root := root()
 	text, err := os.ReadFile(filepath.Join(root, "README.md"))
 	if err != nil {
 		t.Fatal(err)

@@ -18,10 +18,10 @@ go test -c -o "$dir/e2e" ./internal/clustertest
 go build -o "$dir/sample" ./deploy/examples/sample
 cp "$2" "$dir/muster"
 mkdir -p "$dir/root/deploy" "$dir/home" "$dir/tmp"
-cp README.md "$dir/root/"
+cp -r README.md docs "$dir/root/"
 cp -r deploy/examples "$dir/root/deploy/"
 chmod 755 "$dir"
 chown "$1:$1" "$dir/home" "$dir/tmp"
 cd "$dir/home"
 setpriv --reuid "$1" --regid "$1" --clear-groups env -i CI="${CI:-}" PATH="$PATH" HOME="$dir/home" TMPDIR="$dir/tmp" \
-	MUSTER_BIN="$dir/muster" MUSTER_SAMPLE="$dir/sample" MUSTER_EXAMPLES="$dir/root/deploy/examples" MUSTER_ROOT="$dir/root" MUSTER_ROUNDS="${MUSTER_ROUNDS:-}" "$dir/e2e" -test.timeout 15m -test.parallel 7
+	MUSTER_BIN="$dir/muster" MUSTER_SAMPLE="$dir/sample" MUSTER_EXAMPLES="$dir/root/deploy/examples" MUSTER_ROOT="$dir/root" MUSTER_ROUNDS="${MUSTER_ROUNDS:-}" "$dir/e2e" -test.timeout 15m -test.parallel 5
