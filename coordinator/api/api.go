@@ -165,15 +165,7 @@ func selector(s string) (spec.Selector, error) {
 
 // page cuts one page out of items, which are sorted by key; token is where the last page ended.
 func page[T any](items []T, key func(*T) string, size int32, token string) ([]T, string, error) {
-	n, after, err := pageAfter(size, token)
-	if err != nil {
-		return nil, "", err
-	}
-	if token != "" {
-		items = items[sort.Search(len(items), func(i int) bool { return key(&items[i]) > after }):]
-	}
-	items, next := cut(items, key, n)
-	return items, next, nil
+	return pageWhere(items, func(*T) bool { return true }, key, size, token)
 }
 
 // pageWhere is the page of those items that match, which are in order of their keys. What lies behind it is not looked at.

@@ -26,7 +26,7 @@ func (s *scene) nodes(sight *fleet.Sight, leave []spec.ObjectName) []placement.N
 	if len(sight.TouchedNodes) > 0 {
 		for i := range sight.Nodes {
 			if n := &sight.Nodes[i]; sight.TouchedNodes[n.Name] && n.Facts != nil {
-				s.byName[n.Name] = placeNode(n, sight.OnNode[n.Name], nil)
+				s.byName[n.Name] = placeNode(n, sight.OnNode[n.Name])
 				delete(sight.TouchedNodes, n.Name)
 			}
 		}
@@ -60,12 +60,12 @@ func (s *scene) nodes(sight *fleet.Sight, leave []spec.ObjectName) []placement.N
 }
 
 // placeNode is one node with what the pods on it hold.
-func placeNode(n *fleet.Node, pods []*fleet.Pod, without map[spec.ObjectName]bool) placement.Node {
+func placeNode(n *fleet.Node, pods []*fleet.Pod) placement.Node {
 	node := placement.Node{
 		Name: n.Name, Labels: n.Meta().Labels, Ready: n.Verdict() == spec.VerdictReady,
 		Lacks: lacks(n.Facts), AnyHostPath: n.Facts.PrivilegedPods, HostPaths: n.Facts.HostPathAllow,
 		LacksNetwork: n.InNetwork() && n.Network == nil, SharesNetwork: !n.InNetwork(),
-		Allocatable: n.Facts.Allocatable, MaxPods: int(n.Facts.MaxPods), Bound: boundTo(pods, without),
+		Allocatable: n.Facts.Allocatable, MaxPods: int(n.Facts.MaxPods), Bound: boundTo(pods, nil),
 	}
 	if n.User != nil {
 		node.Cordoned, node.Taints = n.User.Unschedulable, n.User.Taints
@@ -73,6 +73,7 @@ func placeNode(n *fleet.Node, pods []*fleet.Pod, without map[spec.ObjectName]boo
 	return node
 }
 
+// boundTo is what pods hold, but those that are not to count.
 func boundTo(pods []*fleet.Pod, without map[spec.ObjectName]bool) (bound []placement.Bound) {
 	for _, p := range pods {
 		if h := p.Current(); (h == nil || !h.Status.Phase.Final()) && !without[p.Key()] {
