@@ -17,11 +17,11 @@ trap 'rm -rf "$dir"' EXIT
 go test -c -o "$dir/e2e" ./internal/clustertest
 go build -o "$dir/sample" ./deploy/examples/sample
 cp "$2" "$dir/muster"
-mkdir -p "$dir/root/deploy" "$dir/home" "$dir/tmp"
-cp -r README.md docs "$dir/root/"
-cp -r deploy/examples "$dir/root/deploy/"
+mkdir -p "$dir/project/deploy" "$dir/home" "$dir/tmp"
+cp -r README.md docs "$dir/project/"
+cp -r deploy/examples "$dir/project/deploy/"
 chmod 755 "$dir"
 chown "$1:$1" "$dir/home" "$dir/tmp"
 cd "$dir/home"
 setpriv --reuid "$1" --regid "$1" --clear-groups env -i CI="${CI:-}" PATH="$PATH" HOME="$dir/home" TMPDIR="$dir/tmp" \
-	MUSTER_BIN="$dir/muster" MUSTER_SAMPLE="$dir/sample" MUSTER_EXAMPLES="$dir/root/deploy/examples" MUSTER_ROOT="$dir/root" MUSTER_ROUNDS="${MUSTER_ROUNDS:-}" "$dir/e2e" -test.timeout 15m -test.parallel 5
+	MUSTER_BIN="$dir/muster" MUSTER_SAMPLE="$dir/sample" MUSTER_EXAMPLES="$dir/project/deploy/examples" MUSTER_ROOT="$dir/project" MUSTER_ROUNDS="${MUSTER_ROUNDS:-}" "$dir/e2e" -test.timeout 15m -test.parallel 5
