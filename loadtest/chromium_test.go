@@ -238,6 +238,7 @@ var reports = []struct {
 }
 
 func TestABrowserShowsEveryReport(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("it starts browsers")
 	}

@@ -95,6 +95,7 @@ func TestASimulatedPodEndsWhenItIsDeletedOrStopped(t *testing.T) {
 }
 
 func TestASteadyFleetWritesNothingAndComesBackWithoutFlips(t *testing.T) {
+	t.Parallel()
 	cfg := ingestConfig()
 	cfg.Agents, cfg.Period, cfg.TempDir = 20, 2*time.Second, t.TempDir()
 	cfg.Pods = 3

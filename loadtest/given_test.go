@@ -76,6 +76,7 @@ func (s *someonesCoordinator) leftAsFound(t *testing.T) {
 }
 
 func TestAGivenCoordinatorIsMeasuredAndLeftAsItWasFound(t *testing.T) {
+	t.Parallel()
 	s := startSomeones(t)
 	cfg := ingestConfig()
 	cfg.Given, cfg.CoordinatorArgv, cfg.TempDir = &s.target, []string{"/no/such/coordinator"}, t.TempDir()
@@ -109,6 +110,7 @@ func TestAGivenCoordinatorIsMeasuredAndLeftAsItWasFound(t *testing.T) {
 }
 
 func TestATestThatIsEndedLeavesAGivenCoordinatorAsItWasFound(t *testing.T) {
+	t.Parallel()
 	s := startSomeones(t)
 	cfg := ingestConfig()
 	cfg.Given, cfg.Duration, cfg.TempDir = &s.target, time.Hour, t.TempDir()
@@ -128,6 +130,7 @@ func TestATestThatIsEndedLeavesAGivenCoordinatorAsItWasFound(t *testing.T) {
 }
 
 func TestAFleetOfAGivenCoordinatorIsNotRestarted(t *testing.T) {
+	t.Parallel()
 	s := startSomeones(t)
 	cfg := ingestConfig()
 	cfg.Given, cfg.TempDir = &s.target, t.TempDir()

@@ -173,6 +173,7 @@ func (c *Cluster) instances(selector string) string {
 }
 
 func TestAnAgentsRestartAloneChangesNothing(t *testing.T) {
+	t.Parallel()
 	c := Start(t, 2)
 	c.Apply(sleepers("calm", 4))
 	c.Eventually(30*time.Second, "4 pods are ready", func() bool { return c.running("app=calm", 4) })
@@ -189,6 +190,7 @@ func TestAnAgentsRestartAloneChangesNothing(t *testing.T) {
 }
 
 func TestACoordinatorsQuickRestartChangesNothing(t *testing.T) {
+	t.Parallel()
 	c := Start(t, 2, WithLease(10*time.Second, 10*time.Second))
 	w := c.NewWriters("quick")
 	c.Apply(w.Manifest("single"))
@@ -304,6 +306,7 @@ func TestADeadMachinesDeploymentPodsRunElsewhereWithinSeconds(t *testing.T) {
 }
 
 func TestAKilledSupervisorsPodIsRestartedOnceAndSaysWhy(t *testing.T) {
+	t.Parallel()
 	c := Start(t, 1)
 	c.Apply(sleepers("web", 1))
 	c.Eventually(20*time.Second, "the pod is ready", func() bool { return c.running("app=web", 1) })
@@ -369,6 +372,7 @@ func TestASteadyClusterWritesNothing(t *testing.T) {
 }
 
 func TestALivenessProbeRestartsItsContainer(t *testing.T) {
+	t.Parallel()
 	c := Start(t, 1)
 	c.Apply(`apiVersion: v1
 kind: Pod
@@ -397,6 +401,7 @@ spec:
 }
 
 func TestAHungAgentsDeploymentPodsMoveAndItsOldCopiesEnd(t *testing.T) {
+	t.Parallel()
 	c := Start(t, 2)
 	c.Apply(sleepers("web", 2))
 	c.Eventually(30*time.Second, "2 pods are ready", func() bool { return c.running("app=web", 2) })

@@ -37,6 +37,7 @@ func badLiveness(t *testing.T) string {
 }
 
 func TestABackEndThatStopsRestartsNoMoreThanHalfOfAFrontEndWhoseLivenessAsksIt(t *testing.T) {
+	t.Parallel()
 	c := Start(t, 3)
 	c.Apply(badLiveness(t))
 	count := func(selector string, which func(*Pod) bool) (n int) {

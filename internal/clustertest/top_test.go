@@ -29,6 +29,7 @@ func (c *Cluster) top(what, name string) used {
 }
 
 func TestTopShowsWhatIsUsedWhileItsAgentLivesAndWhatProbesCost(t *testing.T) {
+	t.Parallel()
 	c := Start(t, 1)
 	c.Apply(`apiVersion: v1
 kind: Pod
