@@ -276,7 +276,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		defer file.Close()
 	}
 	probing, err := NewProbing(ProbingConfig{
-		Attempt: attempter.Attempt,
+		Attempt: attempter.Attempt, Begin: attempter.Begin,
 		Report:  func(r prober.Report) { parts.runner.Report(runner.ProbeReport(r)) },
 		Observe: func(id spec.ProbeID, at spec.Attempt) { parts.session.Observe(id, at) },
 		Believe: func(s spec.ProbeState) { parts.session.Believe(s) },

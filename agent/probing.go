@@ -25,6 +25,8 @@ type Probing struct {
 type ProbingConfig struct {
 	// Attempt makes one attempt, as (*probe.Attempter).Attempt does.
 	Attempt func(ctx context.Context, q *probe.Question) probe.Answer
+	// Begin is prober.Config's, as (*probe.Attempter).Begin does; nil: there is none.
+	Begin func(ctx context.Context, q *probe.Question, done probe.Done) (probe.Answer, probe.Begun)
 	// Report and Believe are prober.Config's.
 	Report  func(prober.Report)
 	Believe func(spec.ProbeState)
@@ -45,7 +47,7 @@ func NewProbing(cfg ProbingConfig) (*Probing, error) {
 	}
 	memory := history.New(cfg.File)
 	return &Probing{History: memory, Metrics: metrics.handler(), Prober: prober.New(prober.Config{
-		Attempt: cfg.Attempt, Report: cfg.Report, Believe: cfg.Believe,
+		Attempt: cfg.Attempt, Begin: cfg.Begin, Report: cfg.Report, Believe: cfg.Believe,
 		Result: func(id spec.ProbeID, at spec.Attempt) {
 			memory.Add(id, at)
 			cfg.Observe(id, at)

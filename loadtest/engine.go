@@ -128,7 +128,8 @@ func Engine(ctx context.Context, in io.Reader, out io.Writer) error {
 		exec = pods.runtime
 	}
 	enc := json.NewEncoder(out)
-	e := &engine{job: &j, pods: pods, attempt: probe.New(exec).Attempt, tell: func(s said) error { return enc.Encode(s) }}
+	attempter := probe.New(exec)
+	e := &engine{job: &j, pods: pods, attempt: attempter.Attempt, begin: attempter.Begin, tell: func(s said) error { return enc.Encode(s) }}
 	return e.run(ctx)
 }
 
@@ -137,7 +138,9 @@ type engine struct {
 	job     *job
 	pods    *pods
 	attempt func(context.Context, *probe.Question) probe.Answer
-	tell    func(said) error
+	// begin may be nil.
+	begin func(context.Context, *probe.Question, probe.Done) (probe.Answer, probe.Begun)
+	tell  func(said) error
 }
 
 // rows are the probes: each with a pod, an address and a spec of its own.
@@ -204,7 +207,7 @@ func (e *engine) run(ctx context.Context) error {
 	defer func() { _ = metrics.Shutdown(context.WithoutCancel(ctx)) }()
 	rec := newRecorder(j.Targets, j.Period)
 	probing, err := agent.NewProbing(agent.ProbingConfig{
-		Attempt: e.attempt, Report: func(prober.Report) {}, Believe: func(spec.ProbeState) {}, Metrics: metrics, Log: log,
+		Attempt: e.attempt, Begin: e.begin, Report: func(prober.Report) {}, Believe: func(spec.ProbeState) {}, Metrics: metrics, Log: log,
 		Observe: func(id spec.ProbeID, a spec.Attempt) { rec.observe(id, &a) },
 	})
 	if err != nil {

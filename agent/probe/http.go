@@ -28,8 +28,6 @@ type httpClient struct {
 	// h2c speaks HTTP/2 without TLS, which no server is asked to agree to first (3.3.4).
 	h2c    *http.Client
 	dialer *net.Dialer
-	// exact makes every attempt through net/http alone, which the quick ones are held to.
-	exact bool
 }
 
 func newHTTPClient(d *net.Dialer) *httpClient {
@@ -106,17 +104,21 @@ func headers(req *http.Request, given []spec.Header, agent string) {
 	}
 }
 
-func (c *httpClient) get(ctx context.Context, a *spec.HTTPAction, host string, port int) Answer {
-	u := target(a, host, port)
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
+// request is what an attempt asks.
+func request(ctx context.Context, a *spec.HTTPAction, host string, port int) (*http.Request, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, target(a, host, port).String(), nil)
 	if err != nil {
-		return errored(err)
+		return nil, err
 	}
 	headers(req, a.Headers, UserAgent)
-	if deadline, ok := ctx.Deadline(); ok && !c.exact && a.Protocol == "" {
-		if answer, done := c.quick(ctx, req, host, port, deadline); done {
-			return answer
-		}
+	return req, nil
+}
+
+// get makes an attempt through net/http alone.
+func (c *httpClient) get(ctx context.Context, a *spec.HTTPAction, host string, port int) Answer {
+	req, err := request(ctx, a, host, port)
+	if err != nil {
+		return errored(err)
 	}
 	return do(c.speaking(a), req)
 }
@@ -154,7 +156,7 @@ func (a *Attempter) Notify(ctx context.Context, action *spec.HTTPAction, address
 	if err != nil {
 		return err
 	}
-	u := target(action, host(action.Host, address), port)
+	u := target(action, hostOf(action.Host, address), port)
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
 	if err != nil {
 		return err

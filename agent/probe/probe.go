@@ -25,7 +25,8 @@ const UserAgent = "kube-probe/1.37"
 // HookUserAgent is what the GETs of hooks call themselves, as the kubelet's do.
 const HookUserAgent = "kube-lifecycle/1.37"
 
-// Question is one attempt to make.
+// Question is what attempts ask. One that is asked again costs less: it keeps what is the same each time. So it must not change once
+// it was asked, nor be asked by two at once.
 type Question struct {
 	Probe *spec.Probe
 	// Address is the pod's; Ports resolve named ports.
@@ -33,6 +34,10 @@ type Question struct {
 	Ports   []spec.Port
 	// Instance is the container instance to run commands in.
 	Instance container.ContainerID
+
+	// prepared is there where it can be asked quickly, once that was judged.
+	prepared *prepared
+	judged   bool
 }
 
 // Answer is what came of it.
@@ -55,12 +60,16 @@ type Attempter struct {
 	exec Execer
 	http *httpClient
 	dial *net.Dialer
+	// exact makes every attempt through net and net/http alone, which the quick ones are held to.
+	exact   bool
+	waiting waiting
 }
 
 // New returns an attempter that runs commands through e.
 func New(e Execer) *Attempter {
 	d := &net.Dialer{Control: lingerZero, KeepAlive: -1}
-	return &Attempter{exec: e, http: newHTTPClient(d), dial: d}
+	client := newHTTPClient(d)
+	return &Attempter{exec: e, http: client, dial: d, waiting: waiting{client: client}}
 }
 
 // lingerZero lets a socket close by a reset, so that closed probe connections pile up nowhere. A positive linger would
@@ -87,6 +96,9 @@ func clip(s string) string { return s[:min(len(s), MaxOutput)] }
 
 // Attempt makes one attempt, which takes at most the probe's timeout.
 func (a *Attempter) Attempt(ctx context.Context, q *Question) Answer {
+	if answer, ok := a.quickly(ctx, q); ok {
+		return answer
+	}
 	switch {
 	case q.Probe.Exec != nil:
 		return a.execute(ctx, q)
@@ -97,7 +109,7 @@ func (a *Attempter) Attempt(ctx context.Context, q *Question) Answer {
 		}
 		ctx, cancel := context.WithTimeout(ctx, q.Probe.Timeout)
 		defer cancel()
-		return a.http.get(ctx, q.Probe.HTTP, host(q.Probe.HTTP.Host, q.Address), port)
+		return a.http.get(ctx, q.Probe.HTTP, hostOf(q.Probe.HTTP.Host, q.Address), port)
 	case q.Probe.TCP != nil:
 		port, err := resolve(q.Probe.TCP.Port, q.Ports)
 		if err != nil {
@@ -105,7 +117,7 @@ func (a *Attempter) Attempt(ctx context.Context, q *Question) Answer {
 		}
 		ctx, cancel := context.WithTimeout(ctx, q.Probe.Timeout)
 		defer cancel()
-		return a.connect(ctx, net.JoinHostPort(host(q.Probe.TCP.Host, q.Address), strconv.Itoa(port)))
+		return a.connect(ctx, net.JoinHostPort(hostOf(q.Probe.TCP.Host, q.Address), strconv.Itoa(port)))
 	case q.Probe.GRPC != nil:
 		port, err := resolve(spec.PortRef{Number: q.Probe.GRPC.Port}, nil)
 		if err != nil {
@@ -118,7 +130,7 @@ func (a *Attempter) Attempt(ctx context.Context, q *Question) Answer {
 	return errored(errors.New("missing probe handler"))
 }
 
-func host(given, pod string) string {
+func hostOf(given, pod string) string {
 	if given != "" {
 		return given
 	}

@@ -66,7 +66,7 @@ func TestAConnectionIsClosedByAReset(t *testing.T) {
 		_, err := c.Read(make([]byte, 1))
 		ended <- err
 	})
-	for name, change := range map[string]func(*Attempter){"3.1.4 the quick way": func(*Attempter) {}, "3.1.4 net/http": func(a *Attempter) { a.http.exact = true }} {
+	for name, change := range map[string]func(*Attempter){"3.1.4 the quick way": func(*Attempter) {}, "3.1.4 net/http": func(a *Attempter) { a.exact = true }} {
 		a := New(nil)
 		change(a)
 		if got := a.Attempt(t.Context(), get(port, nil)); got.Outcome != spec.OutcomeSuccess {
@@ -87,7 +87,7 @@ func TestNoProxyIsAsked(t *testing.T) {
 	// Nobody answers there; a proxy would. Loopback is never asked through one, so the name is another.
 	for name, exact := range map[string]bool{"3.3.5 the quick way": false, "3.3.5 net/http": true} {
 		a := New(nil)
-		a.http.exact = exact
+		a.exact = exact
 		q := get(closedPort(t), func(a *spec.HTTPAction) { a.Host = "0.0.0.0" })
 		if got := a.Attempt(t.Context(), q); got.Outcome != spec.OutcomeFailure {
 			t.Errorf("%s: %v %q", name, got.Outcome, got.Output)

@@ -29,7 +29,7 @@ type monitor struct {
 	sum time.Duration
 }
 
-// watch is one attempt under way.
+// watch is one attempt under way. It can be used again once it is over.
 type watch struct {
 	m     *monitor
 	timer *time.Timer
@@ -43,17 +43,22 @@ type watch struct {
 }
 
 // begin watches from now on.
-func (m *monitor) begin() *watch {
-	w := &watch{m: m, begun: time.Now()}
-	w.timer = time.AfterFunc(watchAfter, w.join)
-	return w
+func (w *watch) begin() {
+	w.m.mu.Lock()
+	w.begun, w.joined, w.over, w.before, w.own = time.Now(), false, false, 0, 0
+	w.m.mu.Unlock()
+	if w.timer == nil {
+		w.timer = time.AfterFunc(watchAfter, w.join)
+	} else {
+		w.timer.Reset(watchAfter)
+	}
 }
 
 func (w *watch) join() {
 	m := w.m
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if w.over {
+	if w.over || w.joined { // a timer that fires as it is stopped may find the next attempt under way: that joins early
 		return
 	}
 	now := time.Now()

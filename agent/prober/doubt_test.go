@@ -109,7 +109,8 @@ func TestTheMonitorMeasuresNothingWhereNothingIsLate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var m monitor
 		for _, d := range []time.Duration{0, watchAfter, time.Second} {
-			w := m.begin()
+			w := watch{m: &m}
+			w.begin()
 			time.Sleep(d)
 			if late := w.end(); late != 0 {
 				t.Errorf("over %v it was %v late", d, late)

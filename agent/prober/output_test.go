@@ -22,7 +22,7 @@ func TestAnOutputIsTextHoweverItIsCut(t *testing.T) {
 			attempt := func(context.Context, *probe.Question) probe.Answer {
 				return probe.Answer{Outcome: spec.OutcomeErrored, Output: output, CPU: -1}
 			}
-			r := run(t, time.Second, attempt, func(r *recorder) { r.Set(live("p", time.Second)) })
+			r := probing(t, time.Second, attempt, func(r *recorder) { r.Set(live("p", time.Second)) })
 			last := r.states[len(r.states)-1]
 			for _, s := range []string{r.reports[0].Output, last.Last.Output, last.ErroredReason} {
 				if !utf8.ValidString(s) || s == "" || len(s) > maxOutput {

@@ -10,6 +10,7 @@ import (
 	"hash/fnv"
 	"log/slog"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -70,6 +71,8 @@ type Report struct {
 type Config struct {
 	// Attempt makes one attempt; it may block for the probe's timeout.
 	Attempt func(ctx context.Context, q *probe.Question) probe.Answer
+	// Begin begins an attempt that needs nobody to wait for it, as probe.Attempter's does; nil: there are none.
+	Begin func(ctx context.Context, q *probe.Question, done probe.Done) (probe.Answer, probe.Begun)
 	// Report is told of every attempt that is no plain success, of every change of a verdict, of the first success after an
 	// attempt that could not be made, and of the first verdict of a guarded row.
 	Report func(Report)
@@ -111,6 +114,8 @@ type row struct {
 	doubted time.Time
 	last    *spec.Attempt
 	phase   time.Duration
+	// question is what its attempts ask; nil until the next one when that has changed.
+	question *probe.Question
 }
 
 // Prober asks the probes of a node. Its methods may be called from any goroutine and never block.
@@ -119,18 +124,22 @@ type Prober struct {
 	wake  chan struct{}
 	slots chan struct{}
 	// runs hands runs to workers that have made one before: their stacks have grown already.
-	runs chan func()
+	runs chan *run
+	// under are the workers and the runs that need none.
+	under sync.WaitGroup
 
 	monitor monitor
 
 	mu    sync.Mutex
 	rows  map[spec.ProbeID]*row
 	wheel wheel
+	// free are runs that are over: at most InFlight.
+	free []*run
 }
 
 // New builds a prober; nothing is asked before Run.
 func New(cfg Config) *Prober {
-	return &Prober{cfg: cfg, wake: make(chan struct{}, 1), slots: make(chan struct{}, InFlight), runs: make(chan func()), rows: map[spec.ProbeID]*row{}}
+	return &Prober{cfg: cfg, wake: make(chan struct{}, 1), slots: make(chan struct{}, InFlight), runs: make(chan *run), rows: map[spec.ProbeID]*row{}}
 }
 
 // phaseOf spreads probes over their period, the same at every start.
@@ -159,6 +168,9 @@ func (p *Prober) Set(r Row) {
 		p.rows[r.ID] = w
 	}
 	fresh := r.Instance != w.Instance || w.tracker.Instance() == ""
+	if fresh || r.Probe != w.Probe || r.Address != w.Address || !slices.Equal(r.Ports, w.Ports) {
+		w.question = nil
+	}
 	w.Row = r
 	changed := w.tracker.See(health.Facts{
 		Instance: string(r.Instance), StartedAt: r.StartedAt, Running: r.Running, Started: r.Started, Adopted: r.Adopted, Held: r.Held,
@@ -246,8 +258,7 @@ func (p *Prober) queue(w *row, at time.Time) {
 
 // Run asks until ctx ends, and returns when no attempt is under way.
 func (p *Prober) Run(ctx context.Context) error {
-	var under sync.WaitGroup
-	defer under.Wait()
+	defer p.under.Wait()
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	var waiting []*row
@@ -257,7 +268,7 @@ func (p *Prober) Run(ctx context.Context) error {
 		waiting = append(waiting, p.wheel.take(now)...)
 		next, any := p.wheel.next()
 		p.mu.Unlock()
-		for len(waiting) > 0 && p.begin(ctx, &under, waiting[0]) {
+		for len(waiting) > 0 && p.begin(ctx, waiting[0]) {
 			waiting = waiting[1:]
 		}
 		pause := time.Hour
@@ -281,92 +292,165 @@ func (p *Prober) Run(ctx context.Context) error {
 }
 
 // begin starts a row's run if there is room.
-func (p *Prober) begin(ctx context.Context, under *sync.WaitGroup, w *row) bool {
+func (p *Prober) begin(ctx context.Context, w *row) bool {
 	now := time.Now()
+	r, room := p.admit(w, now)
+	if r == nil {
+		return room
+	}
+	r.ctx, r.began = ctx, now
+	if p.cfg.Begin != nil {
+		p.under.Add(1)
+		r.watch()
+		switch answer, begun := p.cfg.Begin(ctx, r.question, r); begun {
+		case probe.Over:
+			r.Done(answer)
+			return true
+		case probe.UnderWay:
+			return true
+		}
+		r.lateness() // its watch ends; the attempts to come have their own
+		p.under.Done()
+	}
+	p.hand(r)
+	return true
+}
+
+// admit makes a run of a row that is due; nil where there is none to make, and false where there is no room for it.
+func (p *Prober) admit(w *row, now time.Time) (*run, bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if w.gone || w.running || !w.queued || w.due.After(now) {
-		return true // it has been moved, or has gone
+		return nil, true // it has been moved, or has gone
 	}
 	if !w.tracker.Open(now) {
 		w.queued = false
 		if w.tracker.Waiting() {
 			p.queue(w, w.tracker.OpensAt())
 		}
-		return true
+		return nil, true
 	}
 	select {
 	case p.slots <- struct{}{}:
 	default:
-		return false
+		return nil, false
 	}
 	w.running, w.queued = true, false
-	q := probe.Question{Probe: w.Probe, Address: w.Address, Ports: w.Ports, Instance: w.Instance}
-	lag := now.Sub(w.due)
-	run := func() {
-		p.run(ctx, w, &q, now, lag)
-		<-p.slots
+	if w.question == nil {
+		w.question = &probe.Question{Probe: w.Probe, Address: w.Address, Ports: w.Ports, Instance: w.Instance}
 	}
-	select {
-	case p.runs <- run:
-	default:
-		under.Go(func() { p.work(ctx, run) })
+	r := &run{p: p, watched: watch{m: &p.monitor}}
+	if n := len(p.free); n > 0 {
+		r, p.free = p.free[n-1], p.free[:n-1]
 	}
-	return true
+	r.row, r.question, r.lag, r.made = w, w.question, now.Sub(w.due), 0
+	return r, true
 }
 
-// work makes runs, one after the other, until ctx ends. There are never more workers than InFlight.
-func (p *Prober) work(ctx context.Context, run func()) {
-	for {
-		run()
+// run is one run under way.
+type run struct {
+	p        *Prober
+	ctx      context.Context
+	row      *row
+	question *probe.Question
+	// began is when it began, and lag how late that was; made is how many attempts have been made of it.
+	began time.Time
+	lag   time.Duration
+	made  int
+	// watched measures how late this process is while the attempt is under way, unless Config.Late does.
+	watched watch
+}
+
+// watch has the lateness of this process measured from now on.
+func (r *run) watch() {
+	if r.p.cfg.Late == nil {
+		r.watched.begin()
+	}
+}
+
+// lateness is how late this process was since watch.
+func (r *run) lateness() time.Duration {
+	if r.p.cfg.Late != nil {
+		return r.p.cfg.Late(r.began)
+	}
+	return r.watched.end()
+}
+
+// Done takes the answer of an attempt that was begun by Config.Begin.
+func (r *run) Done(answer probe.Answer) {
+	p, lateness := r.p, r.lateness()
+	defer p.under.Done()
+	if r.made++; answer.Outcome == spec.OutcomeErrored && r.ctx.Err() == nil {
+		p.hand(r)
+		return
+	}
+	r.end(&answer, lateness)
+}
+
+// hand has a worker make the attempts of a run that are left.
+func (p *Prober) hand(r *run) {
+	select {
+	case p.runs <- r:
+	default:
+		p.under.Go(func() { p.work(r) })
+	}
+}
+
+// work makes runs, one after the other, until their context ends. There are never more workers than InFlight.
+func (p *Prober) work(r *run) {
+	for ctx := r.ctx; ; {
+		r.attempts()
 		select {
-		case run = <-p.runs:
+		case r = <-p.runs:
 		case <-ctx.Done():
 			return
 		}
 	}
 }
 
-// run makes the attempts of one run, and folds the last one in.
-func (p *Prober) run(ctx context.Context, w *row, q *probe.Question, began time.Time, lag time.Duration) {
-	var answer probe.Answer
-	var lateness time.Duration
-	start := began
-	for range attempts {
-		start = time.Now()
-		answer, lateness = p.attempt(ctx, q, start)
-		if answer.Outcome != spec.OutcomeErrored || ctx.Err() != nil {
-			break
+// attempts makes the attempts of a run that are left, and ends it.
+func (r *run) attempts() {
+	for {
+		r.began = time.Now()
+		r.watch()
+		answer := r.p.ask(r.ctx, r.question)
+		lateness := r.lateness()
+		if r.made++; answer.Outcome != spec.OutcomeErrored || r.made >= attempts || r.ctx.Err() != nil {
+			r.end(&answer, lateness)
+			return
 		}
 	}
-	took := time.Since(start)
+}
+
+// end takes the answer of the last attempt in, and frees the run's slot.
+func (r *run) end(answer *probe.Answer, lateness time.Duration) {
+	p := r.p
 	p.mu.Lock()
-	defer p.mu.Unlock()
+	r.take(answer, lateness)
+	r.ctx, r.row, r.question = nil, nil, nil
+	p.free = append(p.free, r)
+	p.mu.Unlock()
+	<-p.slots
+}
+
+// take folds an answer in, unless nobody waits for it any more.
+func (r *run) take(answer *probe.Answer, lateness time.Duration) {
+	p, w := r.p, r.row
+	took := time.Since(r.began)
 	w.running = false
-	if w.gone || ctx.Err() != nil {
+	if w.gone || r.ctx.Err() != nil {
 		return
 	}
-	if w.Instance == q.Instance {
-		if answer.Outcome == spec.OutcomeFailure && w.doubts(took, lateness, start.Add(took)) {
+	if w.Instance == r.question.Instance {
+		if answer.Outcome == spec.OutcomeFailure && w.doubts(took, lateness, r.began.Add(took)) {
 			answer.Outcome = spec.OutcomeInconclusive
 			answer.Output = fmt.Sprintf("the agent was %v late itself: %s", lateness.Round(time.Millisecond), answer.Output)
 		} else if answer.Outcome == spec.OutcomeSuccess || answer.Outcome == spec.OutcomeWarning {
 			w.doubted = time.Time{}
 		}
-		p.fold(w, &answer, start, took, lag)
+		p.fold(w, answer, r.began, took, r.lag)
 	}
 	p.plan(w)
-}
-
-// attempt makes one attempt, and says how late this process was meanwhile.
-func (p *Prober) attempt(ctx context.Context, q *probe.Question, start time.Time) (probe.Answer, time.Duration) {
-	if p.cfg.Late != nil {
-		answer := p.ask(ctx, q)
-		return answer, p.cfg.Late(start)
-	}
-	watched := p.monitor.begin()
-	answer := p.ask(ctx, q)
-	return answer, watched.end()
 }
 
 // ask makes an attempt. One that panics could not be made: a bug in one handler ends no agent (5.1.5).

@@ -38,8 +38,8 @@ func (r *recorder) Run(_ spec.ObjectName, _ spec.ProbeID, result spec.Result, _ 
 }
 func (r *recorder) Lag(time.Duration) {}
 
-// run runs a prober for so long, in a bubble, after set has given it rows.
-func run(t *testing.T, d time.Duration, attempt func(ctx context.Context, q *probe.Question) probe.Answer, set func(r *recorder)) *recorder {
+// probing runs a prober for so long, in a bubble, after set has given it rows.
+func probing(t *testing.T, d time.Duration, attempt func(ctx context.Context, q *probe.Question) probe.Answer, set func(r *recorder)) *recorder {
 	t.Helper()
 	r := &recorder{starts: map[spec.ProbeID][]time.Duration{}}
 	synctest.Test(t, func(t *testing.T) {
@@ -90,7 +90,7 @@ func live(name string, period time.Duration) Row {
 }
 
 func TestHangingProbeFailsAfterThreshold(t *testing.T) {
-	r := run(t, time.Minute, hanging, func(r *recorder) { r.Set(live("p", 10*time.Second)) })
+	r := probing(t, time.Minute, hanging, func(r *recorder) { r.Set(live("p", 10*time.Second)) })
 	for i, rep := range r.reports {
 		if rep.Verdict == spec.ResultFailure {
 			if at := r.reported[i]; at < 21*time.Second || at > 21*time.Second+Slot {
@@ -108,7 +108,7 @@ func TestHangingProbeFailsAfterThreshold(t *testing.T) {
 func TestPeriodsAreExactOnceTheyHaveDriftedApart(t *testing.T) {
 	for _, period := range []time.Duration{100 * time.Millisecond, 333 * time.Millisecond, time.Second, 10 * time.Second} {
 		row := Row{}
-		r := run(t, 1000*period+Slot, always(spec.OutcomeSuccess), func(r *recorder) { row = live("p", period); r.Set(row) })
+		r := probing(t, 1000*period+Slot, always(spec.OutcomeSuccess), func(r *recorder) { row = live("p", period); r.Set(row) })
 		starts := r.starts[row.ID]
 		if len(starts) < 999 || len(starts) > 1001 {
 			t.Errorf("period %v: %d attempts in 1000 periods", period, len(starts))
@@ -132,7 +132,7 @@ func TestPeriodsAreExactOnceTheyHaveDriftedApart(t *testing.T) {
 
 func TestProbesOfPodsThatStartTogetherDriftApart(t *testing.T) {
 	const rows, period = 1000, 10 * time.Second
-	r := run(t, 25*period, always(spec.OutcomeSuccess), func(r *recorder) {
+	r := probing(t, 25*period, always(spec.OutcomeSuccess), func(r *recorder) {
 		for i := range rows {
 			r.Set(live(strconv.Itoa(i), period))
 		}
@@ -157,7 +157,7 @@ func TestProbesOfPodsThatStartTogetherDriftApart(t *testing.T) {
 
 func TestAProbeThatFailsKeepsItsPeriod(t *testing.T) {
 	row := Row{}
-	r := run(t, 5*time.Minute, always(spec.OutcomeFailure), func(r *recorder) {
+	r := probing(t, 5*time.Minute, always(spec.OutcomeFailure), func(r *recorder) {
 		row = live("p", 10*time.Second)
 		row.Probe.FailureThreshold = 1000
 		r.Set(row)
@@ -172,7 +172,7 @@ func TestAProbeThatFailsKeepsItsPeriod(t *testing.T) {
 // Rules 5.1.2, 5.3.1 and 5.3.3, the first and the last of which differ from the kubelet on purpose.
 func TestTheInitialDelayCountsFromTheStartAndNoFirstProbeComesAPeriodLate(t *testing.T) {
 	row := Row{}
-	r := run(t, time.Minute, always(spec.OutcomeSuccess), func(r *recorder) {
+	r := probing(t, time.Minute, always(spec.OutcomeSuccess), func(r *recorder) {
 		row = live("p", 30*time.Second)
 		row.Probe.InitialDelay = 7 * time.Second
 		r.Set(row)
@@ -186,7 +186,7 @@ func TestTheInitialDelayCountsFromTheStartAndNoFirstProbeComesAPeriodLate(t *tes
 func TestAThousandWaitingProbesNeedNoGoroutineEach(t *testing.T) {
 	most := 0
 	var mu sync.Mutex
-	r := run(t, time.Minute, func(context.Context, *probe.Question) probe.Answer {
+	r := probing(t, time.Minute, func(context.Context, *probe.Question) probe.Answer {
 		mu.Lock()
 		defer mu.Unlock()
 		most = max(most, runtime.NumGoroutine())
@@ -215,7 +215,7 @@ func TestAThousandWaitingProbesNeedNoGoroutineEach(t *testing.T) {
 func TestAttemptsUnderWayAreBounded(t *testing.T) {
 	under, most := 0, 0
 	var mu sync.Mutex
-	run(t, 30*time.Second, func(ctx context.Context, q *probe.Question) probe.Answer {
+	probing(t, 30*time.Second, func(ctx context.Context, q *probe.Question) probe.Answer {
 		mu.Lock()
 		under++
 		most = max(most, under)
@@ -235,7 +235,7 @@ func TestAttemptsUnderWayAreBounded(t *testing.T) {
 // Rules 4.1, 4.2 and 4.3.
 func TestAnAttemptThatCannotBeMadeIsTriedThriceAndCountsForNothing(t *testing.T) {
 	n := 0 // of one probe, so one at a time
-	r := run(t, 15*time.Second, func(context.Context, *probe.Question) probe.Answer {
+	r := probing(t, 15*time.Second, func(context.Context, *probe.Question) probe.Answer {
 		n++
 		if n > 3 {
 			return probe.Answer{Outcome: spec.OutcomeSuccess}
@@ -256,7 +256,7 @@ func TestAnAttemptThatCannotBeMadeIsTriedThriceAndCountsForNothing(t *testing.T)
 // Rule 5.1.3 for triggers.
 func TestATriggerAsksAtOnceAndStartsThePeriodAnew(t *testing.T) {
 	row := Row{}
-	r := run(t, 20*time.Second, always(spec.OutcomeSuccess), func(r *recorder) {
+	r := probing(t, 20*time.Second, always(spec.OutcomeSuccess), func(r *recorder) {
 		row = live("p", 10*time.Second)
 		row.ID.Kind = spec.Readiness
 		r.Set(row)
@@ -271,7 +271,7 @@ func TestATriggerAsksAtOnceAndStartsThePeriodAnew(t *testing.T) {
 
 func TestTheStartupGateOpensWithoutAPeriodsWait(t *testing.T) {
 	row := Row{}
-	r := run(t, time.Minute, always(spec.OutcomeSuccess), func(r *recorder) {
+	r := probing(t, time.Minute, always(spec.OutcomeSuccess), func(r *recorder) {
 		row = live("p", 30*time.Second)
 		row.Started = false
 		r.Set(row)
@@ -287,7 +287,7 @@ func TestTheStartupGateOpensWithoutAPeriodsWait(t *testing.T) {
 // Rule 5.1.4.
 func TestARemovedProbeIsAskedNoMore(t *testing.T) {
 	row := Row{}
-	r := run(t, time.Minute, always(spec.OutcomeSuccess), func(r *recorder) {
+	r := probing(t, time.Minute, always(spec.OutcomeSuccess), func(r *recorder) {
 		row = live("p", time.Second)
 		r.Set(row)
 		time.Sleep(2500 * time.Millisecond)
@@ -304,7 +304,7 @@ func TestARemovedProbeIsAskedNoMore(t *testing.T) {
 // Rule 5.1.3, and section 6.
 func TestASlowProbeHoldsNoOther(t *testing.T) {
 	slow, quick := Row{}, Row{}
-	r := run(t, 10500*time.Millisecond, func(ctx context.Context, q *probe.Question) probe.Answer {
+	r := probing(t, 10500*time.Millisecond, func(ctx context.Context, q *probe.Question) probe.Answer {
 		if q.Probe.Timeout == 5*time.Second {
 			return hanging(ctx, q)
 		}
@@ -326,7 +326,7 @@ func TestASlowProbeHoldsNoOther(t *testing.T) {
 func TestAHeldLivenessIsAskedAPeriodAfterTheLastTimeAndOn(t *testing.T) {
 	row := Row{}
 	var well atomic.Bool
-	r := run(t, time.Minute, func(context.Context, *probe.Question) probe.Answer {
+	r := probing(t, time.Minute, func(context.Context, *probe.Question) probe.Answer {
 		if well.Load() {
 			return probe.Answer{Outcome: spec.OutcomeSuccess, CPU: -1}
 		}
@@ -350,7 +350,7 @@ func TestAHeldLivenessIsAskedAPeriodAfterTheLastTimeAndOn(t *testing.T) {
 
 func TestTheFirstSuccessOfAGuardedRowIsReportedAndOthersAreNot(t *testing.T) {
 	for _, guarded := range []bool{false, true} {
-		r := run(t, time.Minute, always(spec.OutcomeSuccess), func(r *recorder) {
+		r := probing(t, time.Minute, always(spec.OutcomeSuccess), func(r *recorder) {
 			row := live("p", 10*time.Second)
 			row.Guarded = guarded
 			r.Set(row)

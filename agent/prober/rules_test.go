@@ -12,7 +12,7 @@ import (
 // Rule 3.2.6.
 func TestAnAttemptUnderWayIsNotCutShortByTheEndOfItsProbe(t *testing.T) {
 	cut, over := false, false
-	r := run(t, 5*time.Second, func(ctx context.Context, _ *probe.Question) probe.Answer {
+	r := probing(t, 5*time.Second, func(ctx context.Context, _ *probe.Question) probe.Answer {
 		select {
 		case <-ctx.Done():
 			cut = true
@@ -34,7 +34,7 @@ func TestAnAttemptUnderWayIsNotCutShortByTheEndOfItsProbe(t *testing.T) {
 // Rule 5.1.5.
 func TestAPanicInAnAttemptEndsNeitherTheProbeNorTheAgent(t *testing.T) {
 	n := 0
-	r := run(t, 15*time.Second, func(context.Context, *probe.Question) probe.Answer {
+	r := probing(t, 15*time.Second, func(context.Context, *probe.Question) probe.Answer {
 		if n++; n <= attempts {
 			panic("a bug")
 		}
@@ -53,7 +53,7 @@ func TestARunIsCountedOnceUnlessItErrored(t *testing.T) {
 		spec.OutcomeErrored, spec.OutcomeFailure, // the second
 		spec.OutcomeWarning, spec.OutcomeSuccess, // two more
 	}
-	r := run(t, 35*time.Second, func(context.Context, *probe.Question) probe.Answer {
+	r := probing(t, 35*time.Second, func(context.Context, *probe.Question) probe.Answer {
 		o := outcomes[min(n, len(outcomes)-1)]
 		n++
 		return probe.Answer{Outcome: o, CPU: -1}
@@ -69,7 +69,7 @@ func TestARunIsCountedOnceUnlessItErrored(t *testing.T) {
 // Rules 5.5.3, and 5.2.8 and 5.2.9 for a trigger.
 func TestATriggerOpensNoGate(t *testing.T) {
 	delayed, gated := Row{}, Row{}
-	r := run(t, 8*time.Second, always(spec.OutcomeSuccess), func(r *recorder) {
+	r := probing(t, 8*time.Second, always(spec.OutcomeSuccess), func(r *recorder) {
 		delayed, gated = live("delayed", 30*time.Second), live("gated", 30*time.Second)
 		delayed.ID.Kind, gated.ID.Kind = spec.Readiness, spec.Readiness
 		delayed.Probe.InitialDelay = 5 * time.Second
@@ -92,7 +92,7 @@ func TestATriggerOpensNoGate(t *testing.T) {
 // Rule 5.6.1.
 func TestWhatIsBelievedIsToldWhenItChangesAndOnlyThen(t *testing.T) {
 	n := 0
-	r := run(t, 95*time.Second, func(context.Context, *probe.Question) probe.Answer {
+	r := probing(t, 95*time.Second, func(context.Context, *probe.Question) probe.Answer {
 		n++
 		o := spec.OutcomeSuccess
 		if n > 3 && n <= 6 {
@@ -122,7 +122,7 @@ func TestWhatIsBelievedIsToldWhenItChangesAndOnlyThen(t *testing.T) {
 // Rule 5.3.2: unlike the kubelet's, which knows the start to the second, a delay never ends early.
 func TestAnInitialDelayIsNotCutByTheFractionOfASecond(t *testing.T) {
 	row := Row{}
-	r := run(t, 10*time.Second, always(spec.OutcomeSuccess), func(r *recorder) {
+	r := probing(t, 10*time.Second, always(spec.OutcomeSuccess), func(r *recorder) {
 		time.Sleep(900 * time.Millisecond)
 		row = live("p", 30*time.Second) // started at a time with a fraction
 		row.Probe.InitialDelay = 2 * time.Second
@@ -136,7 +136,7 @@ func TestAnInitialDelayIsNotCutByTheFractionOfASecond(t *testing.T) {
 // Rule 5.1.3: what comes while a step is under way counts, once, and at its end.
 func TestATriggerDuringAnAttemptAsksOnceMoreAtItsEnd(t *testing.T) {
 	row := Row{}
-	r := run(t, 20*time.Second, func(ctx context.Context, q *probe.Question) probe.Answer {
+	r := probing(t, 20*time.Second, func(ctx context.Context, q *probe.Question) probe.Answer {
 		select {
 		case <-ctx.Done():
 		case <-time.After(3 * time.Second):

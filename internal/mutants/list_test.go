@@ -9,6 +9,7 @@ const (
 	proberGo  = "agent/prober/prober.go"
 	probeGo   = "agent/probe/probe.go"
 	httpGo    = "agent/probe/http.go"
+	quickGo   = "agent/probe/quick.go"
 	checkGo   = "internal/spec/validate.go"
 )
 
@@ -30,9 +31,9 @@ var mutants = []mutant{
 	{"3.3.4", httpGo, `if a.Protocol == spec.ProtocolHTTP2 {`, `if false {`},
 	{"3.3.6", httpGo, `const maxRequests = 10`, `const maxRequests = 11`},
 	{"3.3.7", httpGo, `if req.URL.Hostname() != via[0].URL.Hostname() {`, `if false {`},
-	{"3.3.8", "agent/probe/fast.go", `if head.status >= 200 && head.status < 300 {`, `if head.status >= 200 {`},
+	{"3.3.8", quickGo, `case head.status >= 200 && head.status < 300:`, `case head.status >= 200:`},
 	{"3.3.10", httpGo, `return failed(fmt.Sprintf("Get %q: the body stalled: %v", u, err))`, `return errored(err)`},
-	{"3.4.1", probeGo, "return failed(err.Error())\n\t}\n\tconn.Close()", "return errored(err)\n\t}\n\tconn.Close()"},
+	{"3.4.1", quickGo, `c.answer = failed(err.Error())`, `c.answer = errored(err)`},
 	{"3.5", "agent/probe/grpc.go", `answer.GetStatus() == healthpb.HealthCheckResponse_SERVING:`, `answer.GetStatus() != healthpb.HealthCheckResponse_NOT_SERVING:`},
 	// Runs.
 	{"4.1", proberGo, `attempts = 3`, `attempts = 2`},

@@ -82,7 +82,7 @@ var ephemeral = regexp.MustCompile(`(127\.0\.0\.1|\[::1\]):[0-9]+->`)
 func both(t testing.TB, q *Question) Answer {
 	t.Helper()
 	quick, exact := New(nil), New(nil)
-	exact.http.exact = true
+	exact.exact = true
 	got, want := quick.Attempt(context.Background(), q), exact.Attempt(context.Background(), q)
 	got.Output, want.Output = ephemeral.ReplaceAllString(got.Output, "$1:0->"), ephemeral.ReplaceAllString(want.Output, "$1:0->")
 	if got != want {
@@ -178,6 +178,12 @@ func TestBothWaysFailAlikeWhereNobodyAnswers(t *testing.T) {
 	}
 	refused := int32(l.Addr().(*net.TCPAddr).Port)
 	l.Close()
+	tcp := func(port int32, address string) *Question {
+		return &Question{Probe: &spec.Probe{Handler: spec.Handler{TCP: &spec.TCPAction{Port: spec.PortRef{Number: port}}}, Timeout: 200 * time.Millisecond}, Address: address}
+	}
+	if a := both(t, tcp(refused, "127.0.0.1")); a.Outcome != spec.OutcomeFailure || a.Output != fmt.Sprintf("dial tcp 127.0.0.1:%d: connect: connection refused", refused) {
+		t.Errorf("TCP refused: %v", a)
+	}
 	if a := both(t, get(refused, nil)); a.Outcome != spec.OutcomeFailure || !strings.HasSuffix(a.Output, "connect: connection refused") {
 		t.Errorf("refused: %v", a)
 	}
@@ -206,11 +212,15 @@ func TestBothWaysFailAlikeWhereNobodyAnswers(t *testing.T) {
 	if a := both(t, q); a.Outcome != spec.OutcomeFailure || !strings.HasSuffix(a.Output, "context deadline exceeded") {
 		t.Errorf("full: %v", a)
 	}
+	if a := both(t, tcp(int32(port), "127.0.0.1")); a.Outcome != spec.OutcomeFailure || a.Output != fmt.Sprintf("dial tcp 127.0.0.1:%d: i/o timeout", port) {
+		t.Errorf("TCP full: %v", a)
+	}
 	if v6, err := net.Listen("tcp", "[::1]:0"); err == nil {
 		v6.Close()
 		q := get(int32(v6.Addr().(*net.TCPAddr).Port), nil)
 		q.Address = "::1"
 		both(t, q)
+		both(t, tcp(q.Probe.HTTP.Port.Number, "::1"))
 	}
 	q = get(port32(t), nil)
 	q.Address = "not-a-name.invalid"
@@ -281,7 +291,7 @@ func BenchmarkHTTP(b *testing.B) {
 	for _, way := range []string{"quick", "exact"} {
 		b.Run(way, func(b *testing.B) {
 			a := New(nil)
-			a.http.exact = way == "exact"
+			a.exact = way == "exact"
 			q := get(port, nil)
 			b.ReportAllocs()
 			for b.Loop() {
