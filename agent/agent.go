@@ -279,7 +279,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		Attempt: attempter.Attempt, Begin: attempter.Begin,
 		Report:  func(r prober.Report) { parts.runner.Report(runner.ProbeReport(r)) },
 		Observe: func(id spec.ProbeID, at spec.Attempt) { parts.session.Observe(id, at) },
-		Believe: func(s spec.ProbeState) { parts.session.Believe(s) },
+		Believe: func(s spec.ProbeState) { parts.session.Believe(s) }, Overload: probesLate(recorder, cfg.Node),
 		Metrics: measured, File: file, Log: log,
 	})
 	if err != nil {
@@ -287,7 +287,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	memory := probing.History
 	parts.prober = probing.Prober
-	meter := usage.New(usage.Config{Node: cfg.Node, Machine: usage.Machine, Self: usage.Self}, runtime, log)
+	meter := usage.New(usage.Config{Node: cfg.Node, Machine: usage.Machine, Self: usage.Self, Probes: probing.Prober.Lateness}, runtime, log)
 	parts.runner, err = runner.New(runner.Config{
 		StateDir: filepath.Join(dir.Path(), "state", "pods"), Node: cfg.Node, HostIP: address, Path: os.Getenv("PATH"),
 		RunAsUID: uid, RunAsGID: gid, AllowPrivileged: cfg.AllowPrivilegedPods, HostPathAllow: cfg.HostPathAllow,

@@ -185,6 +185,20 @@ func networkProblem(events *event.Recorder, node string) func(string) {
 	}
 }
 
+// probesLate makes events of a prober that can not keep up.
+func probesLate(events *event.Recorder, node string) func(spec.ProbeLateness) {
+	ref := spec.ObjectRef{Kind: "Node", Name: node}
+	return func(l spec.ProbeLateness) {
+		if !l.Overloaded {
+			events.Record(ref, spec.EventNormal, "ProbesOnTime", "Probes are asked in time again")
+			return
+		}
+		events.Record(ref, spec.EventWarning, "ProbesLate", fmt.Sprintf(
+			"Probes are asked late, %d of the last %d and up to %v: the agent has too little of the processor, or too many probes. "+
+				"All are asked more seldom; none is taken for failed that was not asked", l.Late, l.Begun, l.Most.Round(10*time.Millisecond)))
+	}
+}
+
 // sleep waits, or returns false when ctx ends.
 func sleep(ctx context.Context, d time.Duration) bool {
 	select {

@@ -30,6 +30,8 @@ type ProbingConfig struct {
 	// Report and Believe are prober.Config's.
 	Report  func(prober.Report)
 	Believe func(spec.ProbeState)
+	// Overload is prober.Config's.
+	Overload func(spec.ProbeLateness)
 	// Observe is told of every attempt once history has it.
 	Observe func(spec.ProbeID, spec.Attempt)
 	// Metrics has the meters of the probes' metrics.
@@ -47,7 +49,7 @@ func NewProbing(cfg ProbingConfig) (*Probing, error) {
 	}
 	memory := history.New(cfg.File)
 	return &Probing{History: memory, Metrics: metrics.handler(), Prober: prober.New(prober.Config{
-		Attempt: cfg.Attempt, Begin: cfg.Begin, Report: cfg.Report, Believe: cfg.Believe,
+		Attempt: cfg.Attempt, Begin: cfg.Begin, Report: cfg.Report, Believe: cfg.Believe, Overload: cfg.Overload,
 		Result: func(id spec.ProbeID, at spec.Attempt) {
 			memory.Add(id, at)
 			cfg.Observe(id, at)

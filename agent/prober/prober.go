@@ -82,6 +82,8 @@ type Config struct {
 	Believe func(spec.ProbeState)
 	// Late says how late this process was while an attempt was under way, which it is told the beginning of; nil measures it.
 	Late func(began time.Time) time.Duration
+	// Overload is told when attempts have begun to be late, of the last seconds, and when they no longer are; it may be nil.
+	Overload func(spec.ProbeLateness)
 	// Forgotten is told of probes that are removed.
 	Forgotten func(spec.ProbeID)
 	Metrics   Metrics
@@ -135,6 +137,8 @@ type Prober struct {
 	wheel wheel
 	// free are runs that are over: at most InFlight.
 	free []*run
+	// overload knows whether it keeps up.
+	overload overload
 }
 
 // New builds a prober; nothing is asked before Run.
@@ -221,6 +225,13 @@ func (p *Prober) Trigger(id spec.ProbeID) {
 		return
 	}
 	p.queue(w, time.Now())
+}
+
+// Lateness is how late attempts began since it was asked last.
+func (p *Prober) Lateness() spec.ProbeLateness {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.overload.read()
 }
 
 // States returns what is believed of every probe.
@@ -344,6 +355,9 @@ func (p *Prober) admit(w *row, now time.Time) (*run, bool) {
 		r, p.free = p.free[n-1], p.free[:n-1]
 	}
 	r.row, r.question, r.lag, r.made = w, w.question, now.Sub(w.due), 0
+	if said, changed := p.overload.begin(now, r.lag, w.Probe.Period); changed && p.cfg.Overload != nil {
+		p.cfg.Overload(said)
+	}
 	return r, true
 }
 

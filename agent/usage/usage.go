@@ -40,6 +40,8 @@ type Config struct {
 	Node string
 	// Machine and Self read what the machine and this process use.
 	Machine, Self func() Reading
+	// Probes says how late probes were asked since it was asked last; nil where there are none.
+	Probes func() spec.ProbeLateness
 }
 
 // Meter measures. Its methods may be called from any goroutine.
@@ -145,6 +147,9 @@ func (m *Meter) measure(ctx context.Context) error {
 	list, lerr := m.runtime.List(ctx)
 	err = errors.Join(err, lerr)
 	u := spec.NodeUsage{At: now.at}
+	if m.cfg.Probes != nil {
+		u.Probes = m.cfg.Probes()
+	}
 	if !m.before.at.IsZero() {
 		u.Window = now.at.Sub(m.before.at)
 	}

@@ -102,6 +102,7 @@ func (s *usageService) ListNodeUsages(_ context.Context, req *musterv1.ListNodeU
 		if r := s.deps.Usage.Node(n.Name, s.deps.Now()); r != nil {
 			pb.Time, pb.Window = timestamppb.New(r.At), durationpb.New(r.Window)
 			pb.Machine, pb.Agent, pb.Supervisors = wire.UsageToProto(r.Machine), wire.UsageToProto(r.Agent), wire.UsageToProto(r.Supervisors)
+			pb.Probes = wire.LatenessToProto(r.Probes)
 		}
 		resp.Nodes = append(resp.Nodes, pb)
 	}

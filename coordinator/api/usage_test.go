@@ -103,7 +103,7 @@ func TestANodeShowsItsMachineAndWhatMusterTakesOfIt(t *testing.T) {
 	}
 	w.bind(w.create("a"), "n1")
 	w.usage.Put("n1", &usage.Report{At: time.Now(), Window: 10 * time.Second, Machine: spec.Usage{MicroCPU: 700_000, MemoryBytes: 1 << 29},
-		Agent: spec.Usage{MicroCPU: 9000, MemoryBytes: 1 << 20}, Supervisors: spec.Usage{MicroCPU: 100, MemoryBytes: -1}})
+		Agent: spec.Usage{MicroCPU: 9000, MemoryBytes: 1 << 20}, Supervisors: spec.Usage{MicroCPU: 100, MemoryBytes: -1}, Probes: spec.ProbeLateness{Begun: 10, Late: 4, Most: time.Second, Overloaded: true}})
 	w.usage.Put("n2", &usage.Report{At: time.Now().Add(-usage.Fresh - time.Second), Machine: spec.Usage{MicroCPU: 1, MemoryBytes: 1}})
 	r, err := w.usages.ListNodeUsages(t.Context(), &musterv1.ListNodeUsagesRequest{})
 	if err != nil || len(r.GetNodes()) != 2 {
@@ -111,7 +111,7 @@ func TestANodeShowsItsMachineAndWhatMusterTakesOfIt(t *testing.T) {
 	}
 	n := r.GetNodes()[0]
 	if n.GetName() != "n1" || n.GetMachine().GetMicroCpu() != 700_000 || n.GetAllocatable().GetMilliCpu() != 2000 || n.GetPods() != 1 ||
-		n.GetAgent().GetMemoryBytes() != 1<<20 || n.GetSupervisors().GetMicroCpu() != 100 || n.GetSupervisors().MemoryBytes != nil {
+		n.GetAgent().GetMemoryBytes() != 1<<20 || n.GetSupervisors().GetMicroCpu() != 100 || n.GetSupervisors().MemoryBytes != nil || n.GetProbes().GetLate() != 4 || !n.GetProbes().GetOverloaded() {
 		t.Errorf("n1: %v", n)
 	}
 	if n := r.GetNodes()[1]; n.GetMachine().MicroCpu != nil || n.GetTime() != nil || n.GetAllocatable().GetMilliCpu() != 2000 {

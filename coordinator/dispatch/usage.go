@@ -18,7 +18,7 @@ func (d *Dispatch) takeUsage(s *session, pb *agentv1.UsageBatch) error {
 		return status.Errorf(codes.InvalidArgument, "usage: %v", err)
 	}
 	r := &usage.Report{
-		Session: s.number, At: u.At, Window: u.Window, Machine: u.Machine, Agent: u.Agent, Supervisors: u.Supervisors,
+		Session: s.number, At: u.At, Window: u.Window, Machine: u.Machine, Agent: u.Agent, Supervisors: u.Supervisors, Probes: u.Probes,
 		Containers: make([]usage.Container, 0, len(containers)),
 	}
 	s.mu.Lock()

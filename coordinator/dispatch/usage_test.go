@@ -16,7 +16,8 @@ import (
 
 func (a *agent) uses(containers ...wire.HandleUsage) {
 	a.w.t.Helper()
-	u := &spec.NodeUsage{Window: 10 * time.Second, Machine: spec.Usage{MicroCPU: 1000, MemoryBytes: 2000}, Agent: spec.UnknownUsage, Supervisors: spec.UnknownUsage}
+	u := &spec.NodeUsage{Window: 10 * time.Second, Machine: spec.Usage{MicroCPU: 1000, MemoryBytes: 2000}, Agent: spec.UnknownUsage, Supervisors: spec.UnknownUsage,
+		Probes: spec.ProbeLateness{Begun: 7, Late: 1}}
 	a.send(&agentv1.ConnectRequest{Message: &agentv1.ConnectRequest_Usage{Usage: wire.UsageBatchToProto(u, 0, containers)}})
 }
 
@@ -43,7 +44,7 @@ func TestWhatIsUsedIsKeptByPodUntilItsSessionEnds(t *testing.T) {
 	of := spec.Usage{MicroCPU: 12_000, MemoryBytes: 5 << 20}
 	a.uses(wire.HandleUsage{Handle: handle, Usage: of}, wire.HandleUsage{Handle: handle + 99, Usage: of})
 	r := w.reported("after it was said", func(r *usage.Report) bool { return r != nil })
-	if len(r.Containers) != 1 || r.Container("uid-web", epoch, "c") != of || r.Machine.MicroCPU != 1000 || r.Agent != spec.UnknownUsage || r.Window != 10*time.Second {
+	if len(r.Containers) != 1 || r.Container("uid-web", epoch, "c") != of || r.Machine.MicroCPU != 1000 || r.Agent != spec.UnknownUsage || r.Probes.Begun != 7 || r.Probes.Late != 1 || r.Window != 10*time.Second {
 		t.Errorf("known is %+v", r)
 	}
 	b := w.connect(2)

@@ -32,6 +32,7 @@ type Report struct {
 	At                          time.Time
 	Window                      time.Duration
 	Machine, Agent, Supervisors spec.Usage
+	Probes                      spec.ProbeLateness
 	// Containers are by UID; Put sorts them.
 	Containers []Container
 }

@@ -106,8 +106,16 @@ func describe(ctx context.Context, c *client, t doomed) (string, error) {
 		if err != nil {
 			return "", err
 		}
+		used, err := c.usages.ListNodeUsages(ctx, &musterv1.ListNodeUsagesRequest{Name: t.name})
+		if err != nil && !isCode(err, codes.Unimplemented) {
+			return "", err
+		}
+		var late *musterv1.ProbeLateness
+		if len(used.GetNodes()) == 1 {
+			late = used.GetNodes()[0].GetProbes()
+		}
 		events.Namespace = ""
-		d.node(r.GetNode(), pods)
+		d.node(r.GetNode(), pods, late)
 	case serviceKind, endpointsKind:
 		e, err := c.endpoints.GetEndpoints(ctx, &musterv1.GetEndpointsRequest{Namespace: t.namespace, Name: t.name})
 		if err != nil {
@@ -341,7 +349,7 @@ func (d *description) container(c *musterv1.Container, cs *musterv1.ContainerSta
 	}
 }
 
-func (d *description) node(n *musterv1.Node, pods []*musterv1.Pod) {
+func (d *description) node(n *musterv1.Node, pods []*musterv1.Pod, late *musterv1.ProbeLateness) {
 	f, s, l := n.GetFacts(), n.GetStatus(), n.GetLease()
 	d.meta(n.GetMeta())
 	d.line(0, "Verdict", fmt.Sprintf("%s since %s", nodeVerdict(s.GetVerdict()), when(s.GetSince())))
@@ -357,6 +365,11 @@ func (d *description) node(n *musterv1.Node, pods []*musterv1.Pod) {
 	d.line(0, "Session", session)
 	d.line(0, "Member", orNone(s.GetMember()))
 	d.line(0, "Lease", fmt.Sprintf("%s, %v, session %d", leaseState(l.GetState()), l.GetTtl().AsDuration(), l.GetSession()))
+	probes := "late " + lateProbes(late)
+	if late.GetBegun() > 0 {
+		probes += fmt.Sprintf(", the latest by %v", late.GetMost().AsDuration().Round(time.Millisecond))
+	}
+	d.line(0, "Probes", probes)
 	d.line(0, "Address", orNone(f.GetAddress()))
 	d.line(0, "Guard", orNone(f.GetGuardAddress()))
 	d.line(0, "Gossip", orNone(f.GetGossipAddress()))

@@ -181,7 +181,8 @@ func topNodesCommand(o *options) *cobra.Command {
 		Use: "nodes [NAME]", Aliases: []string{"node", "no"}, Short: "Show what nodes use, and what muster takes of it", Args: cobra.MaximumNArgs(1),
 		Example: "  muster top nodes\n  muster top nodes node-1 -o json",
 		Long: "Show what nodes use: CPU and memory are the whole machine's, whatever runs there, and their share of what pods may\n" +
-			"request. AGENT and SUPERVISORS are what muster itself needs of it. What nobody has measured lately is <unknown>.",
+			"request. AGENT and SUPERVISORS are what muster itself needs of it. PROBES is how many of the last 15 s were asked late, by more\n" +
+			"than a tenth of their period and 500 ms. What nobody has measured lately is <unknown>.",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			name, err := o.topArgs(args, false)
 			if err == nil {
@@ -224,12 +225,23 @@ func topNodes(ctx context.Context, o *options, c *client, t *topFlags, name stri
 		rows = append(rows, []string{
 			n.GetName(), cores(m), percent(microCPU(m), of.GetMilliCpu()*1000),
 			mebibytes(m), percent(memoryBytes(m), of.GetMemoryBytes()), fmt.Sprint(n.GetPods()),
-			cores(n.GetAgent()), mebibytes(n.GetAgent()), cores(n.GetSupervisors()),
+			cores(n.GetAgent()), mebibytes(n.GetAgent()), cores(n.GetSupervisors()), lateProbes(n.GetProbes()),
 		})
 	}
 	return table(o.world.Stdout, []string{
-		"NAME", "CPU(cores)", "CPU(%)", "MEMORY(bytes)", "MEMORY(%)", "PODS", "AGENT(cores)", "AGENT(bytes)", "SUPERVISORS(cores)",
+		"NAME", "CPU(cores)", "CPU(%)", "MEMORY(bytes)", "MEMORY(%)", "PODS", "AGENT(cores)", "AGENT(bytes)", "SUPERVISORS(cores)", "PROBES(late)",
 	}, rows)
+}
+
+// lateProbes is how many of the probes were asked late, and whether that is too many.
+func lateProbes(l *musterv1.ProbeLateness) string {
+	switch {
+	case l == nil:
+		return unknown
+	case l.GetOverloaded():
+		return fmt.Sprintf("%d of %d: overloaded", l.GetLate(), l.GetBegun())
+	}
+	return fmt.Sprintf("%d of %d", l.GetLate(), l.GetBegun())
 }
 
 func topProbesCommand(o *options) *cobra.Command {
@@ -404,6 +416,15 @@ type nodeUsageJSON struct {
 	Pods                   int32     `json:"pods"`
 	Agent                  usageJSON `json:"agent"`
 	Supervisors            usageJSON `json:"supervisors"`
+	// Probes is nil while nothing is known.
+	Probes *latenessJSON `json:"probes"`
+}
+
+type latenessJSON struct {
+	Begun      int64    `json:"begun"`
+	Late       int64    `json:"late"`
+	MostMS     *float64 `json:"most_ms"`
+	Overloaded bool     `json:"overloaded"`
 }
 
 func nodeUsageValue(n *musterv1.NodeUsage) nodeUsageJSON {
@@ -414,6 +435,9 @@ func nodeUsageValue(n *musterv1.NodeUsage) nodeUsageJSON {
 	if of := n.GetAllocatable(); of != nil {
 		c, m := float64(of.GetMilliCpu())/1000, of.GetMemoryBytes()
 		v.AllocatableCPUCores, v.AllocatableMemoryBytes = &c, &m
+	}
+	if l := n.GetProbes(); l != nil {
+		v.Probes = &latenessJSON{Begun: l.GetBegun(), Late: l.GetLate(), MostMS: millis(l.GetMost()), Overloaded: l.GetOverloaded()}
 	}
 	return v
 }

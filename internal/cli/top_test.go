@@ -57,7 +57,8 @@ func aBusyCluster() *fake {
 		{Pod: ref("default", "web2"), Usage: &musterv1.Usage{MemoryBytes: &memory}, Containers: []*musterv1.ContainerUsage{{Name: "main", Usage: &musterv1.Usage{MemoryBytes: &memory}}}},
 	}
 	f.nodeUsages = []*musterv1.NodeUsage{
-		{Name: "n1", Machine: used(700_000, 3<<30), Allocatable: &musterv1.ResourceList{MilliCpu: 2000, MemoryBytes: 4 << 30}, Pods: 2, Agent: used(9_500, 40<<20), Supervisors: &musterv1.Usage{MicroCpu: used(400, 0).MicroCpu}},
+		{Name: "n1", Machine: used(700_000, 3<<30), Allocatable: &musterv1.ResourceList{MilliCpu: 2000, MemoryBytes: 4 << 30}, Pods: 2, Agent: used(9_500, 40<<20), Supervisors: &musterv1.Usage{MicroCpu: used(400, 0).MicroCpu},
+			Probes: &musterv1.ProbeLateness{Begun: 1002, Late: 31, Most: seconds(1.2), Overloaded: true}},
 		{Name: "n2"},
 	}
 	often, rest, share := 59.96, 0.0, 0.425
@@ -80,10 +81,10 @@ func TestTopShowsWhatIsUsedInKubectlsManner(t *testing.T) {
 		"POD NAME CPU(cores) MEMORY(bytes)", "web side 11m 1Mi", "web main 1m 29Mi", "web2 main <unknown> 100Mi")
 	sameWords(t, "top pods web", s.ok("top", "pods", "web"), "NAME CPU(cores) MEMORY(bytes)", "web 12m 30Mi")
 	sameWords(t, "top nodes", s.ok("top", "nodes"),
-		"NAME CPU(cores) CPU(%) MEMORY(bytes) MEMORY(%) PODS AGENT(cores) AGENT(bytes) SUPERVISORS(cores)",
-		"n1 700m 35% 3072Mi 75% 2 10m 40Mi 1m", "n2 <unknown> <unknown> <unknown> <unknown> 0 <unknown> <unknown> <unknown>")
+		"NAME CPU(cores) CPU(%) MEMORY(bytes) MEMORY(%) PODS AGENT(cores) AGENT(bytes) SUPERVISORS(cores) PROBES(late)",
+		"n1 700m 35% 3072Mi 75% 2 10m 40Mi 1m 31 of 1002: overloaded", "n2 <unknown> <unknown> <unknown> <unknown> 0 <unknown> <unknown> <unknown> <unknown>")
 	sameWords(t, "top node n1", s.ok("top", "node", "n1"),
-		"NAME CPU(cores) CPU(%) MEMORY(bytes) MEMORY(%) PODS AGENT(cores) AGENT(bytes) SUPERVISORS(cores)", "n1 700m 35% 3072Mi 75% 2 10m 40Mi 1m")
+		"NAME CPU(cores) CPU(%) MEMORY(bytes) MEMORY(%) PODS AGENT(cores) AGENT(bytes) SUPERVISORS(cores) PROBES(late)", "n1 700m 35% 3072Mi 75% 2 10m 40Mi 1m 31 of 1002: overloaded")
 	sameWords(t, "top probes", s.ok("top", "probes"),
 		"POD CONTAINER KIND HANDLER ATTEMPTS/MIN CPU/ATTEMPT CPU/MIN LIMIT(%)",
 		"web side startup exec 60 42.5ms 2548.3ms 42.5%", "web main readiness exec 0 850µs 0.0ms <none>", "web main liveness httpGet 60 <unknown> <unknown> <unknown>")
@@ -132,6 +133,9 @@ func TestJSONOfTopIsAListInWhichNothingUnknownIsZero(t *testing.T) {
 	if n := nodes[0]; n["cpu_cores"] != 0.7 || n["allocatable_cpu_cores"] != 2.0 || n["pods"] != 2.0 || n["agent"].(map[string]any)["memory_bytes"] != float64(40<<20) ||
 		n["supervisors"].(map[string]any)["memory_bytes"] != nil {
 		t.Errorf("n1: %v", n)
+	}
+	if l := nodes[0]["probes"].(map[string]any); l["begun"] != 1002.0 || l["late"] != 31.0 || l["most_ms"] != 1200.0 || l["overloaded"] != true || nodes[1]["probes"] != nil {
+		t.Errorf("n1's probes: %v, n2's %v", l, nodes[1]["probes"])
 	}
 	if n := nodes[1]; n["cpu_cores"] != nil || n["allocatable_memory_bytes"] != nil || n["agent"].(map[string]any)["cpu_cores"] != nil {
 		t.Errorf("n2: %v", n)

@@ -399,7 +399,7 @@ func TestDescribeTellsProbesConditionsAndEvents(t *testing.T) {
 		}
 	}
 	out = s.ok("describe", "node/n1")
-	for _, want := range []string{"Verdict: Ready since", "Lease: open", "data db 1/1 Running", "default web 1/1 Running"} {
+	for _, want := range []string{"Verdict: Ready since", "Lease: open", "Probes: late <unknown>", "data db 1/1 Running", "default web 1/1 Running"} {
 		if !strings.Contains(strings.Join(strings.Fields(out), " "), want) {
 			t.Errorf("describe node lacks %q:\n%s", want, out)
 		}

@@ -30,6 +30,16 @@ type ContainerUsage struct {
 	Usage
 }
 
+// ProbeLateness is how late attempts of a node's probes began.
+type ProbeLateness struct {
+	// Begun is how many began, Late how many of them more than a tenth of their period, and 500 ms, after their time.
+	Begun, Late int64
+	// Most is how late the latest began.
+	Most time.Duration
+	// Overloaded: too many are late for the agent to keep up.
+	Overloaded bool
+}
+
 // NodeUsage is what a node uses.
 type NodeUsage struct {
 	// At is when it was measured.
@@ -38,6 +48,8 @@ type NodeUsage struct {
 	Window time.Duration
 	// Machine is all that runs there, Agent the agent itself, Supervisors those of its pods.
 	Machine, Agent, Supervisors Usage
+	// Probes is how late its probes were asked since the measurement before.
+	Probes ProbeLateness
 	// Containers are those that run.
 	Containers []ContainerUsage
 }

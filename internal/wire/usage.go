@@ -53,6 +53,7 @@ func UsageBatchToProto(u *spec.NodeUsage, age time.Duration, containers []Handle
 		Machine: UsageToProto(u.Machine), Agent: UsageToProto(u.Agent), Supervisors: UsageToProto(u.Supervisors),
 		Handle: make([]uint32, n), MicroCpu: make([]uint64, n), MemoryBytes: make([]uint64, n),
 	}
+	pb.Probes = LatenessToProto(u.Probes)
 	for i, c := range containers {
 		pb.Handle[i], pb.MicroCpu[i], pb.MemoryBytes[i] = c.Handle, knownPlusOne(c.Usage.MicroCPU), knownPlusOne(c.Usage.MemoryBytes)
 	}
@@ -75,6 +76,10 @@ func UsageBatchFromProto(pb *agentv1.UsageBatch, now time.Time) (*spec.NodeUsage
 	u := &spec.NodeUsage{
 		At: now.Add(-max(p.duration("age", pb.GetAge()), 0)), Window: p.duration("window", pb.GetWindow()),
 		Machine: usageFromProto(pb.GetMachine()), Agent: usageFromProto(pb.GetAgent()), Supervisors: usageFromProto(pb.GetSupervisors()),
+		Probes: spec.ProbeLateness{
+			Begun: max(pb.GetProbes().GetBegun(), 0), Late: max(pb.GetProbes().GetLate(), 0),
+			Most: max(p.duration("probes.most", pb.GetProbes().GetMost()), 0), Overloaded: pb.GetProbes().GetOverloaded(),
+		},
 	}
 	containers := make([]HandleUsage, n)
 	for i := range containers {
@@ -83,6 +88,11 @@ func UsageBatchFromProto(pb *agentv1.UsageBatch, now time.Time) (*spec.NodeUsage
 		}}
 	}
 	return u, containers, p.err
+}
+
+// LatenessToProto converts how late probes were asked.
+func LatenessToProto(l spec.ProbeLateness) *musterv1.ProbeLateness {
+	return &musterv1.ProbeLateness{Begun: l.Begun, Late: l.Late, Most: durationpb.New(l.Most), Overloaded: l.Overloaded}
 }
 
 // knownPlusOne keeps 0 for what is not known.

@@ -17,6 +17,7 @@ func TestAUsageBatchComesBackWithWhatIsNotKnown(t *testing.T) {
 	u := &spec.NodeUsage{
 		At: now.Add(-3 * time.Second), Window: 10 * time.Second,
 		Machine: spec.Usage{MicroCPU: 1_500_000, MemoryBytes: 1 << 40}, Agent: spec.Usage{MicroCPU: 0, MemoryBytes: 0}, Supervisors: spec.Usage{MicroCPU: 7, MemoryBytes: -1},
+		Probes: spec.ProbeLateness{Begun: 1000, Late: 20, Most: 3 * time.Second, Overloaded: true},
 	}
 	containers := []HandleUsage{
 		{Handle: 1, Usage: spec.Usage{MicroCPU: 0, MemoryBytes: 0}}, {Handle: 4, Usage: spec.UnknownUsage}, {Handle: 7, Usage: spec.Usage{MicroCPU: 12345, MemoryBytes: 1 << 35}},

@@ -242,7 +242,9 @@ type NodeUsage struct {
 	// What the agent itself uses.
 	Agent *Usage `protobuf:"bytes,7,opt,name=agent,proto3" json:"agent,omitempty"`
 	// What the supervisors of its pods use; memory is not measured.
-	Supervisors   *Usage `protobuf:"bytes,8,opt,name=supervisors,proto3" json:"supervisors,omitempty"`
+	Supervisors *Usage `protobuf:"bytes,8,opt,name=supervisors,proto3" json:"supervisors,omitempty"`
+	// How late its probes were asked, over the window; unset while nothing is known.
+	Probes        *ProbeLateness `protobuf:"bytes,9,opt,name=probes,proto3" json:"probes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -333,6 +335,86 @@ func (x *NodeUsage) GetSupervisors() *Usage {
 	return nil
 }
 
+func (x *NodeUsage) GetProbes() *ProbeLateness {
+	if x != nil {
+		return x.Probes
+	}
+	return nil
+}
+
+// ProbeLateness is how late attempts of a node's probes began.
+type ProbeLateness struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How many began.
+	Begun int64 `protobuf:"varint,1,opt,name=begun,proto3" json:"begun,omitempty"`
+	// How many of them began more than a tenth of their period, and 500 ms, after their time.
+	Late int64 `protobuf:"varint,2,opt,name=late,proto3" json:"late,omitempty"`
+	// How late the latest began.
+	Most *durationpb.Duration `protobuf:"bytes,3,opt,name=most,proto3" json:"most,omitempty"`
+	// Too many are late for the agent to keep up: probes are asked more seldom, and none is taken for failed that was not asked.
+	Overloaded    bool `protobuf:"varint,4,opt,name=overloaded,proto3" json:"overloaded,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProbeLateness) Reset() {
+	*x = ProbeLateness{}
+	mi := &file_muster_v1_usage_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProbeLateness) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProbeLateness) ProtoMessage() {}
+
+func (x *ProbeLateness) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_usage_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProbeLateness.ProtoReflect.Descriptor instead.
+func (*ProbeLateness) Descriptor() ([]byte, []int) {
+	return file_muster_v1_usage_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *ProbeLateness) GetBegun() int64 {
+	if x != nil {
+		return x.Begun
+	}
+	return 0
+}
+
+func (x *ProbeLateness) GetLate() int64 {
+	if x != nil {
+		return x.Late
+	}
+	return 0
+}
+
+func (x *ProbeLateness) GetMost() *durationpb.Duration {
+	if x != nil {
+		return x.Most
+	}
+	return nil
+}
+
+func (x *ProbeLateness) GetOverloaded() bool {
+	if x != nil {
+		return x.Overloaded
+	}
+	return false
+}
+
 // ProbeUsage is what one probe costs, measured over its last attempts: eight at most.
 type ProbeUsage struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -363,7 +445,7 @@ type ProbeUsage struct {
 
 func (x *ProbeUsage) Reset() {
 	*x = ProbeUsage{}
-	mi := &file_muster_v1_usage_proto_msgTypes[4]
+	mi := &file_muster_v1_usage_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -375,7 +457,7 @@ func (x *ProbeUsage) String() string {
 func (*ProbeUsage) ProtoMessage() {}
 
 func (x *ProbeUsage) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_usage_proto_msgTypes[4]
+	mi := &file_muster_v1_usage_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -388,7 +470,7 @@ func (x *ProbeUsage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeUsage.ProtoReflect.Descriptor instead.
 func (*ProbeUsage) Descriptor() ([]byte, []int) {
-	return file_muster_v1_usage_proto_rawDescGZIP(), []int{4}
+	return file_muster_v1_usage_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ProbeUsage) GetPod() *ObjectReference {
@@ -476,7 +558,7 @@ type ListPodUsagesRequest struct {
 
 func (x *ListPodUsagesRequest) Reset() {
 	*x = ListPodUsagesRequest{}
-	mi := &file_muster_v1_usage_proto_msgTypes[5]
+	mi := &file_muster_v1_usage_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -488,7 +570,7 @@ func (x *ListPodUsagesRequest) String() string {
 func (*ListPodUsagesRequest) ProtoMessage() {}
 
 func (x *ListPodUsagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_usage_proto_msgTypes[5]
+	mi := &file_muster_v1_usage_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -501,7 +583,7 @@ func (x *ListPodUsagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPodUsagesRequest.ProtoReflect.Descriptor instead.
 func (*ListPodUsagesRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_usage_proto_rawDescGZIP(), []int{5}
+	return file_muster_v1_usage_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ListPodUsagesRequest) GetFilter() *PodFilter {
@@ -538,7 +620,7 @@ type ListPodUsagesResponse struct {
 
 func (x *ListPodUsagesResponse) Reset() {
 	*x = ListPodUsagesResponse{}
-	mi := &file_muster_v1_usage_proto_msgTypes[6]
+	mi := &file_muster_v1_usage_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -550,7 +632,7 @@ func (x *ListPodUsagesResponse) String() string {
 func (*ListPodUsagesResponse) ProtoMessage() {}
 
 func (x *ListPodUsagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_usage_proto_msgTypes[6]
+	mi := &file_muster_v1_usage_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -563,7 +645,7 @@ func (x *ListPodUsagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPodUsagesResponse.ProtoReflect.Descriptor instead.
 func (*ListPodUsagesResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_usage_proto_rawDescGZIP(), []int{6}
+	return file_muster_v1_usage_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ListPodUsagesResponse) GetPods() []*PodUsage {
@@ -597,7 +679,7 @@ type ListNodeUsagesRequest struct {
 
 func (x *ListNodeUsagesRequest) Reset() {
 	*x = ListNodeUsagesRequest{}
-	mi := &file_muster_v1_usage_proto_msgTypes[7]
+	mi := &file_muster_v1_usage_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -609,7 +691,7 @@ func (x *ListNodeUsagesRequest) String() string {
 func (*ListNodeUsagesRequest) ProtoMessage() {}
 
 func (x *ListNodeUsagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_usage_proto_msgTypes[7]
+	mi := &file_muster_v1_usage_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -622,7 +704,7 @@ func (x *ListNodeUsagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNodeUsagesRequest.ProtoReflect.Descriptor instead.
 func (*ListNodeUsagesRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_usage_proto_rawDescGZIP(), []int{7}
+	return file_muster_v1_usage_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ListNodeUsagesRequest) GetLabelSelector() string {
@@ -666,7 +748,7 @@ type ListNodeUsagesResponse struct {
 
 func (x *ListNodeUsagesResponse) Reset() {
 	*x = ListNodeUsagesResponse{}
-	mi := &file_muster_v1_usage_proto_msgTypes[8]
+	mi := &file_muster_v1_usage_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -678,7 +760,7 @@ func (x *ListNodeUsagesResponse) String() string {
 func (*ListNodeUsagesResponse) ProtoMessage() {}
 
 func (x *ListNodeUsagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_usage_proto_msgTypes[8]
+	mi := &file_muster_v1_usage_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -691,7 +773,7 @@ func (x *ListNodeUsagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNodeUsagesResponse.ProtoReflect.Descriptor instead.
 func (*ListNodeUsagesResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_usage_proto_rawDescGZIP(), []int{8}
+	return file_muster_v1_usage_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ListNodeUsagesResponse) GetNodes() []*NodeUsage {
@@ -723,7 +805,7 @@ type ListProbeUsagesRequest struct {
 
 func (x *ListProbeUsagesRequest) Reset() {
 	*x = ListProbeUsagesRequest{}
-	mi := &file_muster_v1_usage_proto_msgTypes[9]
+	mi := &file_muster_v1_usage_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -735,7 +817,7 @@ func (x *ListProbeUsagesRequest) String() string {
 func (*ListProbeUsagesRequest) ProtoMessage() {}
 
 func (x *ListProbeUsagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_usage_proto_msgTypes[9]
+	mi := &file_muster_v1_usage_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -748,7 +830,7 @@ func (x *ListProbeUsagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListProbeUsagesRequest.ProtoReflect.Descriptor instead.
 func (*ListProbeUsagesRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_usage_proto_rawDescGZIP(), []int{9}
+	return file_muster_v1_usage_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ListProbeUsagesRequest) GetFilter() *ProbeFilter {
@@ -785,7 +867,7 @@ type ListProbeUsagesResponse struct {
 
 func (x *ListProbeUsagesResponse) Reset() {
 	*x = ListProbeUsagesResponse{}
-	mi := &file_muster_v1_usage_proto_msgTypes[10]
+	mi := &file_muster_v1_usage_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -797,7 +879,7 @@ func (x *ListProbeUsagesResponse) String() string {
 func (*ListProbeUsagesResponse) ProtoMessage() {}
 
 func (x *ListProbeUsagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_usage_proto_msgTypes[10]
+	mi := &file_muster_v1_usage_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -810,7 +892,7 @@ func (x *ListProbeUsagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListProbeUsagesResponse.ProtoReflect.Descriptor instead.
 func (*ListProbeUsagesResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_usage_proto_rawDescGZIP(), []int{10}
+	return file_muster_v1_usage_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ListProbeUsagesResponse) GetProbes() []*ProbeUsage {
@@ -849,7 +931,7 @@ const file_muster_v1_usage_proto_rawDesc = "" +
 	"\x05usage\x18\x05 \x01(\v2\x10.muster.v1.UsageR\x05usage\x129\n" +
 	"\n" +
 	"containers\x18\x06 \x03(\v2\x19.muster.v1.ContainerUsageR\n" +
-	"containers\"\xd9\x02\n" +
+	"containers\"\x8b\x03\n" +
 	"\tNodeUsage\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12.\n" +
 	"\x04time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x121\n" +
@@ -858,7 +940,15 @@ const file_muster_v1_usage_proto_rawDesc = "" +
 	"\vallocatable\x18\x05 \x01(\v2\x17.muster.v1.ResourceListR\vallocatable\x12\x12\n" +
 	"\x04pods\x18\x06 \x01(\x05R\x04pods\x12&\n" +
 	"\x05agent\x18\a \x01(\v2\x10.muster.v1.UsageR\x05agent\x122\n" +
-	"\vsupervisors\x18\b \x01(\v2\x10.muster.v1.UsageR\vsupervisors\"\xdf\x03\n" +
+	"\vsupervisors\x18\b \x01(\v2\x10.muster.v1.UsageR\vsupervisors\x120\n" +
+	"\x06probes\x18\t \x01(\v2\x18.muster.v1.ProbeLatenessR\x06probes\"\x88\x01\n" +
+	"\rProbeLateness\x12\x14\n" +
+	"\x05begun\x18\x01 \x01(\x03R\x05begun\x12\x12\n" +
+	"\x04late\x18\x02 \x01(\x03R\x04late\x12-\n" +
+	"\x04most\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x04most\x12\x1e\n" +
+	"\n" +
+	"overloaded\x18\x04 \x01(\bR\n" +
+	"overloaded\"\xdf\x03\n" +
 	"\n" +
 	"ProbeUsage\x12,\n" +
 	"\x03pod\x18\x01 \x01(\v2\x1a.muster.v1.ObjectReferenceR\x03pod\x12\x1c\n" +
@@ -917,60 +1007,63 @@ func file_muster_v1_usage_proto_rawDescGZIP() []byte {
 	return file_muster_v1_usage_proto_rawDescData
 }
 
-var file_muster_v1_usage_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_muster_v1_usage_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_muster_v1_usage_proto_goTypes = []any{
 	(*Usage)(nil),                   // 0: muster.v1.Usage
 	(*ContainerUsage)(nil),          // 1: muster.v1.ContainerUsage
 	(*PodUsage)(nil),                // 2: muster.v1.PodUsage
 	(*NodeUsage)(nil),               // 3: muster.v1.NodeUsage
-	(*ProbeUsage)(nil),              // 4: muster.v1.ProbeUsage
-	(*ListPodUsagesRequest)(nil),    // 5: muster.v1.ListPodUsagesRequest
-	(*ListPodUsagesResponse)(nil),   // 6: muster.v1.ListPodUsagesResponse
-	(*ListNodeUsagesRequest)(nil),   // 7: muster.v1.ListNodeUsagesRequest
-	(*ListNodeUsagesResponse)(nil),  // 8: muster.v1.ListNodeUsagesResponse
-	(*ListProbeUsagesRequest)(nil),  // 9: muster.v1.ListProbeUsagesRequest
-	(*ListProbeUsagesResponse)(nil), // 10: muster.v1.ListProbeUsagesResponse
-	(*ObjectReference)(nil),         // 11: muster.v1.ObjectReference
-	(*timestamppb.Timestamp)(nil),   // 12: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),     // 13: google.protobuf.Duration
-	(*ResourceList)(nil),            // 14: muster.v1.ResourceList
-	(ProbeKind)(0),                  // 15: muster.v1.ProbeKind
-	(*PodFilter)(nil),               // 16: muster.v1.PodFilter
-	(*ProbeFilter)(nil),             // 17: muster.v1.ProbeFilter
+	(*ProbeLateness)(nil),           // 4: muster.v1.ProbeLateness
+	(*ProbeUsage)(nil),              // 5: muster.v1.ProbeUsage
+	(*ListPodUsagesRequest)(nil),    // 6: muster.v1.ListPodUsagesRequest
+	(*ListPodUsagesResponse)(nil),   // 7: muster.v1.ListPodUsagesResponse
+	(*ListNodeUsagesRequest)(nil),   // 8: muster.v1.ListNodeUsagesRequest
+	(*ListNodeUsagesResponse)(nil),  // 9: muster.v1.ListNodeUsagesResponse
+	(*ListProbeUsagesRequest)(nil),  // 10: muster.v1.ListProbeUsagesRequest
+	(*ListProbeUsagesResponse)(nil), // 11: muster.v1.ListProbeUsagesResponse
+	(*ObjectReference)(nil),         // 12: muster.v1.ObjectReference
+	(*timestamppb.Timestamp)(nil),   // 13: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),     // 14: google.protobuf.Duration
+	(*ResourceList)(nil),            // 15: muster.v1.ResourceList
+	(ProbeKind)(0),                  // 16: muster.v1.ProbeKind
+	(*PodFilter)(nil),               // 17: muster.v1.PodFilter
+	(*ProbeFilter)(nil),             // 18: muster.v1.ProbeFilter
 }
 var file_muster_v1_usage_proto_depIdxs = []int32{
 	0,  // 0: muster.v1.ContainerUsage.usage:type_name -> muster.v1.Usage
-	11, // 1: muster.v1.PodUsage.pod:type_name -> muster.v1.ObjectReference
-	12, // 2: muster.v1.PodUsage.time:type_name -> google.protobuf.Timestamp
-	13, // 3: muster.v1.PodUsage.window:type_name -> google.protobuf.Duration
+	12, // 1: muster.v1.PodUsage.pod:type_name -> muster.v1.ObjectReference
+	13, // 2: muster.v1.PodUsage.time:type_name -> google.protobuf.Timestamp
+	14, // 3: muster.v1.PodUsage.window:type_name -> google.protobuf.Duration
 	0,  // 4: muster.v1.PodUsage.usage:type_name -> muster.v1.Usage
 	1,  // 5: muster.v1.PodUsage.containers:type_name -> muster.v1.ContainerUsage
-	12, // 6: muster.v1.NodeUsage.time:type_name -> google.protobuf.Timestamp
-	13, // 7: muster.v1.NodeUsage.window:type_name -> google.protobuf.Duration
+	13, // 6: muster.v1.NodeUsage.time:type_name -> google.protobuf.Timestamp
+	14, // 7: muster.v1.NodeUsage.window:type_name -> google.protobuf.Duration
 	0,  // 8: muster.v1.NodeUsage.machine:type_name -> muster.v1.Usage
-	14, // 9: muster.v1.NodeUsage.allocatable:type_name -> muster.v1.ResourceList
+	15, // 9: muster.v1.NodeUsage.allocatable:type_name -> muster.v1.ResourceList
 	0,  // 10: muster.v1.NodeUsage.agent:type_name -> muster.v1.Usage
 	0,  // 11: muster.v1.NodeUsage.supervisors:type_name -> muster.v1.Usage
-	11, // 12: muster.v1.ProbeUsage.pod:type_name -> muster.v1.ObjectReference
-	15, // 13: muster.v1.ProbeUsage.kind:type_name -> muster.v1.ProbeKind
-	13, // 14: muster.v1.ProbeUsage.cpu_per_attempt:type_name -> google.protobuf.Duration
-	13, // 15: muster.v1.ProbeUsage.cpu_per_minute:type_name -> google.protobuf.Duration
-	16, // 16: muster.v1.ListPodUsagesRequest.filter:type_name -> muster.v1.PodFilter
-	2,  // 17: muster.v1.ListPodUsagesResponse.pods:type_name -> muster.v1.PodUsage
-	3,  // 18: muster.v1.ListNodeUsagesResponse.nodes:type_name -> muster.v1.NodeUsage
-	17, // 19: muster.v1.ListProbeUsagesRequest.filter:type_name -> muster.v1.ProbeFilter
-	4,  // 20: muster.v1.ListProbeUsagesResponse.probes:type_name -> muster.v1.ProbeUsage
-	5,  // 21: muster.v1.UsageService.ListPodUsages:input_type -> muster.v1.ListPodUsagesRequest
-	7,  // 22: muster.v1.UsageService.ListNodeUsages:input_type -> muster.v1.ListNodeUsagesRequest
-	9,  // 23: muster.v1.UsageService.ListProbeUsages:input_type -> muster.v1.ListProbeUsagesRequest
-	6,  // 24: muster.v1.UsageService.ListPodUsages:output_type -> muster.v1.ListPodUsagesResponse
-	8,  // 25: muster.v1.UsageService.ListNodeUsages:output_type -> muster.v1.ListNodeUsagesResponse
-	10, // 26: muster.v1.UsageService.ListProbeUsages:output_type -> muster.v1.ListProbeUsagesResponse
-	24, // [24:27] is the sub-list for method output_type
-	21, // [21:24] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	4,  // 12: muster.v1.NodeUsage.probes:type_name -> muster.v1.ProbeLateness
+	14, // 13: muster.v1.ProbeLateness.most:type_name -> google.protobuf.Duration
+	12, // 14: muster.v1.ProbeUsage.pod:type_name -> muster.v1.ObjectReference
+	16, // 15: muster.v1.ProbeUsage.kind:type_name -> muster.v1.ProbeKind
+	14, // 16: muster.v1.ProbeUsage.cpu_per_attempt:type_name -> google.protobuf.Duration
+	14, // 17: muster.v1.ProbeUsage.cpu_per_minute:type_name -> google.protobuf.Duration
+	17, // 18: muster.v1.ListPodUsagesRequest.filter:type_name -> muster.v1.PodFilter
+	2,  // 19: muster.v1.ListPodUsagesResponse.pods:type_name -> muster.v1.PodUsage
+	3,  // 20: muster.v1.ListNodeUsagesResponse.nodes:type_name -> muster.v1.NodeUsage
+	18, // 21: muster.v1.ListProbeUsagesRequest.filter:type_name -> muster.v1.ProbeFilter
+	5,  // 22: muster.v1.ListProbeUsagesResponse.probes:type_name -> muster.v1.ProbeUsage
+	6,  // 23: muster.v1.UsageService.ListPodUsages:input_type -> muster.v1.ListPodUsagesRequest
+	8,  // 24: muster.v1.UsageService.ListNodeUsages:input_type -> muster.v1.ListNodeUsagesRequest
+	10, // 25: muster.v1.UsageService.ListProbeUsages:input_type -> muster.v1.ListProbeUsagesRequest
+	7,  // 26: muster.v1.UsageService.ListPodUsages:output_type -> muster.v1.ListPodUsagesResponse
+	9,  // 27: muster.v1.UsageService.ListNodeUsages:output_type -> muster.v1.ListNodeUsagesResponse
+	11, // 28: muster.v1.UsageService.ListProbeUsages:output_type -> muster.v1.ListProbeUsagesResponse
+	26, // [26:29] is the sub-list for method output_type
+	23, // [23:26] is the sub-list for method input_type
+	23, // [23:23] is the sub-list for extension type_name
+	23, // [23:23] is the sub-list for extension extendee
+	0,  // [0:23] is the sub-list for field type_name
 }
 
 func init() { file_muster_v1_usage_proto_init() }
@@ -982,14 +1075,14 @@ func file_muster_v1_usage_proto_init() {
 	file_muster_v1_pod_proto_init()
 	file_muster_v1_probe_proto_init()
 	file_muster_v1_usage_proto_msgTypes[0].OneofWrappers = []any{}
-	file_muster_v1_usage_proto_msgTypes[4].OneofWrappers = []any{}
+	file_muster_v1_usage_proto_msgTypes[5].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_muster_v1_usage_proto_rawDesc), len(file_muster_v1_usage_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   11,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -990,7 +990,9 @@ type UsageBatch struct {
 	// Millionths of a core plus one; 0: not known.
 	MicroCpu []uint64 `protobuf:"varint,7,rep,packed,name=micro_cpu,json=microCpu,proto3" json:"micro_cpu,omitempty"`
 	// The working set plus one; 0: not known.
-	MemoryBytes   []uint64 `protobuf:"varint,8,rep,packed,name=memory_bytes,json=memoryBytes,proto3" json:"memory_bytes,omitempty"`
+	MemoryBytes []uint64 `protobuf:"varint,8,rep,packed,name=memory_bytes,json=memoryBytes,proto3" json:"memory_bytes,omitempty"`
+	// How late its probes were asked since the batch before.
+	Probes        *v1.ProbeLateness `protobuf:"bytes,9,opt,name=probes,proto3" json:"probes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1077,6 +1079,13 @@ func (x *UsageBatch) GetMicroCpu() []uint64 {
 func (x *UsageBatch) GetMemoryBytes() []uint64 {
 	if x != nil {
 		return x.MemoryBytes
+	}
+	return nil
+}
+
+func (x *UsageBatch) GetProbes() *v1.ProbeLateness {
+	if x != nil {
+		return x.Probes
 	}
 	return nil
 }
@@ -4204,7 +4213,7 @@ const file_muster_agent_v1_session_proto_rawDesc = "" +
 	"\x0eerrored_reason\x18\x06 \x01(\tR\rerroredReason\"6\n" +
 	"\n" +
 	"EventBatch\x12(\n" +
-	"\x06events\x18\x01 \x03(\v2\x10.muster.v1.EventR\x06events\"\xcc\x02\n" +
+	"\x06events\x18\x01 \x03(\v2\x10.muster.v1.EventR\x06events\"\xfe\x02\n" +
 	"\n" +
 	"UsageBatch\x12+\n" +
 	"\x03age\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x03age\x121\n" +
@@ -4214,7 +4223,8 @@ const file_muster_agent_v1_session_proto_rawDesc = "" +
 	"\vsupervisors\x18\x05 \x01(\v2\x10.muster.v1.UsageR\vsupervisors\x12\x16\n" +
 	"\x06handle\x18\x06 \x03(\rR\x06handle\x12\x1b\n" +
 	"\tmicro_cpu\x18\a \x03(\x04R\bmicroCpu\x12!\n" +
-	"\fmemory_bytes\x18\b \x03(\x04R\vmemoryBytes\":\n" +
+	"\fmemory_bytes\x18\b \x03(\x04R\vmemoryBytes\x120\n" +
+	"\x06probes\x18\t \x01(\v2\x18.muster.v1.ProbeLatenessR\x06probes\":\n" +
 	"\x03Bye\x123\n" +
 	"\arestart\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\arestart\"\xe9\x03\n" +
 	"\x0fConnectResponse\x124\n" +
@@ -4516,12 +4526,13 @@ var file_muster_agent_v1_session_proto_goTypes = []any{
 	(*v1.Event)(nil),                  // 57: muster.v1.Event
 	(*durationpb.Duration)(nil),       // 58: google.protobuf.Duration
 	(*v1.Usage)(nil),                  // 59: muster.v1.Usage
-	(*v1.Pod)(nil),                    // 60: muster.v1.Pod
-	(v1.FailoverClass)(0),             // 61: muster.v1.FailoverClass
-	(*v1.Endpoint)(nil),               // 62: muster.v1.Endpoint
-	(*v1.ContainerTerminated)(nil),    // 63: muster.v1.ContainerTerminated
-	(v1.ProbeKind)(0),                 // 64: muster.v1.ProbeKind
-	(*v1.TerminalSize)(nil),           // 65: muster.v1.TerminalSize
+	(*v1.ProbeLateness)(nil),          // 60: muster.v1.ProbeLateness
+	(*v1.Pod)(nil),                    // 61: muster.v1.Pod
+	(v1.FailoverClass)(0),             // 62: muster.v1.FailoverClass
+	(*v1.Endpoint)(nil),               // 63: muster.v1.Endpoint
+	(*v1.ContainerTerminated)(nil),    // 64: muster.v1.ContainerTerminated
+	(v1.ProbeKind)(0),                 // 65: muster.v1.ProbeKind
+	(*v1.TerminalSize)(nil),           // 66: muster.v1.TerminalSize
 }
 var file_muster_agent_v1_session_proto_depIdxs = []int32{
 	7,  // 0: muster.agent.v1.ConnectRequest.hello:type_name -> muster.agent.v1.Hello
@@ -4546,85 +4557,86 @@ var file_muster_agent_v1_session_proto_depIdxs = []int32{
 	59, // 19: muster.agent.v1.UsageBatch.machine:type_name -> muster.v1.Usage
 	59, // 20: muster.agent.v1.UsageBatch.agent:type_name -> muster.v1.Usage
 	59, // 21: muster.agent.v1.UsageBatch.supervisors:type_name -> muster.v1.Usage
-	58, // 22: muster.agent.v1.Bye.restart:type_name -> google.protobuf.Duration
-	15, // 23: muster.agent.v1.ConnectResponse.welcome:type_name -> muster.agent.v1.Welcome
-	16, // 24: muster.agent.v1.ConnectResponse.assignments:type_name -> muster.agent.v1.Assignments
-	23, // 25: muster.agent.v1.ConnectResponse.status_ack:type_name -> muster.agent.v1.StatusAck
-	32, // 26: muster.agent.v1.ConnectResponse.ask:type_name -> muster.agent.v1.Ask
-	24, // 27: muster.agent.v1.ConnectResponse.network:type_name -> muster.agent.v1.Network
-	26, // 28: muster.agent.v1.ConnectResponse.services:type_name -> muster.agent.v1.Services
-	28, // 29: muster.agent.v1.ConnectResponse.configs:type_name -> muster.agent.v1.Configs
-	18, // 30: muster.agent.v1.ConnectResponse.restart_guards:type_name -> muster.agent.v1.RestartGuards
-	58, // 31: muster.agent.v1.Welcome.lease_ttl:type_name -> google.protobuf.Duration
-	58, // 32: muster.agent.v1.Welcome.renew_every:type_name -> google.protobuf.Duration
-	17, // 33: muster.agent.v1.Assignments.assignments:type_name -> muster.agent.v1.Assignment
-	22, // 34: muster.agent.v1.Assignments.removed:type_name -> muster.agent.v1.HeldKey
-	60, // 35: muster.agent.v1.Assignment.pod:type_name -> muster.v1.Pod
-	61, // 36: muster.agent.v1.Assignment.class:type_name -> muster.v1.FailoverClass
-	50, // 37: muster.agent.v1.Assignment.restarts:type_name -> muster.agent.v1.Assignment.RestartsEntry
-	19, // 38: muster.agent.v1.RestartGuards.pods:type_name -> muster.agent.v1.RestartGuard
-	58, // 39: muster.agent.v1.RestartGuard.release_after:type_name -> google.protobuf.Duration
-	21, // 40: muster.agent.v1.RestartBatch.words:type_name -> muster.agent.v1.RestartWord
-	58, // 41: muster.agent.v1.RestartWord.restarted_ago:type_name -> google.protobuf.Duration
-	22, // 42: muster.agent.v1.StatusAck.committed:type_name -> muster.agent.v1.HeldKey
-	22, // 43: muster.agent.v1.StatusAck.not_yours:type_name -> muster.agent.v1.HeldKey
-	25, // 44: muster.agent.v1.Network.nodes:type_name -> muster.agent.v1.NetworkNode
-	27, // 45: muster.agent.v1.Services.services:type_name -> muster.agent.v1.NamedService
-	31, // 46: muster.agent.v1.Services.removed:type_name -> muster.agent.v1.ObjectKey
-	31, // 47: muster.agent.v1.NamedService.key:type_name -> muster.agent.v1.ObjectKey
-	62, // 48: muster.agent.v1.NamedService.endpoints:type_name -> muster.v1.Endpoint
-	29, // 49: muster.agent.v1.Configs.objects:type_name -> muster.agent.v1.ConfigObject
-	30, // 50: muster.agent.v1.Configs.removed:type_name -> muster.agent.v1.ConfigKey
-	30, // 51: muster.agent.v1.ConfigObject.key:type_name -> muster.agent.v1.ConfigKey
-	51, // 52: muster.agent.v1.ConfigObject.data:type_name -> muster.agent.v1.ConfigObject.DataEntry
-	38, // 53: muster.agent.v1.Ask.logs:type_name -> muster.agent.v1.LogsAsk
-	39, // 54: muster.agent.v1.Ask.results:type_name -> muster.agent.v1.ResultsAsk
-	37, // 55: muster.agent.v1.Ask.exec:type_name -> muster.agent.v1.ExecAsk
-	40, // 56: muster.agent.v1.Ask.follow:type_name -> muster.agent.v1.FollowAsk
-	36, // 57: muster.agent.v1.Ask.forward:type_name -> muster.agent.v1.ForwardAsk
-	33, // 58: muster.agent.v1.Ask.evidence:type_name -> muster.agent.v1.EvidenceAsk
-	35, // 59: muster.agent.v1.ContainerEvidence.ends:type_name -> muster.agent.v1.InstanceEnd
-	54, // 60: muster.agent.v1.ContainerEvidence.restart_time:type_name -> google.protobuf.Timestamp
-	58, // 61: muster.agent.v1.ContainerEvidence.backoff:type_name -> google.protobuf.Duration
-	56, // 62: muster.agent.v1.ContainerEvidence.results:type_name -> muster.v1.ProbeAttempt
-	63, // 63: muster.agent.v1.InstanceEnd.terminated:type_name -> muster.v1.ContainerTerminated
-	64, // 64: muster.agent.v1.InstanceEnd.probe:type_name -> muster.v1.ProbeKind
-	54, // 65: muster.agent.v1.InstanceEnd.stop_time:type_name -> google.protobuf.Timestamp
-	58, // 66: muster.agent.v1.InstanceEnd.grace:type_name -> google.protobuf.Duration
-	56, // 67: muster.agent.v1.InstanceEnd.results:type_name -> muster.v1.ProbeAttempt
-	54, // 68: muster.agent.v1.InstanceEnd.memory_time:type_name -> google.protobuf.Timestamp
-	65, // 69: muster.agent.v1.ExecAsk.size:type_name -> muster.v1.TerminalSize
-	58, // 70: muster.agent.v1.LogsAsk.since:type_name -> google.protobuf.Duration
-	64, // 71: muster.agent.v1.ResultsAsk.kind:type_name -> muster.v1.ProbeKind
-	64, // 72: muster.agent.v1.FollowAsk.kind:type_name -> muster.v1.ProbeKind
-	43, // 73: muster.agent.v1.AnswerRequest.results:type_name -> muster.agent.v1.ProbeResults
-	44, // 74: muster.agent.v1.AnswerRequest.error:type_name -> muster.agent.v1.AnswerError
-	42, // 75: muster.agent.v1.AnswerRequest.followed:type_name -> muster.agent.v1.FollowedResults
-	34, // 76: muster.agent.v1.AnswerRequest.evidence:type_name -> muster.agent.v1.ContainerEvidence
-	56, // 77: muster.agent.v1.FollowedResults.results:type_name -> muster.v1.ProbeAttempt
-	56, // 78: muster.agent.v1.ProbeResults.results:type_name -> muster.v1.ProbeAttempt
-	44, // 79: muster.agent.v1.InteractRequest.error:type_name -> muster.agent.v1.AnswerError
-	65, // 80: muster.agent.v1.InteractResponse.size:type_name -> muster.v1.TerminalSize
-	58, // 81: muster.agent.v1.RenewRequest.longest:type_name -> google.protobuf.Duration
-	9,  // 82: muster.agent.v1.RenewRequest.results:type_name -> muster.agent.v1.ResultBatch
-	58, // 83: muster.agent.v1.RenewResponse.ttl:type_name -> google.protobuf.Duration
-	0,  // 84: muster.agent.v1.AgentService.Join:input_type -> muster.agent.v1.JoinRequest
-	2,  // 85: muster.agent.v1.AgentService.RotateCertificate:input_type -> muster.agent.v1.RotateCertificateRequest
-	4,  // 86: muster.agent.v1.AgentService.Connect:input_type -> muster.agent.v1.ConnectRequest
-	48, // 87: muster.agent.v1.AgentService.Renew:input_type -> muster.agent.v1.RenewRequest
-	41, // 88: muster.agent.v1.AgentService.Answer:input_type -> muster.agent.v1.AnswerRequest
-	45, // 89: muster.agent.v1.AgentService.Interact:input_type -> muster.agent.v1.InteractRequest
-	1,  // 90: muster.agent.v1.AgentService.Join:output_type -> muster.agent.v1.JoinResponse
-	3,  // 91: muster.agent.v1.AgentService.RotateCertificate:output_type -> muster.agent.v1.RotateCertificateResponse
-	14, // 92: muster.agent.v1.AgentService.Connect:output_type -> muster.agent.v1.ConnectResponse
-	49, // 93: muster.agent.v1.AgentService.Renew:output_type -> muster.agent.v1.RenewResponse
-	47, // 94: muster.agent.v1.AgentService.Answer:output_type -> muster.agent.v1.AnswerResponse
-	46, // 95: muster.agent.v1.AgentService.Interact:output_type -> muster.agent.v1.InteractResponse
-	90, // [90:96] is the sub-list for method output_type
-	84, // [84:90] is the sub-list for method input_type
-	84, // [84:84] is the sub-list for extension type_name
-	84, // [84:84] is the sub-list for extension extendee
-	0,  // [0:84] is the sub-list for field type_name
+	60, // 22: muster.agent.v1.UsageBatch.probes:type_name -> muster.v1.ProbeLateness
+	58, // 23: muster.agent.v1.Bye.restart:type_name -> google.protobuf.Duration
+	15, // 24: muster.agent.v1.ConnectResponse.welcome:type_name -> muster.agent.v1.Welcome
+	16, // 25: muster.agent.v1.ConnectResponse.assignments:type_name -> muster.agent.v1.Assignments
+	23, // 26: muster.agent.v1.ConnectResponse.status_ack:type_name -> muster.agent.v1.StatusAck
+	32, // 27: muster.agent.v1.ConnectResponse.ask:type_name -> muster.agent.v1.Ask
+	24, // 28: muster.agent.v1.ConnectResponse.network:type_name -> muster.agent.v1.Network
+	26, // 29: muster.agent.v1.ConnectResponse.services:type_name -> muster.agent.v1.Services
+	28, // 30: muster.agent.v1.ConnectResponse.configs:type_name -> muster.agent.v1.Configs
+	18, // 31: muster.agent.v1.ConnectResponse.restart_guards:type_name -> muster.agent.v1.RestartGuards
+	58, // 32: muster.agent.v1.Welcome.lease_ttl:type_name -> google.protobuf.Duration
+	58, // 33: muster.agent.v1.Welcome.renew_every:type_name -> google.protobuf.Duration
+	17, // 34: muster.agent.v1.Assignments.assignments:type_name -> muster.agent.v1.Assignment
+	22, // 35: muster.agent.v1.Assignments.removed:type_name -> muster.agent.v1.HeldKey
+	61, // 36: muster.agent.v1.Assignment.pod:type_name -> muster.v1.Pod
+	62, // 37: muster.agent.v1.Assignment.class:type_name -> muster.v1.FailoverClass
+	50, // 38: muster.agent.v1.Assignment.restarts:type_name -> muster.agent.v1.Assignment.RestartsEntry
+	19, // 39: muster.agent.v1.RestartGuards.pods:type_name -> muster.agent.v1.RestartGuard
+	58, // 40: muster.agent.v1.RestartGuard.release_after:type_name -> google.protobuf.Duration
+	21, // 41: muster.agent.v1.RestartBatch.words:type_name -> muster.agent.v1.RestartWord
+	58, // 42: muster.agent.v1.RestartWord.restarted_ago:type_name -> google.protobuf.Duration
+	22, // 43: muster.agent.v1.StatusAck.committed:type_name -> muster.agent.v1.HeldKey
+	22, // 44: muster.agent.v1.StatusAck.not_yours:type_name -> muster.agent.v1.HeldKey
+	25, // 45: muster.agent.v1.Network.nodes:type_name -> muster.agent.v1.NetworkNode
+	27, // 46: muster.agent.v1.Services.services:type_name -> muster.agent.v1.NamedService
+	31, // 47: muster.agent.v1.Services.removed:type_name -> muster.agent.v1.ObjectKey
+	31, // 48: muster.agent.v1.NamedService.key:type_name -> muster.agent.v1.ObjectKey
+	63, // 49: muster.agent.v1.NamedService.endpoints:type_name -> muster.v1.Endpoint
+	29, // 50: muster.agent.v1.Configs.objects:type_name -> muster.agent.v1.ConfigObject
+	30, // 51: muster.agent.v1.Configs.removed:type_name -> muster.agent.v1.ConfigKey
+	30, // 52: muster.agent.v1.ConfigObject.key:type_name -> muster.agent.v1.ConfigKey
+	51, // 53: muster.agent.v1.ConfigObject.data:type_name -> muster.agent.v1.ConfigObject.DataEntry
+	38, // 54: muster.agent.v1.Ask.logs:type_name -> muster.agent.v1.LogsAsk
+	39, // 55: muster.agent.v1.Ask.results:type_name -> muster.agent.v1.ResultsAsk
+	37, // 56: muster.agent.v1.Ask.exec:type_name -> muster.agent.v1.ExecAsk
+	40, // 57: muster.agent.v1.Ask.follow:type_name -> muster.agent.v1.FollowAsk
+	36, // 58: muster.agent.v1.Ask.forward:type_name -> muster.agent.v1.ForwardAsk
+	33, // 59: muster.agent.v1.Ask.evidence:type_name -> muster.agent.v1.EvidenceAsk
+	35, // 60: muster.agent.v1.ContainerEvidence.ends:type_name -> muster.agent.v1.InstanceEnd
+	54, // 61: muster.agent.v1.ContainerEvidence.restart_time:type_name -> google.protobuf.Timestamp
+	58, // 62: muster.agent.v1.ContainerEvidence.backoff:type_name -> google.protobuf.Duration
+	56, // 63: muster.agent.v1.ContainerEvidence.results:type_name -> muster.v1.ProbeAttempt
+	64, // 64: muster.agent.v1.InstanceEnd.terminated:type_name -> muster.v1.ContainerTerminated
+	65, // 65: muster.agent.v1.InstanceEnd.probe:type_name -> muster.v1.ProbeKind
+	54, // 66: muster.agent.v1.InstanceEnd.stop_time:type_name -> google.protobuf.Timestamp
+	58, // 67: muster.agent.v1.InstanceEnd.grace:type_name -> google.protobuf.Duration
+	56, // 68: muster.agent.v1.InstanceEnd.results:type_name -> muster.v1.ProbeAttempt
+	54, // 69: muster.agent.v1.InstanceEnd.memory_time:type_name -> google.protobuf.Timestamp
+	66, // 70: muster.agent.v1.ExecAsk.size:type_name -> muster.v1.TerminalSize
+	58, // 71: muster.agent.v1.LogsAsk.since:type_name -> google.protobuf.Duration
+	65, // 72: muster.agent.v1.ResultsAsk.kind:type_name -> muster.v1.ProbeKind
+	65, // 73: muster.agent.v1.FollowAsk.kind:type_name -> muster.v1.ProbeKind
+	43, // 74: muster.agent.v1.AnswerRequest.results:type_name -> muster.agent.v1.ProbeResults
+	44, // 75: muster.agent.v1.AnswerRequest.error:type_name -> muster.agent.v1.AnswerError
+	42, // 76: muster.agent.v1.AnswerRequest.followed:type_name -> muster.agent.v1.FollowedResults
+	34, // 77: muster.agent.v1.AnswerRequest.evidence:type_name -> muster.agent.v1.ContainerEvidence
+	56, // 78: muster.agent.v1.FollowedResults.results:type_name -> muster.v1.ProbeAttempt
+	56, // 79: muster.agent.v1.ProbeResults.results:type_name -> muster.v1.ProbeAttempt
+	44, // 80: muster.agent.v1.InteractRequest.error:type_name -> muster.agent.v1.AnswerError
+	66, // 81: muster.agent.v1.InteractResponse.size:type_name -> muster.v1.TerminalSize
+	58, // 82: muster.agent.v1.RenewRequest.longest:type_name -> google.protobuf.Duration
+	9,  // 83: muster.agent.v1.RenewRequest.results:type_name -> muster.agent.v1.ResultBatch
+	58, // 84: muster.agent.v1.RenewResponse.ttl:type_name -> google.protobuf.Duration
+	0,  // 85: muster.agent.v1.AgentService.Join:input_type -> muster.agent.v1.JoinRequest
+	2,  // 86: muster.agent.v1.AgentService.RotateCertificate:input_type -> muster.agent.v1.RotateCertificateRequest
+	4,  // 87: muster.agent.v1.AgentService.Connect:input_type -> muster.agent.v1.ConnectRequest
+	48, // 88: muster.agent.v1.AgentService.Renew:input_type -> muster.agent.v1.RenewRequest
+	41, // 89: muster.agent.v1.AgentService.Answer:input_type -> muster.agent.v1.AnswerRequest
+	45, // 90: muster.agent.v1.AgentService.Interact:input_type -> muster.agent.v1.InteractRequest
+	1,  // 91: muster.agent.v1.AgentService.Join:output_type -> muster.agent.v1.JoinResponse
+	3,  // 92: muster.agent.v1.AgentService.RotateCertificate:output_type -> muster.agent.v1.RotateCertificateResponse
+	14, // 93: muster.agent.v1.AgentService.Connect:output_type -> muster.agent.v1.ConnectResponse
+	49, // 94: muster.agent.v1.AgentService.Renew:output_type -> muster.agent.v1.RenewResponse
+	47, // 95: muster.agent.v1.AgentService.Answer:output_type -> muster.agent.v1.AnswerResponse
+	46, // 96: muster.agent.v1.AgentService.Interact:output_type -> muster.agent.v1.InteractResponse
+	91, // [91:97] is the sub-list for method output_type
+	85, // [85:91] is the sub-list for method input_type
+	85, // [85:85] is the sub-list for extension type_name
+	85, // [85:85] is the sub-list for extension extendee
+	0,  // [0:85] is the sub-list for field type_name
 }
 
 func init() { file_muster_agent_v1_session_proto_init() }
