@@ -24,8 +24,6 @@ import (
 // goroutine serves all those that have to wait, and is there only while there are any.
 
 const (
-	// lastMoment is how much of a GET's time is left to net/http, to judge an answer that has not come whole.
-	lastMoment = 5 * time.Millisecond
 	// buffer is what an answer's head and the kept part of its body have to fit.
 	buffer = 16 << 10
 	// look is how often attempts that wait are looked at for the end of their context, or of their time where that comes sooner.
@@ -54,6 +52,9 @@ type Done interface {
 // prepared is what is the same in every quick attempt of a question.
 type prepared struct {
 	to netip.AddrPort
+	// family and at are to, in the kernel's words.
+	family int
+	at     unix.Sockaddr
 	// request is what is sent; nil where a connection is all.
 	request []byte
 }
@@ -78,7 +79,12 @@ func prepare(q *Question) *prepared {
 	if !ok {
 		return nil
 	}
-	p := &prepared{to: to}
+	p := &prepared{to: to, family: unix.AF_INET}
+	if ip := to.Addr(); ip.Is4() {
+		p.at = &unix.SockaddrInet4{Port: port, Addr: ip.As4()}
+	} else {
+		p.family, p.at = unix.AF_INET6, &unix.SockaddrInet6{Port: port, Addr: ip.As16()}
+	}
 	if q.Probe.HTTP != nil {
 		req, err := request(context.Background(), q.Probe.HTTP, host, port)
 		if err != nil || req.URL.Scheme != "http" {
@@ -206,15 +212,7 @@ func (c *conn) safely(room []byte) (next stage) {
 
 // begin opens the connection and sends the request, as far as that goes without waiting.
 func (c *conn) begin() stage {
-	to := c.q.prepared.to
-	family := unix.AF_INET
-	var at unix.Sockaddr
-	if ip := to.Addr(); ip.Is4() {
-		at = &unix.SockaddrInet4{Port: int(to.Port()), Addr: ip.As4()}
-	} else {
-		family, at = unix.AF_INET6, &unix.SockaddrInet6{Port: int(to.Port()), Addr: ip.As16()}
-	}
-	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	fd, err := unix.Socket(c.q.prepared.family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return c.unreached(os.NewSyscallError("socket", err))
 	}
@@ -223,7 +221,7 @@ func (c *conn) begin() stage {
 	if err := unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1, Linger: 0}); err != nil {
 		return c.unreached(os.NewSyscallError("setsockopt", err))
 	}
-	switch err := unix.Connect(fd, at); {
+	switch err := unix.Connect(fd, c.q.prepared.at); {
 	case err == nil, errors.Is(err, unix.EINPROGRESS), errors.Is(err, unix.EINTR):
 		return c.reach() // on this machine it stands by now
 	case errors.Is(err, unix.EADDRNOTAVAIL):
@@ -245,12 +243,21 @@ func (c *conn) unreached(err error) stage {
 
 // getFailed is what becomes of a GET that was not answered, in net/http's words.
 func (c *conn) getFailed(err error) stage {
+	why, to := "", c.q.prepared.to
 	if errors.Is(err, context.DeadlineExceeded) {
 		err = context.DeadlineExceeded
+		if c.head().size > 0 {
+			why = "the body stalled: "
+		}
 	}
-	to := c.q.prepared.to
-	c.answer = failed(fmt.Sprintf("Get %q: %v", target(c.q.Probe.HTTP, hostOf(c.q.Probe.HTTP.Host, c.q.Address), int(to.Port())), err))
+	c.answer = failed(fmt.Sprintf("Get %q: %s%v", target(c.q.Probe.HTTP, hostOf(c.q.Probe.HTTP.Host, c.q.Address), int(to.Port())), why, err))
 	return over
+}
+
+// head is that of the answer, as far as it was understood: its size is 0 while it has not come whole.
+func (c *conn) head() (h head) {
+	h.parse(c.read)
+	return h
 }
 
 // reach goes on as far as the connection stands.
@@ -372,14 +379,6 @@ func judge(read []byte, full bool) (stage, Answer) {
 	return over, failed("HTTP probe failed with statuscode: " + strconv.Itoa(head.status))
 }
 
-// giveUp is when an attempt that waits has to end: a GET that is connected goes over to net/http a moment before.
-func (c *conn) giveUp() time.Time {
-	if !c.connected {
-		return c.deadline
-	}
-	return c.deadline.Add(-min(lastMoment, c.q.Probe.Timeout/4))
-}
-
 // ended is what becomes of an attempt whose time has come, or its context's end.
 func (c *conn) ended() stage {
 	switch err := c.ctx.Err(); {
@@ -388,7 +387,7 @@ func (c *conn) ended() stage {
 	case err != nil:
 		return c.unreached(errCanceled)
 	case c.connected:
-		return odd
+		return c.getFailed(errTimeout)
 	}
 	return c.unreached(errTimeout)
 }
@@ -454,7 +453,7 @@ func (w *waiting) add(c *conn) error {
 	}
 	w.free, p.conn = w.free[:len(w.free)-1], c
 	w.count++
-	if end := c.giveUp(); w.count == 1 || end.Before(w.next) {
+	if end := c.deadline; w.count == 1 || end.Before(w.next) {
 		w.next = end
 		_ = w.poll.SetReadDeadline(end) // it can not fail: the file is open, and polled
 	}
@@ -564,7 +563,7 @@ func (w *waiting) look(now time.Time, ended []*conn) []*conn {
 		if c == nil || c.next != wait {
 			continue
 		}
-		end := c.giveUp()
+		end := c.deadline
 		if end.After(now) && c.ctx.Err() == nil {
 			if end.Before(w.next) {
 				w.next = end
