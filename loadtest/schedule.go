@@ -1,5 +1,7 @@
 package loadtest
 
+import "github.com/musterhq/muster/agent/prober"
+
 // schedule is when one probe is due, in ns of the wall clock: once a period, counted from its first attempt. The schedule
 // does not move with the engine: an attempt that comes late makes no later one due later, and one that never comes is
 // missed. Only an attempt before its time shows that the probe was due earlier all along. The zero schedule is a probe that
@@ -10,7 +12,7 @@ type schedule struct {
 }
 
 // grain is how exactly the due time of a first attempt is known, in ns: engines start attempts at multiples of it.
-const grain = 10_000_000
+const grain = int64(prober.FineSlot)
 
 // late is an attempt that was due, and how late it began; one that had not begun a period later is missed.
 type late struct {

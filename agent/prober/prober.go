@@ -25,7 +25,7 @@ import (
 const (
 	// Slot is the width of a slot for probes whose period is 2 s or longer, FineSlot for the others: an attempt starts at
 	// most so much after its time, while the agent gets processor time.
-	Slot, FineSlot = 50 * time.Millisecond, 10 * time.Millisecond
+	Slot, FineSlot = 50 * time.Millisecond, 5 * time.Millisecond
 	// coarse is from which period on Slot is enough.
 	coarse = 2 * time.Second
 	// InFlight bounds the attempts under way; more wait their turn, and their lag says so.
@@ -114,8 +114,9 @@ type row struct {
 	errored string
 	// doubted is when the first attempt was doubted since one was not; zero when the last was not.
 	doubted time.Time
-	last    *spec.Attempt
-	phase   time.Duration
+	// last is nil before the first attempt; it is written over by the next.
+	last  *spec.Attempt
+	phase time.Duration
 	// question is what its attempts ask; nil until the next one when that has changed.
 	question *probe.Question
 }
@@ -246,9 +247,14 @@ func (p *Prober) States() []spec.ProbeState {
 }
 
 func (w *row) state() spec.ProbeState {
+	var last *spec.Attempt
+	if w.last != nil {
+		is := *w.last
+		last = &is
+	}
 	return spec.ProbeState{
 		ID: w.ID, Pod: w.Pod, Handler: w.Probe.HandlerName(), Period: w.Probe.Period, Verdict: w.tracker.Verdict(),
-		Since: w.tracker.Since(), RunLength: w.tracker.Run(), Last: w.last, ErroredReason: w.errored,
+		Since: w.tracker.Since(), RunLength: w.tracker.Run(), Last: last, ErroredReason: w.errored,
 	}
 }
 
@@ -276,12 +282,14 @@ func (p *Prober) Run(ctx context.Context) error {
 	for {
 		p.mu.Lock()
 		now := time.Now()
-		waiting = append(waiting, p.wheel.take(now)...)
+		waiting = p.wheel.take(now, waiting)
 		next, any := p.wheel.next()
 		p.mu.Unlock()
-		for len(waiting) > 0 && p.begin(ctx, waiting[0]) {
-			waiting = waiting[1:]
+		begun := 0
+		for begun < len(waiting) && p.begin(ctx, waiting[begun]) {
+			begun++
 		}
+		waiting = slices.Delete(waiting, 0, begun)
 		pause := time.Hour
 		if any {
 			pause = time.Until(next)
@@ -486,7 +494,10 @@ func (p *Prober) fold(w *row, answer *probe.Answer, start time.Time, took, lag t
 		Start: start, Outcome: answer.Outcome, Result: result, Duration: took, CPU: answer.CPU, Lag: lag,
 		Instance: string(w.Instance), Output: text(answer.Output),
 	}
-	w.last = &a
+	if w.last == nil {
+		w.last = &spec.Attempt{}
+	}
+	*w.last = a
 	p.cfg.Result(w.ID, a)
 	p.cfg.Metrics.Lag(lag)
 	changed := w.tracker.Observe(result, now)

@@ -10,7 +10,12 @@ import (
 type wheel struct {
 	slots map[int64][]*row
 	times times
+	// spare are the arrays of slots that are over.
+	spare [][]*row
 }
+
+// spareSlots bounds the arrays that are kept.
+const spareSlots = 16
 
 // times are the slots that have rows, soonest first.
 type times []int64
@@ -37,20 +42,28 @@ func (w *wheel) add(r *row, at time.Time, width time.Duration) (soonest bool) {
 		end += int64(width) - rest
 	}
 	r.due = time.Unix(0, end)
-	if _, ok := w.slots[end]; !ok {
+	rows, ok := w.slots[end]
+	if !ok {
 		heap.Push(&w.times, end)
+		if n := len(w.spare); n > 0 {
+			rows, w.spare = w.spare[n-1], w.spare[:n-1]
+		}
 	}
-	w.slots[end] = append(w.slots[end], r)
+	w.slots[end] = append(rows, r)
 	return w.times[0] == end && len(w.slots[end]) == 1
 }
 
-// take returns the rows of every slot that has ended.
-func (w *wheel) take(now time.Time) []*row {
-	var out []*row
+// take appends the rows of every slot that has ended.
+func (w *wheel) take(now time.Time, out []*row) []*row {
 	for len(w.times) > 0 && w.times[0] <= now.UnixNano() {
 		end := heap.Pop(&w.times).(int64)
-		out = append(out, w.slots[end]...)
+		rows := w.slots[end]
 		delete(w.slots, end)
+		out = append(out, rows...)
+		clear(rows)
+		if len(w.spare) < spareSlots {
+			w.spare = append(w.spare, rows[:0])
+		}
 	}
 	return out
 }
