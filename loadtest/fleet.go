@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -185,12 +186,13 @@ func Fleet(ctx context.Context, in io.Reader, out io.Writer) error {
 
 // end ends the agents' sessions.
 func (f *fleet) end() {
-	for _, a := range f.agents {
+	all := slices.Concat(f.agents, f.lost)
+	for _, a := range all {
 		if a.stop != nil {
 			a.stop()
 		}
 	}
-	for _, a := range f.agents {
+	for _, a := range all {
 		a.end()
 	}
 	if f.conn != nil {
@@ -211,6 +213,8 @@ type fleet struct {
 	conn     *grpc.ClientConn
 	target   clientconfig.Context
 	agents   []*simulated
+	// lost are those that were.
+	lost []*simulated
 	// label is what simulatedLabel is on the nodes and pods: another one in each test.
 	label string
 	// tokens are those that the test has made.
@@ -375,7 +379,11 @@ func (f *fleet) joinSome(ctx context.Context, from, to int) error {
 		if err != nil {
 			return fmt.Errorf("join as %s: %w", node, err)
 		}
-		f.agents = append(f.agents, newSimulated(node, f.label, f.job.Pods, f.job.Given == nil, f.target.Server, creds))
+		guard := "" // the others have none, and are never lost
+		if i >= f.job.Agents-f.losing() {
+			guard = closedPort
+		}
+		f.agents = append(f.agents, newSimulated(node, f.label, f.room(), f.job.Given == nil, guard, f.target.Server, creds))
 	}
 	return nil
 }
@@ -397,12 +405,15 @@ func (f *fleet) pod(i int) *spec.Pod {
 	return p
 }
 
-// place makes the pods, and waits until every agent has its share: they take no more than that.
+// place makes the pods, and waits until the agents have them all.
 func (f *fleet) place(ctx context.Context) error {
 	all := f.job.Agents * f.job.Pods
+	if err := f.deploy(ctx, "1"); err != nil {
+		return fmt.Errorf("create a Deployment: %w", err)
+	}
 	g, creating := errgroup.WithContext(ctx)
 	g.SetLimit(calls)
-	for i := range all {
+	for i := range all - f.rolling() {
 		g.Go(func() error {
 			if err := f.create(creating, i); err != nil {
 				return fmt.Errorf("create a pod: %w", err)

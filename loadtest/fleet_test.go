@@ -116,6 +116,9 @@ func TestASteadyFleetWritesNothingAndComesBackWithoutFlips(t *testing.T) {
 	if c := r.Churn; c == nil || c.Replaced < 1 || c.Replaced > c.Offered || c.Cuts < 1 || c.Writes <= 0 {
 		t.Errorf("churn: %+v", c)
 	}
+	if c := r.Churn; c != nil && (c.Rolled != 6 || c.RolledIn == nil || *c.RolledIn <= 0 || c.Lost != 1 || c.Left < 3 || c.LeftIn == nil || *c.LeftIn < 500) {
+		t.Errorf("rollout and losses: %+v", c)
+	}
 	s := r.Restart
 	if s == nil || s.Flips != 0 || s.NodeFlips != 0 || s.Missing != 0 || s.LateAcks != 0 || s.LastAck <= 0 || s.LastVerdict <= 0 {
 		t.Errorf("restart: %+v", s)

@@ -45,6 +45,13 @@ type ChurnResult struct {
 	CPUCores        *float64        `json:"cpu_cores"`
 	RSS             *int64          `json:"rss_bytes"`
 	ChangeToWatcher *WatcherLatency `json:"change_to_watcher_ms"`
+	// After that Rolled pods of a Deployment were replaced, a quarter at a time, and Lost nodes went, and with them Left pods: how long
+	// until the last new pod was ready, and until the last of those left was assigned to another node. Null for a given coordinator.
+	Rolled   int      `json:"rollout_pods"`
+	RolledIn *float64 `json:"rollout_ms"`
+	Lost     int      `json:"nodes_lost"`
+	Left     int      `json:"pods_of_lost_nodes"`
+	LeftIn   *float64 `json:"pods_elsewhere_after_ms"`
 }
 
 // RestartResult is of a coordinator that was killed and started anew. Times are since the kill, in ms.
@@ -108,7 +115,18 @@ func (t *FleetTest) fleetResult(o *outcome) *FleetResult {
 		fail(int(o.runs[i].Writes), fmt.Sprintf("writes to the store in run %d, though the fleet was steady", i+1))
 	}
 	if c := o.churned; c != nil {
-		r.Churn = &ChurnResult{c.Offered, c.Replaced, c.Cuts, msOf(c.Settled), c.Run.writes(), c.Run.busy(), c.Run.rss(), latencyOf([]ingestRun{c.Run})}
+		r.Churn = &ChurnResult{
+			Offered: c.Offered, Replaced: c.Replaced, Cuts: c.Cuts, Settled: msOf(c.Settled), Writes: c.Run.writes(), CPUCores: c.Run.busy(), RSS: c.Run.rss(),
+			ChangeToWatcher: latencyOf([]ingestRun{c.Run}), Rolled: c.Rolled, Lost: c.Lost, Left: c.Left,
+		}
+		if c.Rolled > 0 {
+			in := msOf(c.RolledIn)
+			r.Churn.RolledIn = &in
+		}
+		if c.Lost > 0 {
+			in := msOf(c.LeftIn)
+			r.Churn.LeftIn = &in
+		}
 	}
 	if s := o.restarted; s != nil {
 		r.Restart = &RestartResult{
@@ -141,6 +159,12 @@ func (r *FleetResult) Table() [][]string {
 		}
 		mine = append(mine, []string{"churn", fmt.Sprintf("%d of %d pods replaced, %d connections cut: %s, %.0f writes/s, change to watcher %s, settled after %.0fms",
 			c.Replaced, c.Offered, c.Cuts, busy, c.Writes, c.ChangeToWatcher.text(), c.Settled), ""})
+		if c.RolledIn != nil {
+			mine = append(mine, []string{"rollout", fmt.Sprintf("%d pods of a Deployment replaced in %.0fms", c.Rolled, *c.RolledIn), ""})
+		}
+		if c.LeftIn != nil {
+			mine = append(mine, []string{"nodes lost", fmt.Sprintf("%d; their %d pods were all elsewhere after %.0fms", c.Lost, c.Left, *c.LeftIn), ""})
+		}
 	}
 	if s := r.Restart; s != nil {
 		mine = append(mine,
@@ -149,7 +173,7 @@ func (r *FleetResult) Table() [][]string {
 				s.Flips, s.NodeFlips, s.LateVerdicts, s.LateAcks, s.Missing), strconv.Itoa(s.Watches) + " watches"})
 	}
 	if r.Given != nil {
-		mine = append(mine, []string{"left out", "connections cut, and the coordinator killed and restarted: it was given", ""})
+		mine = append(mine, []string{"left out", "connections cut, a rollout, nodes lost, and the coordinator killed and restarted: it was given", ""})
 	}
 	for _, f := range r.Failures {
 		mine = append(mine, []string{"failed", f, ""})

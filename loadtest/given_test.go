@@ -145,7 +145,7 @@ func TestAFleetOfAGivenCoordinatorIsNotRestarted(t *testing.T) {
 	if r.Restart != nil || r.LastAck != nil || r.Churn == nil || r.Churn.Replaced < 1 || r.Churn.Cuts != 0 || r.CPUCores == nil || len(r.Failures) != 0 {
 		t.Errorf("%+v", r)
 	}
-	if text := tableText(r.Table()); !strings.Contains(text, "connections cut, and the coordinator killed and restarted: it was given") {
+	if text := tableText(r.Table()); !strings.Contains(text, "a rollout, nodes lost, and the coordinator killed and restarted: it was given") {
 		t.Error(text)
 	}
 	s.leftAsFound(t)

@@ -13,6 +13,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -58,7 +59,9 @@ type Config struct {
 	// targets that are started.
 	Slow, Failing int
 	SlowBy        time.Duration
-	Seed          uint64
+	// Body is how many bytes HTTP and HTTPS targets that are started answer, 0 to MaxBody.
+	Body int
+	Seed uint64
 	// Profile is the file that a CPU profile of the engine's last run is written to; empty for none.
 	Profile string
 	// EngineArgv, TargetArgv and Supervisor start the processes; the target's flags are added. See Engine, Serve and
@@ -108,6 +111,8 @@ func (c *Config) check(engineCPUs int) error {
 		return fmt.Errorf("slow %d and failing %d: must be percentages, 100 at most together", c.Slow, c.Failing)
 	case c.Slow+c.Failing > 0 && (c.Kind != KindHTTP || c.Address.IsValid()):
 		return errors.New("slow and failing targets are HTTP ones that are started")
+	case c.Body < 0 || c.Body > MaxBody:
+		return fmt.Errorf("body %d: must be 0 to %d bytes", c.Body, MaxBody)
 	case c.Kind == KindExec && c.Address.IsValid():
 		return errors.New("exec probes have no address")
 	case c.Address.IsValid() && c.Address.Port() == 0:
@@ -243,7 +248,7 @@ func (t *Test) target() (*part, map[string]int64, error) {
 	if t.cfg.Kind == KindHTTP {
 		kinds = append(kinds, KindSlow, KindFailing)
 	}
-	argv := append(slices.Clone(t.cfg.TargetArgv), "--kind", strings.Join(kinds, ","), "--delay", t.cfg.SlowBy.String(), "--driven")
+	argv := append(slices.Clone(t.cfg.TargetArgv), "--kind", strings.Join(kinds, ","), "--delay", t.cfg.SlowBy.String(), "--body", strconv.Itoa(t.cfg.Body), "--driven")
 	p, err := startPart(argv, t.otherCPUs)
 	if err != nil {
 		return nil, nil, err

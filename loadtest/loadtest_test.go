@@ -42,12 +42,12 @@ func TestMain(m *testing.M) {
 		err = Engine(ctx, os.Stdin, os.Stdout)
 	case "target":
 		f := flag.NewFlagSet("target", flag.ExitOnError)
-		kinds, delay := f.String("kind", "", ""), f.Duration("delay", 0, "")
+		kinds, delay, body := f.String("kind", "", ""), f.Duration("delay", 0, ""), f.Int("body", 0, "")
 		f.Bool("driven", false, "")
 		_ = f.Parse(os.Args[2:])
 		var targets []Target
 		for k := range strings.SplitSeq(*kinds, ",") {
-			targets = append(targets, Target{Kind: k, Delay: *delay})
+			targets = append(targets, Target{Kind: k, Delay: *delay, Body: *body})
 		}
 		err = Driven(ctx, targets, os.Stdin, os.Stdout)
 	case "coordinator":
@@ -352,6 +352,7 @@ func TestWhatMakesNoSenseIsRefused(t *testing.T) {
 		"cores 4096":       func(c *Config) { c.Cores = 4096 },
 		"runs 0":           func(c *Config) { c.Runs = 0 },
 		"slow 60":          func(c *Config) { c.Slow, c.Failing = 60, 50 },
+		"body 10241":       func(c *Config) { c.Body = MaxBody + 1 },
 		"are HTTP ones":    func(c *Config) { c.Kind, c.Slow = KindTCP, 1 },
 		"have no address":  func(c *Config) { c.Kind, c.Address = KindExec, netip.MustParseAddrPort("127.0.0.1:1") },
 		"port must be":     func(c *Config) { c.Address = netip.MustParseAddrPort("127.0.0.1:0") },
@@ -468,7 +469,7 @@ func TestTheReportNeedsNothingFromElsewhere(t *testing.T) {
 
 func TestATargetAnswersAtEveryLoopbackAddress(t *testing.T) {
 	for _, kind := range []string{KindHTTP, KindFailing, KindSlow} {
-		target, err := Target{Kind: kind, Delay: 20 * time.Millisecond}.Listen()
+		target, err := Target{Kind: kind, Delay: 20 * time.Millisecond, Body: 2048}.Listen()
 		if err != nil {
 			t.Fatalf("%s: %v", kind, err)
 		}
@@ -488,7 +489,7 @@ func TestATargetAnswersAtEveryLoopbackAddress(t *testing.T) {
 			}
 			answer, err := io.ReadAll(conn)
 			conn.Close()
-			if status := map[string]string{KindFailing: "500"}[kind]; err != nil || !strings.HasPrefix(string(answer), "HTTP/1.1 "+cmp.Or(status, "200")) {
+			if status := map[string]string{KindFailing: "500"}[kind]; err != nil || !strings.HasPrefix(string(answer), "HTTP/1.1 "+cmp.Or(status, "200")) || !strings.HasSuffix(string(answer), "\r\n\r\n"+strings.Repeat("ok\n", 683)[:2048]) {
 				t.Errorf("%s at %s answers %q, %v", kind, host, answer, err)
 			}
 			if took := time.Since(begun); kind == KindSlow && took < 20*time.Millisecond {

@@ -36,6 +36,10 @@ type churned struct {
 	// place.
 	Offered, Replaced, Cuts int
 	Settled                 time.Duration
+	// Rolled pods of a Deployment were replaced in a rollout of RolledIn; Lost nodes had Left pods, which were all elsewhere after LeftIn.
+	// All are 0 for a given coordinator.
+	Rolled, Lost, Left int
+	RolledIn, LeftIn   time.Duration
 }
 
 // restarted is what came of a coordinator's end by force. Times are since the kill.
@@ -46,10 +50,10 @@ type restarted struct {
 	Causes                                            map[string]int
 }
 
-// pickChanging chooses the first probe of some agents, where that leaves others.
+// pickChanging chooses the first probe of some agents that stay, where that leaves others.
 func (f *fleet) pickChanging() {
 	f.changing = map[*simulated]spec.ProbeID{}
-	for _, a := range f.agents {
+	for _, a := range f.agents[:len(f.agents)-f.losing()] {
 		if ids, _, _ := a.pods.probes(); len(ids) > 1 && len(f.order) < maxChanging {
 			f.changing[a] = ids[0]
 			f.order = append(f.order, a)
@@ -125,7 +129,7 @@ func (f *fleet) settle(ctx context.Context) error {
 	return nil
 }
 
-// churn replaces pods and cuts agents off while it measures.
+// churn replaces pods and cuts agents off while it measures, and then rolls a Deployment out and loses nodes.
 func (f *fleet) churn(ctx context.Context) error {
 	if err := f.tell(fleetSaid{Doing: "churn"}); err != nil {
 		return err
@@ -146,7 +150,7 @@ func (f *fleet) churn(ctx context.Context) error {
 				kept[id.PodUID] = true
 			}
 			next := time.Now()
-			for last, cut := all-1, 0; ; {
+			for last, cut := all-f.rolling()-1, 0; ; {
 				next = next.Add(time.Second)
 				if !sleep(during, time.Until(next)) {
 					return nil
@@ -172,7 +176,7 @@ func (f *fleet) churn(ctx context.Context) error {
 					continue
 				}
 				for range cuts {
-					f.agents[cut%len(f.agents)].cut()
+					f.agents[cut%(len(f.agents)-f.losing())].cut() // those that are to be lost would be
 					cut++
 					out.Cuts++
 				}
@@ -200,6 +204,22 @@ func (f *fleet) churn(ctx context.Context) error {
 		}
 	}
 	out.Settled = time.Since(ended)
+	if out.Rolled = f.rolling(); out.Rolled > 0 {
+		if err := f.tell(fleetSaid{Doing: fmt.Sprintf("rolling out %d pods", out.Rolled)}); err != nil {
+			return err
+		}
+		if out.RolledIn, err = f.roll(ctx); err != nil {
+			return err
+		}
+	}
+	if out.Lost = f.losing(); out.Lost > 0 {
+		if err := f.tell(fleetSaid{Doing: fmt.Sprintf("losing %d nodes", out.Lost)}); err != nil {
+			return err
+		}
+		if out.Left, out.LeftIn, err = f.lose(ctx); err != nil {
+			return err
+		}
+	}
 	return f.tell(fleetSaid{Churned: out})
 }
 

@@ -13,8 +13,8 @@ import (
 )
 
 const (
-	// body is what targets answer.
-	body = "ok\n"
+	// MaxBody bounds what a target says, in bytes: a probe reads no more.
+	MaxBody = 10240
 	// maxRequest bounds a request's head, in bytes: a longer one is hung up on.
 	maxRequest = 16 << 10
 	// maxIdle bounds how long a raw target is deaf to the end of its context.
@@ -49,7 +49,7 @@ func listenRaw(t Target, connections *atomic.Int64) (_ *raw, err error) {
 		status = "500 Internal Server Error"
 	}
 	r := &raw{kind: t.Kind, connections: connections, heads: map[int][]byte{}, listen: -1, epoll: -1}
-	r.answer = fmt.Appendf(nil, "HTTP/1.1 %s\r\nContent-Type: text/plain\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s", status, len(body), body)
+	r.answer = fmt.Appendf(nil, "HTTP/1.1 %s\r\nContent-Type: text/plain\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s", status, t.Body, t.body())
 	if t.Kind == KindSlow {
 		r.delay = t.Delay
 	}

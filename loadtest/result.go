@@ -59,6 +59,7 @@ type Result struct {
 	EngineCPUs  []int  `json:"engine_cpus"`
 	Slow        int    `json:"slow_percent"`
 	Failing     int    `json:"failing_percent"`
+	Body        int    `json:"body_bytes"`
 	Seed        uint64 `json:"seed"`
 	Interrupted bool   `json:"interrupted"`
 	// Runs are what each run has measured, Spread the least and the most of them.
@@ -128,6 +129,7 @@ func (r *Result) fill(t *Test, runs []run, series [][]Sample, interrupted bool) 
 	r.EnginePeriod, r.InFlight = max(cfg.Period, leastPeriod).Seconds(), prober.InFlight
 	r.Saturated = r.ProbesPerSecond < 0.95*float64(r.Targets)/r.EnginePeriod
 	r.Cores, r.EngineCPUs, r.Slow, r.Failing, r.Seed, r.Interrupted = cfg.Cores, append([]int{}, t.engineCPUs...), cfg.Slow, cfg.Failing, cfg.Seed, interrupted
+	r.Body = cfg.Body
 	if cfg.Kind == KindExec {
 		commands := median(runs, func(r *run) float64 { return r.perProbe(int64(r.Commands)) })
 		r.CPUCommands = &commands

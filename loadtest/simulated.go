@@ -36,6 +36,8 @@ type simulated struct {
 	conn *grpc.ClientConn
 	// room is how many pods it takes.
 	room int32
+	// lost agents connect no more.
+	lost bool
 }
 
 // start opens the agent's session, which outlives ctx: end ends it.
@@ -86,14 +88,14 @@ func (a *simulated) States() []spec.ProbeState {
 }
 
 // newSimulated is the agent of a node that has its certificate; it takes at most so many pods, and none before it is admitted.
-// The run is the test's, and its nodes' label.
-func newSimulated(node, run string, maxPods int, admitted bool, server string, creds *identity.Credentials) *simulated {
+// The run is the test's, and its nodes' label. guard is where the node's guard is asked; empty for none.
+func newSimulated(node, run string, maxPods int, admitted bool, guard, server string, creds *identity.Credentials) *simulated {
 	holder := &identity.Holder{}
 	holder.Set(creds.TLS())
 	tls := credentials.NewTLS(identity.ClientTLS(creds.CA, holder))
 	a := &simulated{maxPods: int32(maxPods), pods: &simulatedPods{held: map[string]spec.HeldStatus{}, more: make(chan struct{}, 1), since: time.Now()}, lease: &simulatedLease{sessions: time.Now().UnixMilli()}}
 	facts := spec.NodeFacts{
-		Address: "127.0.0.1", Allocatable: spec.ResourceList{MilliCPU: 1 << 20, MemoryBytes: 1 << 50}, Runtimes: []string{"process"},
+		Address: "127.0.0.1", GuardAddress: guard, Allocatable: spec.ResourceList{MilliCPU: 1 << 20, MemoryBytes: 1 << 50}, Runtimes: []string{"process"},
 		Isolation: "full", Images: "ignore", BootID: node, Instance: node, Version: version.Version, OS: "linux", Network: spec.NetworkNone,
 		Labels: map[string]string{simulatedLabel: run},
 	}
@@ -109,10 +111,10 @@ func newSimulated(node, run string, maxPods int, admitted bool, server string, c
 		},
 		Dial: func(context.Context) (*grpc.ClientConn, error) {
 			conn, err := grpc.NewClient("passthrough:///"+server, grpc.WithTransportCredentials(tls))
-			a.mu.Lock()
-			defer a.mu.Unlock()
-			a.conn = conn
-			return conn, err
+			if err != nil {
+				return nil, err
+			}
+			return a.dialed(conn)
 		},
 		Welcomed: func(session.Welcome) {},
 	}, session.Deps{

@@ -23,6 +23,9 @@ func (r *Result) Table() [][]string {
 	if r.ClosedLoop {
 		how = fmt.Sprintf("%d %s probes, closed loop, %d in flight", r.Targets, r.Kind, r.InFlight)
 	}
+	if r.Body > 0 {
+		how += fmt.Sprintf(", answers of %d bytes", r.Body)
+	}
 	add("test", how, "")
 	on := "unpinned"
 	if r.Cores > 0 {

@@ -17,6 +17,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -51,7 +52,11 @@ type Target struct {
 	Port int
 	// Delay is after how long a slow target answers.
 	Delay time.Duration
+	// Body is how many bytes HTTP and HTTPS targets answer, 0 to MaxBody.
+	Body int
 }
+
+func (t Target) body() string { return strings.Repeat("ok\n", t.Body/3+1)[:t.Body] }
 
 // Listening is a target whose port is open.
 type Listening struct {
@@ -90,7 +95,7 @@ func (t Target) Listen() (*Listening, error) {
 	}
 	l.Port = plain.Addr().(*net.TCPAddr).Port
 	counted := &counted{plain, l.connections}
-	l.run = func(ctx context.Context) error { return serveHTTPS(ctx, counted, cert) }
+	l.run = func(ctx context.Context) error { return serveHTTPS(ctx, counted, cert, t.body()) }
 	if t.Kind == KindGRPC {
 		l.run = func(ctx context.Context) error { return serveGRPC(ctx, counted) }
 	}
@@ -128,7 +133,7 @@ func serveGRPC(ctx context.Context, l net.Listener) error {
 	return s.Serve(l)
 }
 
-func serveHTTPS(ctx context.Context, l net.Listener, cert tls.Certificate) error {
+func serveHTTPS(ctx context.Context, l net.Listener, cert tls.Certificate, body string) error {
 	s := &http.Server{
 		Handler:   http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, body) }),
 		TLSConfig: &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12}, ReadHeaderTimeout: 10 * time.Second,

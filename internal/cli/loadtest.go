@@ -35,7 +35,7 @@ func loadtestCommand(o *options) *cobra.Command {
 }
 
 func loadtestProbesCommand(o *options) *cobra.Command {
-	cfg := loadtest.Config{Kind: loadtest.KindHTTP, Period: 10 * time.Second, Duration: 20 * time.Second, Warmup: -1, Runs: 1, SlowBy: 250 * time.Millisecond, Seed: 1}
+	cfg := loadtest.Config{Kind: loadtest.KindHTTP, Period: 10 * time.Second, Duration: 20 * time.Second, Warmup: -1, Runs: 1, SlowBy: 250 * time.Millisecond, Body: 3, Seed: 1}
 	address, page := "", &report{}
 	cmd := &cobra.Command{
 		Use: "probes", Short: "Measure the probing of one agent", Args: cobra.NoArgs,
@@ -67,6 +67,7 @@ func loadtestProbesCommand(o *options) *cobra.Command {
 	f.IntVar(&cfg.Slow, "slow", 0, "percentage of HTTP probes whose target answers late, 0 to 100")
 	f.IntVar(&cfg.Failing, "failing", 0, "percentage of HTTP probes whose target answers with status 500, 0 to 100")
 	f.DurationVar(&cfg.SlowBy, "slow-by", cfg.SlowBy, "how late those targets answer")
+	f.IntVar(&cfg.Body, "body", cfg.Body, fmt.Sprintf("how many bytes HTTP and HTTPS targets answer, 0 to %d", loadtest.MaxBody))
 	f.Uint64Var(&cfg.Seed, "seed", cfg.Seed, "another number lays the probes at other moments of their period")
 	page.flag(cmd, "plots")
 	f.StringVar(&cfg.Profile, "profile", "", "write a CPU profile of the last run's engine to this file, for go tool pprof")
@@ -180,7 +181,7 @@ func showResult(o *options, r interface{ Table() [][]string }) error {
 }
 
 func loadtestTargetCommand(o *options) *cobra.Command {
-	kinds, port, delay, driven := loadtest.TargetKinds, 0, 250*time.Millisecond, false
+	kinds, port, delay, body, driven := loadtest.TargetKinds, 0, 250*time.Millisecond, 3, false
 	cmd := &cobra.Command{
 		Use: "target", Short: "Be something to probe, at every address of 127.0.0.0/8", Args: cobra.NoArgs,
 		Long: "Be something to probe, at every address of 127.0.0.0/8, until it is stopped; other machines do not reach it. It says where:\n" +
@@ -192,7 +193,7 @@ func loadtestTargetCommand(o *options) *cobra.Command {
 				if !slices.Contains(loadtest.TargetKinds, k) || slices.Contains(kinds[:i], k) {
 					return usagef("--kind %s: want each of %s once at most", k, strings.Join(loadtest.TargetKinds, ", "))
 				}
-				targets = append(targets, loadtest.Target{Kind: k, Port: port, Delay: delay})
+				targets = append(targets, loadtest.Target{Kind: k, Port: port, Delay: delay, Body: body})
 			}
 			switch {
 			case len(targets) == 0:
@@ -203,6 +204,8 @@ func loadtestTargetCommand(o *options) *cobra.Command {
 				return usagef("--port is for one kind: pass --kind too")
 			case delay < 0 || delay > time.Minute:
 				return usagef("--delay %v: must be 0 to 1m", delay)
+			case body < 0 || body > loadtest.MaxBody:
+				return usagef("--body %d: must be 0 to %d", body, loadtest.MaxBody)
 			}
 			if driven {
 				return loadtest.Driven(cmd.Context(), targets, o.world.Stdin, o.world.Stdout)
@@ -213,6 +216,7 @@ func loadtestTargetCommand(o *options) *cobra.Command {
 	f := cmd.Flags()
 	f.StringSliceVar(&kinds, "kind", kinds, "what to be")
 	f.IntVar(&port, "port", 0, "the port, for one kind; 0: a free one")
+	f.IntVar(&body, "body", body, fmt.Sprintf("how many bytes http, https, slow and failing answer, 0 to %d", loadtest.MaxBody))
 	f.DurationVar(&delay, "delay", delay, "after how long slow targets answer, 0 to 1m")
 	f.BoolVar(&driven, "driven", false, "end with stdin, and answer each line of it with the connections so far")
 	o.outputFlag(cmd, "table", "json")
