@@ -392,8 +392,8 @@ func TestTheResultHasTheSameKeysAlways(t *testing.T) {
 	open, cfg := probes(t, config(KindTCP)), config(KindTCP)
 	cfg.Period, cfg.Targets = 0, 10
 	closed := probes(t, cfg)
-	if closed.Saturated {
-		t.Error("ten probes keep an engine busy")
+	if asked := closed.ProbesPerSecond; closed.Saturated != (asked < 95) { // a busy machine may be too slow for ten probes
+		t.Errorf("saturated %v at %v of 100 probes a second", closed.Saturated, asked)
 	}
 	if keys(t, open) != keys(t, closed) {
 		t.Errorf("an open loop has\n%s\na closed one\n%s", keys(t, open), keys(t, closed))
