@@ -129,6 +129,7 @@ func TestAServerThatStallsIsAFailureWithinTheTimeout(t *testing.T) {
 	for name, answer := range map[string]string{
 		"before the header":    "",
 		"3.3.10 in the body":   "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhi",
+		"3.3.10 in a chunk":    "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\nhi", // net/http's
 		"3.3.11 in the header": "HTTP/1.1 200 OK\r\n",
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -33,6 +33,7 @@ var mutants = []mutant{
 	{"3.3.7", httpGo, `if req.URL.Hostname() != via[0].URL.Hostname() {`, `if false {`},
 	{"3.3.8", quickGo, `case head.status >= 200 && head.status < 300:`, `case head.status >= 200:`},
 	{"3.3.10", httpGo, `return failed(fmt.Sprintf("Get %q: the body stalled: %v", u, err))`, `return errored(err)`},
+	{"3.3.10", quickGo, `c.answer = failed(fmt.Sprintf("Get %q: %s%v", `, `c.answer = errored(fmt.Errorf("Get %q: %s%v", `},
 	{"3.4.1", quickGo, `c.answer = failed(err.Error())`, `c.answer = errored(err)`},
 	{"3.5", "agent/probe/grpc.go", `answer.GetStatus() == healthpb.HealthCheckResponse_SERVING:`, `answer.GetStatus() != healthpb.HealthCheckResponse_NOT_SERVING:`},
 	// Runs.
