@@ -7,6 +7,7 @@ import (
 
 	"github.com/musterhq/muster/agent/session"
 	musterv1 "github.com/musterhq/muster/gen/muster/v1"
+	"github.com/musterhq/muster/internal/clientconfig"
 	"github.com/musterhq/muster/internal/spec"
 )
 
@@ -52,6 +53,25 @@ func TestAnAgentWithoutAnAcknowledgementWithinTheLeaseIsLate(t *testing.T) {
 	} {
 		if last, late := acknowledged(c.first, killed, 10*time.Second); last != c.last || late != c.late {
 			t.Errorf("%s: last %v, late %d", name, last, late)
+		}
+	}
+}
+
+func TestWhatChurnRollsOutAndLosesIsBounded(t *testing.T) {
+	given := &clientconfig.Context{}
+	for name, c := range map[string]struct {
+		job                   fleetJob
+		rolling, losing, room int
+	}{
+		"the largest":         {fleetJob{Agents: MaxFleetAgents, Pods: 30, Churn: true}, mostDeployed, 100, 33},
+		"the smallest":        {fleetJob{Agents: 1, Pods: 1, Churn: true}, 1, 0, 1},
+		"a few":               {fleetJob{Agents: 20, Pods: 3, Churn: true}, 6, 1, 4},
+		"without churn":       {fleetJob{Agents: 20, Pods: 3}, 0, 0, 3},
+		"given a coordinator": {fleetJob{Agents: 20, Pods: 3, Churn: true, Given: given}, 0, 0, 3},
+	} {
+		f := &fleet{job: &c.job}
+		if f.rolling() != c.rolling || f.losing() != c.losing || f.room() != c.room {
+			t.Errorf("%s: rolls out %d, loses %d, takes %d each", name, f.rolling(), f.losing(), f.room())
 		}
 	}
 }

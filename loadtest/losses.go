@@ -17,9 +17,9 @@ import (
 // other nodes and pods, and is spared both.
 
 const (
-	// deployed is which part of the pods belongs to a Deployment, lost which part of the agents is lost, spare which part more pods
+	// deployed is which part of the pods belongs to a Deployment, mostDeployed how many at most, lost which part of the agents is lost, spare which part more pods
 	// each agent takes than its share, for those of the others.
-	deployed, lost, spare = 10, 100, 10
+	deployed, mostDeployed, lost, spare = 10, 5000, 100, 10
 	// deployment is its name, and that of its label.
 	deployment = "rolled"
 	// rolloutLimit is how long a rollout may take, and pods to leave nodes that are lost.
@@ -33,7 +33,7 @@ func (f *fleet) rolling() int {
 	if !f.job.Churn || f.job.Given != nil {
 		return 0
 	}
-	return max(1, f.job.Agents*f.job.Pods/deployed)
+	return min(mostDeployed, max(1, f.job.Agents*f.job.Pods/deployed))
 }
 
 func (f *fleet) losing() int {
