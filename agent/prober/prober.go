@@ -358,9 +358,11 @@ func (p *Prober) admit(w *row, now time.Time) (*run, bool) {
 	if w.question == nil {
 		w.question = &probe.Question{Probe: w.Probe, Address: w.Address, Ports: w.Ports, Instance: w.Instance}
 	}
-	r := &run{p: p, watched: watch{m: &p.monitor}}
+	var r *run
 	if n := len(p.free); n > 0 {
 		r, p.free = p.free[n-1], p.free[:n-1]
+	} else {
+		r = &run{p: p, watched: watch{m: &p.monitor}}
 	}
 	r.row, r.question, r.lag, r.made = w, w.question, now.Sub(w.due), 0
 	if said, changed := p.overload.begin(now, r.lag, w.Probe.Period); changed && p.cfg.Overload != nil {
