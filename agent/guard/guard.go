@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/musterhq/muster/agent/supervisor"
+	"github.com/musterhq/muster/internal/atomicfile"
 	"github.com/musterhq/muster/internal/fence"
 )
 
@@ -420,7 +421,7 @@ func (s *server) takeNumberLocked() error {
 			last = err
 			continue
 		}
-		if err := supervisor.WriteFileAtomic(numberFile, []byte(strconv.Itoa(n)+"\n"), 0o600); err != nil {
+		if err := atomicfile.Write(numberFile, []byte(strconv.Itoa(n)+"\n"), 0o600); err != nil {
 			c.Close()
 			return err
 		}

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/musterhq/muster/internal/atomicfile"
 	"github.com/musterhq/muster/internal/fence"
 )
 
@@ -103,30 +104,7 @@ func (l *Lease) save(session int64) error {
 	if err != nil {
 		return err
 	}
-	tmp := l.path() + ".new"
-	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(b)
-	if err == nil {
-		err = f.Sync()
-	}
-	if closeErr := f.Close(); err == nil {
-		err = closeErr
-	}
-	if err != nil {
-		return fmt.Errorf("write %s: %w", tmp, err)
-	}
-	if err := os.Rename(tmp, l.path()); err != nil {
-		return err
-	}
-	dir, err := os.Open(l.cfg.Dir)
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	return dir.Sync()
+	return atomicfile.WriteDurable(l.path(), b, 0o600)
 }
 
 // Hello returns the number of a new session, higher than any before, once it is safe on disk.

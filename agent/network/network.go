@@ -17,6 +17,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/musterhq/muster/internal/atomicfile"
 	"github.com/musterhq/muster/internal/spec"
 )
 
@@ -325,14 +326,10 @@ func (a *Allocator) storeLocked() error {
 	if err != nil {
 		return err
 	}
-	tmp := a.cfg.Path + ".new"
 	if err := os.MkdirAll(filepath.Dir(a.cfg.Path), 0o700); err != nil {
 		return fmt.Errorf("store pod addresses: %w", err)
 	}
-	if err := os.WriteFile(tmp, data, 0o600); err != nil {
-		return fmt.Errorf("store pod addresses: %w", err)
-	}
-	if err := os.Rename(tmp, a.cfg.Path); err != nil {
+	if err := atomicfile.Rewrite(a.cfg.Path, data, 0o600, false); err != nil {
 		return fmt.Errorf("store pod addresses: %w", err)
 	}
 	return nil

@@ -13,6 +13,7 @@ import (
 
 	"github.com/musterhq/muster/agent/container"
 	"github.com/musterhq/muster/agent/pod"
+	"github.com/musterhq/muster/internal/atomicfile"
 	"github.com/musterhq/muster/internal/spec"
 )
 
@@ -58,38 +59,7 @@ func (r *Runner) write(rec *record, durable bool) error {
 	if len(data) > maxState {
 		return fmt.Errorf("%d bytes are too many", len(data))
 	}
-	path := r.statePath(rec.Ref)
-	f, err := os.OpenFile(path+".new", os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	if err == nil && durable {
-		err = f.Sync()
-	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err == nil {
-		err = os.Rename(path+".new", path)
-	}
-	if err != nil {
-		os.Remove(path + ".new")
-		return err
-	}
-	if durable {
-		return syncDir(r.cfg.StateDir)
-	}
-	return nil
-}
-
-func syncDir(path string) error {
-	d, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
+	return atomicfile.Rewrite(r.statePath(rec.Ref), data, 0o600, durable)
 }
 
 // load takes up what is on disk. A damaged file is logged, put aside, and counts as none.
@@ -230,7 +200,7 @@ func (r *Runner) unlinkLocked(h *held) {
 	if h.saving || r.pods[h.ref] != nil {
 		return // the writer does it, or it is another's by now
 	}
-	if err := os.Remove(r.statePath(h.ref)); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := atomicfile.Remove(r.statePath(h.ref)); err != nil {
 		r.deps.Log.Error("state of a forgotten pod stays", "path", r.statePath(h.ref), "err", err)
 	}
 }

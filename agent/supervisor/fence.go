@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/musterhq/muster/internal/atomicfile"
 	"github.com/musterhq/muster/internal/fence"
 )
 
@@ -109,5 +110,5 @@ func (f *podFence) run() {
 	for _, in := range all {
 		in.term()
 	}
-	WriteFileAtomic(FencedFile, nil, os.FileMode(0o600)) // a sign only: the page says the same
+	atomicfile.Write(FencedFile, nil, 0o600) // a sign only: the page says the same
 }

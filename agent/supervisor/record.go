@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/musterhq/muster/internal/atomicfile"
 )
 
 // The names in a pod's directory.
@@ -219,30 +221,9 @@ func (l *lines) time(key string, t time.Time) {
 	}
 }
 
-// WriteFileAtomic replaces a file in one step; a reader sees the old one or the new one. It does not survive a crash of
-// the machine for certain.
-func WriteFileAtomic(path string, data []byte, perm fs.FileMode) error {
-	tmp := path + ".new"
-	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY|unix.O_NOFOLLOW, perm)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err == nil {
-		err = os.Rename(tmp, path)
-	}
-	if err != nil {
-		os.Remove(tmp)
-	}
-	return err
-}
-
 func (l *lines) write(path string) error {
 	l.str("end", ".")
-	return WriteFileAtomic(path, l.b, 0o600)
+	return atomicfile.Write(path, l.b, 0o600)
 }
 
 // Write replaces the record in a pod's directory.

@@ -43,7 +43,8 @@ func TestTinyBinaryIsTinyAndImportsLittle(t *testing.T) {
 	allowed := map[string]bool{
 		"github.com/musterhq/muster/cmd/muster-supervisor": true, "github.com/musterhq/muster/agent/supervisor": true,
 		"github.com/musterhq/muster/agent/guard": true, "github.com/musterhq/muster/internal/fence": true,
-		"github.com/musterhq/muster/internal/spec": true, "golang.org/x/sys/unix": true,
+		"github.com/musterhq/muster/internal/spec": true, "github.com/musterhq/muster/internal/atomicfile": true,
+		"golang.org/x/sys/unix": true,
 	}
 	for line := range strings.Lines(string(out)) {
 		line = strings.TrimSpace(line)

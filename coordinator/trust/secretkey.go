@@ -12,6 +12,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/musterhq/muster/internal/atomicfile"
 )
 
 // SecretKeyFile is the name of the file in a coordinator's data directory that has the key of Secrets: 64 hex digits.
@@ -61,23 +63,7 @@ func makeSecretKey(path string) ([]byte, error) {
 		return nil, err
 	}
 	text := []byte(hex.EncodeToString(key) + "\n")
-	f, err := os.OpenFile(path+".new", os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	_, err = f.Write(text)
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(path+".new", path)
-	}
-	if err != nil {
-		return nil, err
-	}
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return nil, err
-	}
-	return text, errors.Join(dir.Sync(), dir.Close())
+	return text, atomicfile.WriteDurable(path, text, 0o600)
 }
 
 // Seal encrypts what is to be stored under a path; it opens for no other.

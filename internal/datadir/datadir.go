@@ -20,6 +20,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/musterhq/muster/internal/atomicfile"
 )
 
 // Kind says whose data a directory has.
@@ -238,13 +240,8 @@ func readPid(dir string) int {
 	return pid
 }
 
-// write replaces a file as a whole, so that readers never see half of it.
 func (d *Dir) write(name string, b []byte) error {
-	tmp := filepath.Join(d.path, "."+name+".new")
-	if err := os.WriteFile(tmp, b, 0o644); err != nil {
-		return err
-	}
-	return os.Rename(tmp, filepath.Join(d.path, name))
+	return atomicfile.Write(filepath.Join(d.path, name), b, 0o644)
 }
 
 func removeIfThere(path string) error {

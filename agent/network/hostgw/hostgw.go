@@ -30,6 +30,7 @@ import (
 
 	"github.com/musterhq/muster/agent/container"
 	"github.com/musterhq/muster/agent/network"
+	"github.com/musterhq/muster/internal/atomicfile"
 )
 
 const (
@@ -196,10 +197,7 @@ func (n *Network) storeLocked(s state) error {
 	if err != nil {
 		return err
 	}
-	if err = os.WriteFile(n.cfg.Path+".new", data, 0o600); err == nil {
-		err = os.Rename(n.cfg.Path+".new", n.cfg.Path)
-	}
-	if err != nil {
+	if err := atomicfile.Write(n.cfg.Path, data, 0o600); err != nil {
 		return fmt.Errorf("store the pod network: %w", err)
 	}
 	n.state, n.unsaved = s, false
