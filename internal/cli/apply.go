@@ -195,8 +195,9 @@ func (o *options) report(obj object, err error) {
 	}
 }
 
-// inFlight is how many objects are written at a time: the store takes many writes in one turn of its disk.
-const inFlight = 16
+// inFlight is how many objects are written at a time: the store takes many writes in one turn of its disk, and where what
+// was applied first already starts on the same processors, each turn is long.
+const inFlight = 256
 
 // apart counts the first objects that may be written at the same time: of one kind, and none named twice. What is of
 // another kind may need those before it.
