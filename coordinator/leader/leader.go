@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/time/rate"
 
 	"github.com/musterhq/muster/coordinator/election"
 	"github.com/musterhq/muster/coordinator/failover"
@@ -41,6 +42,9 @@ const (
 	atLeast = 10 * time.Second
 	// writesAtOnce bounds the transactions of the leader that are under way.
 	writesAtOnce = 64
+	// testsPerSecond bounds how many nodes are tested in a second, testsAtOnce how many of them at a moment: one that has just
+	// begun to lead has all of its fleet to ask about, while all of it comes back.
+	testsPerSecond, testsAtOnce = 1000, 500
 	// avoidFor is how long a pod that was moved by hand keeps off the node it left.
 	avoidFor = 30 * time.Second
 	// keepFailovers bounds the records of failovers.
@@ -301,7 +305,8 @@ func (l *Leader) Run(ctx context.Context, term election.Term) error {
 	if err := l.deps.Cache.Wait(ctx, term.Revision); err != nil {
 		return nil // the term has ended
 	}
-	t := &terms{Leader: l, ctx: ctx, sealers: map[string]*fence.Sealer{}, moves: map[int64]*failover.Move{}, leaving: map[spec.ObjectName]*failover.Move{}, given: map[string]network{}, rolled: map[string]rolled{}}
+	t := &terms{Leader: l, ctx: ctx, sealers: map[string]*fence.Sealer{}, moves: map[int64]*failover.Move{}, leaving: map[spec.ObjectName]*failover.Move{}, given: map[string]network{}, rolled: map[string]rolled{},
+		testing: tests{rate: rate.NewLimiter(testsPerSecond, testsAtOnce)}}
 	defer t.testing.Wait()
 	defer func() {
 		for _, m := range t.moves {

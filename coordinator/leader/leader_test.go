@@ -35,9 +35,11 @@ type world struct {
 	mu    sync.Mutex
 	dead  map[string]time.Duration // since when nothing is heard
 	guard map[string]failover.Guard
-	moved []*spec.Failover
-	ended []string // pod, outcome, last phase
-	said  []string
+	// guardAsked counts by the guard's address.
+	guardAsked map[string]int
+	moved      []*spec.Failover
+	ended      []string // pod, outcome, last phase
+	said       []string
 }
 
 func (w *world) now() time.Duration { return time.Since(w.start) + time.Second }
@@ -75,6 +77,16 @@ func (w *world) Moved(m *failover.Move, now time.Duration, outcome string) {
 	defer w.mu.Unlock()
 	spans := m.Spans(now, time.Now())
 	w.ended = append(w.ended, fmt.Sprint(m.Pod.Name, " ", outcome, " ", spans[len(spans)-1].Phase))
+}
+
+// asked is how many tests there were.
+func (w *world) asked() (n int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, asked := range w.guardAsked {
+		n += asked
+	}
+	return n
 }
 
 func (w *world) kill(node string) {
@@ -127,7 +139,7 @@ func lead(t *testing.T, nodes int, test func(w *world)) { leadLate(t, nodes, 0, 
 // leadLate is lead with a leader that sees what happens only so much later.
 func leadLate(t *testing.T, nodes int, lag time.Duration, test func(w *world)) {
 	synctest.Test(t, func(t *testing.T) {
-		w := &world{t: t, store: memory.New(), start: time.Now(), dead: map[string]time.Duration{}, guard: map[string]failover.Guard{}}
+		w := &world{t: t, store: memory.New(), start: time.Now(), dead: map[string]time.Duration{}, guard: map[string]failover.Guard{}, guardAsked: map[string]int{}}
 		defer w.store.Close()
 		log := slog.New(slog.DiscardHandler)
 		w.cache = store.NewCache(lagging{w.store, lag}, log)
@@ -141,6 +153,7 @@ func leadLate(t *testing.T, nodes int, lag time.Duration, test func(w *world)) {
 			Guards: func(_ context.Context, address string) failover.Guard {
 				w.mu.Lock()
 				defer w.mu.Unlock()
+				w.guardAsked[address]++
 				return w.guard[address]
 			},
 			Witnesses: func(context.Context, *fleet.Node, int, func(failover.Witness)) int { return 0 },
@@ -418,6 +431,40 @@ func TestADeploymentsPodsAreMadeAndTakenAway(t *testing.T) {
 		if v := w.cache.View(); v.Len(store.Pods)+v.Len(store.Deployments)+v.Len(store.DeployState)+v.Len(store.DeployRevisions) != 0 {
 			t.Errorf("%d pods, %d deployments, %d states, %d revisions are left",
 				v.Len(store.Pods), v.Len(store.Deployments), v.Len(store.DeployState), v.Len(store.DeployRevisions))
+		}
+	})
+}
+
+func TestManyNodesInDoubtAreTestedInTurnAndNoMoreASecondThanMayBe(t *testing.T) {
+	const nodes = 1200
+	lead(t, nodes, func(w *world) {
+		w.mu.Lock()
+		for i := range nodes {
+			w.dead[fmt.Sprint("n", i)], w.guard[fmt.Sprint("n", i)] = w.now(), failover.GuardAgentRuns
+		}
+		w.mu.Unlock()
+		for w.asked() == 0 {
+			time.Sleep(10 * time.Millisecond)
+		}
+		for second := range 6 {
+			before := w.asked()
+			if second == 0 {
+				before = 0
+			}
+			time.Sleep(time.Second)
+			if n := w.asked() - before; n > testsPerSecond+testsAtOnce || second > 0 && n > testsPerSecond+100 || n < testsPerSecond-100 {
+				t.Errorf("%d tests in second %d", n, second)
+			}
+		}
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		least, most := nodes, 0
+		for i := range nodes {
+			n := w.guardAsked[fmt.Sprint("n", i)]
+			least, most = min(least, n), max(most, n)
+		}
+		if least < 3 || most-least > 2 {
+			t.Errorf("one was tested %d times, another one %d times", least, most)
 		}
 	})
 }

@@ -6,6 +6,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/musterhq/muster/coordinator/failover"
 	"github.com/musterhq/muster/coordinator/fleet"
 	"github.com/musterhq/muster/coordinator/lease"
@@ -25,10 +27,11 @@ type terms struct {
 	moves   map[int64]*failover.Move // by the new epoch
 	leaving map[spec.ObjectName]*failover.Move
 	spent   []time.Duration // when pods were moved in the last second
-	testing sync.WaitGroup
+	testing tests
 	plan    failover.Plan
 	given   map[string]network // what nodes were given in this term, by name
 	refused string             // what was said of those that get none
+	tested  int                // which node the next look tests first
 	sight   fleet.Sight
 	scene   scene
 	// acted is the view that all was done for at last, nil where something is still to be done for it; due is when time alone
@@ -40,6 +43,12 @@ type terms struct {
 	failed bool
 	// beside is since when pods, by their epochs, are seen beside a NoExecute taint that they tolerate for a while at most.
 	beside map[int64]time.Duration
+}
+
+// tests are the tests of nodes that are under way in a term.
+type tests struct {
+	sync.WaitGroup
+	rate *rate.Limiter
 }
 
 // test is what was asked about a node since it was last Ready. Under Leader.mu.
@@ -90,17 +99,7 @@ func (t *terms) pass(now, late time.Duration, poked bool) time.Duration {
 func (t *terms) act(now time.Duration, v *store.View) {
 	nodes, pods, perNode := t.sight.Nodes, t.sight.Pods, t.sight.OnNode
 	t.verdicts(v, nodes)
-	for i := range nodes {
-		if n := t.plan.Test[nodes[i].Name]; n > 0 {
-			t.test(now, &nodes[i], n)
-		} else {
-			t.mu.Lock()
-			if ts := t.tests[nodes[i].Name]; ts != nil && !ts.running {
-				delete(t.tests, nodes[i].Name)
-			}
-			t.mu.Unlock()
-		}
-	}
+	t.testAll(now, nodes)
 	t.networks(v, nodes)
 	if t.deps.Restored != nil {
 		if left, pending := t.deps.Restored.Pending(v); pending {
@@ -212,17 +211,39 @@ func (t *terms) lost(err error, what string) bool {
 	return true
 }
 
-// test asks a node's guard and its witnesses, unless that is under way or was done just now.
-func (t *terms) test(now time.Duration, n *fleet.Node, witnesses int) {
+// testAll tests the nodes that are in doubt, and forgets what was asked about the others. While there are more than may be
+// tested, each look goes on where the one before has left off.
+func (t *terms) testAll(now time.Duration, nodes []fleet.Node) {
+	first := t.tested
+	for i := range nodes {
+		at := (first + i) % len(nodes)
+		n := &nodes[at]
+		if witnesses := t.plan.Test[n.Name]; witnesses > 0 {
+			if t.test(now, n, witnesses) {
+				t.tested = at + 1
+			}
+			continue
+		}
+		t.mu.Lock()
+		if ts := t.tests[n.Name]; ts != nil && !ts.running {
+			delete(t.tests, n.Name)
+		}
+		t.mu.Unlock()
+	}
+}
+
+// test asks a node's guard and its witnesses, unless that is under way or was done just now, or too many others were
+// asked about. It tells whether it does.
+func (t *terms) test(now time.Duration, n *fleet.Node, witnesses int) bool {
 	t.mu.Lock()
 	ts := t.tests[n.Name]
 	if ts == nil {
 		ts = &test{witnesses: map[string]failover.Witness{}, asked: -1, last: now - failover.TestEvery}
 		t.tests[n.Name] = ts
 	}
-	if ts.running || now-ts.last < failover.TestEvery || n.Facts == nil {
+	if ts.running || now-ts.last < failover.TestEvery || n.Facts == nil || !t.testing.rate.AllowN(time.Time{}.Add(now), 1) {
 		t.mu.Unlock()
-		return
+		return false
 	}
 	ts.running, ts.last = true, now
 	t.mu.Unlock()
@@ -255,6 +276,7 @@ func (t *terms) test(now time.Duration, n *fleet.Node, witnesses int) {
 		t.mu.Unlock()
 		t.poke()
 	})
+	return true
 }
 
 // seal asks for the end of the leases whose nodes fenced pods may leave, as far as the verdict goes.
