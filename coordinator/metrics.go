@@ -44,8 +44,8 @@ func newMetrics(t *telemetry.Metrics, cache *store.Cache, seen *fleet.Shared) (*
 		metric.WithInt64Callback(func(_ context.Context, o metric.Int64Observer) error {
 			counts := map[spec.Verdict]int64{}
 			seen.Look(func(f *fleet.Sight) {
-				for i := range f.Nodes {
-					counts[f.Nodes[i].Verdict()]++
+				for _, n := range f.Nodes {
+					counts[n.Verdict()]++
 				}
 			})
 			for v, n := range counts {
@@ -60,8 +60,8 @@ func newMetrics(t *telemetry.Metrics, cache *store.Cache, seen *fleet.Shared) (*
 		metric.WithInt64Callback(func(_ context.Context, o metric.Int64Observer) error {
 			counts := map[spec.Phase]int64{}
 			seen.Look(func(f *fleet.Sight) {
-				for i := range f.Pods {
-					counts[fleet.Shown(f.View, &f.Pods[i]).Phase]++
+				for _, p := range f.Pods {
+					counts[fleet.Shown(f.View, p).Phase]++
 				}
 			})
 			for phase, n := range counts {

@@ -165,22 +165,26 @@ func selector(s string) (spec.Selector, error) {
 
 // page cuts one page out of items, which are sorted by key; token is where the last page ended.
 func page[T any](items []T, key func(*T) string, size int32, token string) ([]T, string, error) {
-	return pageWhere(items, func(*T) bool { return true }, key, size, token)
+	return pageAt(len(items), func(i int) *T { return &items[i] }, func(*T) bool { return true }, key, size, token)
 }
 
 // pageWhere is the page of those items that match, which are in order of their keys. What lies behind it is not looked at.
-func pageWhere[T any](items []T, match func(*T) bool, key func(*T) string, size int32, token string) (page []T, next string, err error) {
+func pageWhere[T any](items []*T, match func(*T) bool, key func(*T) string, size int32, token string) ([]T, string, error) {
+	return pageAt(len(items), func(i int) *T { return items[i] }, match, key, size, token)
+}
+
+func pageAt[T any](all int, at func(int) *T, match func(*T) bool, key func(*T) string, size int32, token string) (page []T, next string, err error) {
 	n, after, err := pageAfter(size, token)
 	if err != nil {
 		return nil, "", err
 	}
 	begin := 0
 	if token != "" {
-		begin = sort.Search(len(items), func(i int) bool { return key(&items[i]) > after })
+		begin = sort.Search(all, func(i int) bool { return key(at(i)) > after })
 	}
-	for i := begin; i < len(items) && len(page) <= n; i++ {
-		if match(&items[i]) {
-			page = append(page, items[i])
+	for i := begin; i < all && len(page) <= n; i++ {
+		if item := at(i); match(item) {
+			page = append(page, *item)
 		}
 	}
 	page, next = cut(page, key, n)

@@ -34,11 +34,11 @@ func (s *clusterService) GetStatus(ctx context.Context, _ *musterv1.GetStatusReq
 		if l, _, ok := store.Get[*spec.Leadership](f.View, store.Key{Family: store.Leader, Name: "leader"}); ok {
 			resp.Leader = l.Owner
 		}
-		for i := range f.Nodes {
-			resp.Nodes[cmp.Or(string(f.Nodes[i].Verdict()), "Unknown")]++
+		for _, n := range f.Nodes {
+			resp.Nodes[cmp.Or(string(n.Verdict()), "Unknown")]++
 		}
-		for i := range f.Pods {
-			resp.Pods[string(fleet.Shown(f.View, &f.Pods[i]).Phase)]++
+		for _, p := range f.Pods {
+			resp.Pods[string(fleet.Shown(f.View, p).Phase)]++
 		}
 	})
 	if why := s.deps.Leader.Frozen(); why != "" {

@@ -98,8 +98,8 @@ func (s *nodeService) WatchNodes(req *musterv1.WatchNodesRequest, stream musterv
 		interest: store.Interest{Families: []store.Family{store.Nodes, store.NodeFacts, store.NodeStatus, store.NodeLeases, store.NodeNetworks}},
 		all: func(*store.View) (names []string) {
 			s.deps.Fleet.Look(func(f *fleet.Sight) {
-				for i := range f.Nodes {
-					names = append(names, f.Nodes[i].Name)
+				for _, n := range f.Nodes {
+					names = append(names, n.Name)
 				}
 			})
 			return names

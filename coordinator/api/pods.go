@@ -98,8 +98,8 @@ func (s *podService) WatchPods(req *musterv1.WatchPodsRequest, stream musterv1.P
 		},
 		all: func(*store.View) (names []spec.ObjectName) {
 			s.deps.Fleet.Look(func(f *fleet.Sight) { // what it has seen later comes as a change too
-				for i := range f.Pods {
-					if p := &f.Pods[i]; match(p) {
+				for _, p := range f.Pods {
+					if match(p) {
 						names = append(names, p.Key())
 					}
 				}

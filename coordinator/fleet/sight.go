@@ -16,8 +16,8 @@ type Sight struct {
 	// View is what was seen last.
 	View *store.View
 	// Pods are by namespace and name, Nodes by name.
-	Pods  []Pod
-	Nodes []Node
+	Pods  []*Pod
+	Nodes []*Node
 	// OnNode are the pods that are bound to each node, OfOwner those of each owner, by its uid.
 	OnNode, OfOwner map[string][]*Pod
 	// Touched are the uids of owners of whose pods anything may be shown otherwise than before. Whoever looks empties it.
@@ -36,23 +36,27 @@ func (s *Sight) See(v *store.View) (changed bool) {
 	nodes := changedNames(v, s.View, store.Nodes, store.NodeFacts, store.NodeStatus, store.NodeLeases, store.NodeNetworks)
 	s.View = v
 	if len(pods) > 0 {
-		var elsewhere []Pod // how those were that belong elsewhere now
-		var rebuilt bool
-		s.Pods, rebuilt = merge(s.Pods, pods, func(p *Pod) spec.ObjectName { return p.Key() }, func(n spec.ObjectName) (Pod, bool) { return LookupPod(v, n) }, func(was, is *Pod) {
+		var bound, owned []moved
+		s.Pods = merge(s.Pods, pods, (*Pod).Key, func(n spec.ObjectName) (Pod, bool) { return LookupPod(v, n) }, func(was, is *Pod) {
 			s.touch(was)
 			s.touch(is)
-			if was != nil && is != nil && (was.Node() != is.Node() || was.ownerUID() != is.ownerUID()) {
-				elsewhere = append(elsewhere, *was)
+			p := cmp.Or(is, was)
+			if from, to := was.on(), is.on(); from != to {
+				bound = append(bound, moved{p, from, to})
+			}
+			if from, to := was.ownerUID(), is.ownerUID(); from != to {
+				owned = append(owned, moved{p, from, to})
 			}
 		})
-		if rebuilt {
+		if len(bound)+len(owned) > len(s.Pods)/8 {
 			s.group()
 		} else {
-			s.regroup(elsewhere)
+			regroup(s.OnNode, bound)
+			regroup(s.OfOwner, owned)
 		}
 	}
 	if len(nodes) > 0 {
-		s.Nodes, _ = merge(s.Nodes, nodes, func(n *Node) spec.ObjectName { return spec.ObjectName{Name: n.Name} },
+		s.Nodes = merge(s.Nodes, nodes, func(n *Node) spec.ObjectName { return spec.ObjectName{Name: n.Name} },
 			func(n spec.ObjectName) (Node, bool) { return LookupNode(v, n.Name) }, func(_, _ *Node) {})
 		for _, n := range nodes {
 			s.TouchedNodes[n.Name] = true
@@ -72,26 +76,34 @@ func (s *Sight) touch(p *Pod) {
 	if owner := p.ownerUID(); owner != "" {
 		s.Touched[owner] = true
 	}
-	if node := p.Node(); node != "" {
+	if node := p.on(); node != "" {
 		s.TouchedNodes[node] = true
 	}
 }
 
 // Pod returns one pod, nil when there is none of that name.
 func (s *Sight) Pod(name spec.ObjectName) *Pod {
-	i, ok := slices.BinarySearchFunc(s.Pods, name, func(p Pod, n spec.ObjectName) int { return byName(p.Key(), n) })
+	i, ok := slices.BinarySearchFunc(s.Pods, name, func(p *Pod, n spec.ObjectName) int { return byName(p.Key(), n) })
 	if !ok {
 		return nil
 	}
-	return &s.Pods[i]
+	return s.Pods[i]
 }
 
-// ownerUID is empty for a pod without an owner.
+// ownerUID is empty for a pod without an owner, and for nil.
 func (p *Pod) ownerUID() string {
-	if p.Owner == nil {
+	if p == nil || p.Owner == nil {
 		return ""
 	}
 	return p.Owner.UID
+}
+
+// on is its node, empty for none and for nil.
+func (p *Pod) on() string {
+	if p == nil {
+		return ""
+	}
+	return p.Node()
 }
 
 // group puts the pods where they belong.
@@ -101,8 +113,7 @@ func (s *Sight) group() {
 			of[k] = of[k][:0]
 		}
 	}
-	for i := range s.Pods {
-		p := &s.Pods[i]
+	for _, p := range s.Pods {
 		if node := p.Node(); node != "" {
 			s.OnNode[node] = append(s.OnNode[node], p)
 		}
@@ -115,31 +126,28 @@ func (s *Sight) group() {
 	}
 }
 
-// regroup puts single pods where they belong now, by how they were before.
-func (s *Sight) regroup(before []Pod) {
-	for i := range before {
-		was := &before[i]
-		is := s.Pod(was.Key())
-		regroup(s.OnNode, is, was.Node(), is.Node())
-		regroup(s.OfOwner, is, was.ownerUID(), is.ownerUID())
-	}
+// moved is a pod that is in another group than before; empty for none.
+type moved struct {
+	pod      *Pod
+	from, to string
 }
 
-func regroup(groups map[string][]*Pod, p *Pod, from, to string) {
-	if from == to {
-		return
-	}
-	at := func(pods []*Pod) int {
-		i, _ := slices.BinarySearchFunc(pods, p.Key(), func(q *Pod, n spec.ObjectName) int { return byName(q.Key(), n) })
-		return i
-	}
-	if from != "" {
-		if groups[from] = slices.Delete(groups[from], at(groups[from]), at(groups[from])+1); len(groups[from]) == 0 {
-			delete(groups, from)
+// regroup puts single pods where they belong now.
+func regroup(groups map[string][]*Pod, pods []moved) {
+	for _, m := range pods {
+		at := func(pods []*Pod) int {
+			i, _ := slices.BinarySearchFunc(pods, m.pod.Key(), func(q *Pod, n spec.ObjectName) int { return byName(q.Key(), n) })
+			return i
 		}
-	}
-	if to != "" {
-		groups[to] = slices.Insert(groups[to], at(groups[to]), p)
+		if m.from != "" {
+			i := at(groups[m.from])
+			if groups[m.from] = slices.Delete(groups[m.from], i, i+1); len(groups[m.from]) == 0 {
+				delete(groups, m.from)
+			}
+		}
+		if m.to != "" {
+			groups[m.to] = slices.Insert(groups[m.to], at(groups[m.to]), m.pod)
+		}
 	}
 }
 
@@ -159,38 +167,47 @@ func byName(a, b spec.ObjectName) int {
 	return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
 }
 
-// merge looks up what has changed among all, which are in order of their names as changed are, and tells each of what was and is,
-// nil for nothing. What it returns is all itself, unless it was rebuilt because some are new or gone.
-func merge[T any](all []T, changed []spec.ObjectName, nameOf func(*T) spec.ObjectName, lookup func(spec.ObjectName) (T, bool), tell func(was, is *T)) (merged []T, rebuilt bool) {
-	var fresh []T
-	gone := map[int]bool{}
+// merge looks up what has changed among all, which are in order of their names as changed are, and returns all as they are
+// now. What there was and is stays where it was, and has the new value. It tells each of what was and is, nil for nothing.
+func merge[T any](all []*T, changed []spec.ObjectName, nameOf func(*T) spec.ObjectName, lookup func(spec.ObjectName) (T, bool), tell func(was, is *T)) []*T {
+	var fresh []*T
+	var gone []int
 	for _, name := range changed {
-		i := sort.Search(len(all), func(i int) bool { return byName(nameOf(&all[i]), name) >= 0 })
-		known := i < len(all) && nameOf(&all[i]) == name
+		i := sort.Search(len(all), func(i int) bool { return byName(nameOf(all[i]), name) >= 0 })
+		known := i < len(all) && nameOf(all[i]) == name
 		is, there := lookup(name)
 		switch {
 		case there && known:
-			tell(&all[i], &is)
-			all[i] = is
+			was := *all[i]
+			*all[i] = is
+			tell(&was, all[i])
 		case there:
 			tell(nil, &is)
-			fresh = append(fresh, is)
+			fresh = append(fresh, &is)
 		case known:
-			tell(&all[i], nil)
-			gone[i] = true
+			tell(all[i], nil)
+			gone = append(gone, i)
 		}
 	}
-	if len(fresh)+len(gone) == 0 {
-		return all, false
-	}
-	out := make([]T, 0, len(all)+len(fresh)-len(gone))
-	for i := range all {
-		for len(fresh) > 0 && byName(nameOf(&fresh[0]), nameOf(&all[i])) < 0 {
-			out, fresh = append(out, fresh[0]), fresh[1:]
+	if len(gone) > 0 {
+		end := gone[0]
+		for n, i := range gone {
+			next := len(all)
+			if n+1 < len(gone) {
+				next = gone[n+1]
+			}
+			end += copy(all[end:], all[i+1:next])
 		}
-		if !gone[i] {
-			out = append(out, all[i])
-		}
+		clear(all[end:])
+		all = all[:end]
 	}
-	return append(out, fresh...), true
+	// What is fresh comes in from behind, each moving what is after it once.
+	end := len(all)
+	all = append(all, fresh...)
+	for n := len(fresh) - 1; n >= 0; n-- {
+		i := sort.Search(end, func(i int) bool { return byName(nameOf(all[i]), nameOf(fresh[n])) > 0 })
+		copy(all[i+n+1:], all[i:end])
+		all[i+n], end = fresh[n], i
+	}
+	return all
 }

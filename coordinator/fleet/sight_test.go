@@ -18,6 +18,10 @@ func TestASightIsWhatWouldBeSeenWithoutAnEarlierOne(t *testing.T) {
 		if s.See(w.cache.View()) {
 			r.Fatal("something has changed where nothing is")
 		}
+		for i := range rapid.SampledFrom([]int{0, 40}).Draw(r, "others") { // few changes among many pods are seen in another way
+			other := spec.Meta{Namespace: []string{"a", "b", "c"}[i%3], Name: fmt.Sprint("w", i), UID: fmt.Sprint(i), Owner: &spec.OwnerRef{UID: "d1"}}
+			w.put(store.PodKey(other.Key()), &spec.Pod{Meta: other})
+		}
 		names := rapid.SampledFrom([]spec.ObjectName{{Namespace: "a", Name: "x"}, {Namespace: "a", Name: "y"}, {Namespace: "b", Name: "x"}})
 		nodes, owners := rapid.SampledFrom([]string{"n1", "n2", "n3"}), rapid.SampledFrom([]string{"d1", "d2"})
 		for range rapid.IntRange(1, 15).Draw(r, "looks") {
@@ -44,8 +48,11 @@ func TestASightIsWhatWouldBeSeenWithoutAnEarlierOne(t *testing.T) {
 			if want := !reflect.DeepEqual(pods, wasPods) || !reflect.DeepEqual(all, wasNodes); want && !changed {
 				r.Fatal("it has not noticed that something has changed")
 			}
-			if len(pods)+len(s.Pods) > 0 && !reflect.DeepEqual(s.Pods, pods) || len(all)+len(s.Nodes) > 0 && !reflect.DeepEqual(s.Nodes, all) {
-				r.Fatalf("seen:\n%+v\n%+v\nthere:\n%+v\n%+v", s.Pods, s.Nodes, pods, all)
+			if seen := values(s.Pods); !reflect.DeepEqual(seen, pods) {
+				r.Fatalf("seen:\n%+v\nthere:\n%+v", seen, pods)
+			}
+			if seen := values(s.Nodes); !reflect.DeepEqual(seen, all) {
+				r.Fatalf("seen:\n%+v\nthere:\n%+v", seen, all)
 			}
 			on, of := map[string][]*Pod{}, map[string][]*Pod{}
 			for i := range pods {
@@ -53,6 +60,13 @@ func TestASightIsWhatWouldBeSeenWithoutAnEarlierOne(t *testing.T) {
 					on[n] = append(on[n], &pods[i])
 				}
 				of[pods[i].Owner.UID] = append(of[pods[i].Owner.UID], &pods[i])
+			}
+			for node, held := range s.OnNode {
+				for _, p := range held {
+					if s.Pod(p.Key()) != p {
+						r.Fatalf("%s on %s is not the pod that is shown", p.Key(), node)
+					}
+				}
 			}
 			if !reflect.DeepEqual(s.OnNode, on) || !reflect.DeepEqual(s.OfOwner, of) {
 				r.Fatalf("on nodes %v, of owners %v, want %v and %v", s.OnNode, s.OfOwner, on, of)
@@ -84,6 +98,14 @@ func TestASightIsWhatWouldBeSeenWithoutAnEarlierOne(t *testing.T) {
 	})
 }
 
+// values are what pointers point to.
+func values[T any](all []*T) (out []T) {
+	for _, p := range all {
+		out = append(out, *p)
+	}
+	return out
+}
+
 // shownOf is what is shown of an owner's pods.
 func shownOf(v *store.View, uid string) (all []any) {
 	for _, p := range Pods(v) {
@@ -107,7 +129,7 @@ func there(v *store.View, node string) (all []any) {
 	return all
 }
 
-// BenchmarkSee is what the status of one pod costs somebody who looks again, among 150,000.
+// BenchmarkSee is what one pod costs somebody who looks again, among 150,000.
 func BenchmarkSee(b *testing.B) {
 	w := begin(b)
 	var txn store.Txn
@@ -126,12 +148,23 @@ func BenchmarkSee(b *testing.B) {
 	before := w.cache.View()
 	w.put(store.StatusKey(name(1)), &spec.HeldStatus{UID: "1"})
 	after := w.cache.View()
+	w.put(store.PodKey(name(-1)), &spec.Pod{Meta: spec.Meta{Namespace: "default", Name: "-1", UID: "-1"}})
+	more := w.cache.View()
+	w.put(store.PodKey(name(-1)), nil)
+	less := w.cache.View()
 	var s Sight
 	s.See(before)
 	b.Run("change", func(b *testing.B) {
 		for b.Loop() {
 			s.View = before
 			s.See(after)
+		}
+	})
+	b.Run("come and gone", func(b *testing.B) {
+		for b.Loop() {
+			s.View = after
+			s.See(more)
+			s.See(less)
 		}
 	})
 	b.Run("nothing", func(b *testing.B) {

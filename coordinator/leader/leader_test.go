@@ -469,6 +469,29 @@ func TestManyNodesInDoubtAreTestedInTurnAndNoMoreASecondThanMayBe(t *testing.T) 
 	})
 }
 
+func TestTheOldestRecordsOfFailoversMakeRoomForNewOnes(t *testing.T) {
+	lead(t, 1, func(w *world) {
+		key := func(name string) store.Key { return store.Key{Family: store.Failovers, Name: name} }
+		for i := range keepFailovers {
+			w.put(key(fmt.Sprint("old-", i)), &spec.Failover{ID: fmt.Sprint("old-", i)})
+		}
+		time.Sleep(100 * time.Millisecond)
+		term := terms{Leader: w.leader, ctx: w.t.Context()}
+		// The first is the oldest, and changes; two are new.
+		term.record([]*failover.Move{{ID: "old-0"}, {ID: "new-0"}, {ID: "new-1"}})
+		time.Sleep(100 * time.Millisecond)
+		v := w.cache.View()
+		if n := v.Len(store.Failovers); n != keepFailovers {
+			t.Errorf("%d records", n)
+		}
+		for name, want := range map[string]bool{"old-0": true, "old-1": false, "old-2": false, "old-3": true, "new-0": true, "new-1": true} {
+			if _, _, ok := store.Get[*spec.Failover](v, key(name)); ok != want {
+				t.Errorf("%s is there: %v", name, ok)
+			}
+		}
+	})
+}
+
 func TestAMassLossFreezesFailoverUntilSomebodyResumesIt(t *testing.T) {
 	lead(t, 6, func(w *world) {
 		for i := range 12 {

@@ -20,14 +20,14 @@ type network struct {
 
 // networks gives every node of the flat network its part, once for as long as the node is known. The view and what this
 // term gave are all there is: the term began with a view of everything before it, and earlier terms can write no more.
-func (t *terms) networks(v *store.View, nodes []fleet.Node) {
-	lacks := func(n fleet.Node) bool { return n.InNetwork() && n.Network == nil }
+func (t *terms) networks(v *store.View, nodes []*fleet.Node) {
+	lacks := func(n *fleet.Node) bool { return n.InNetwork() && n.Network == nil }
 	if len(t.given) == 0 && t.refused == "" && !slices.ContainsFunc(nodes, lacks) {
 		return
 	}
 	known := map[string]*fleet.Node{}
-	for i := range nodes {
-		known[nodes[i].Name] = &nodes[i]
+	for _, n := range nodes {
+		known[n.Name] = n
 	}
 	for name, g := range t.given {
 		// What a node that is gone was given can't be written any more, for its facts are not the same; and what was
@@ -37,8 +37,7 @@ func (t *terms) networks(v *store.View, nodes []fleet.Node) {
 		}
 	}
 	var in []podnet.Node
-	for i := range nodes {
-		n := &nodes[i]
+	for _, n := range nodes {
 		node := podnet.Node{Name: n.Name, Has: t.given[n.Name].cidr, Wants: n.InNetwork()}
 		if n.Facts != nil {
 			node.Address, _ = netip.ParseAddr(n.Facts.Address)

@@ -229,14 +229,14 @@ func TestNoCIDRIsEverGivenTwice(t *testing.T) {
 				}
 			default:
 				at = rapid.IntRange(at, len(views)-1).Draw(rt, "view")
-				term.networks(views[at], fleet.Nodes(views[at]))
+				term.networks(views[at], seen(views[at]).Nodes)
 			}
 			see()
 		}
 		// When all is well again every node has one.
 		faults = false
 		for range 3 {
-			term.networks(cache.View(), fleet.Nodes(cache.View()))
+			term.networks(cache.View(), seen(cache.View()).Nodes)
 			see()
 		}
 		for rec := range cache.View().All(store.NodeFacts) {
@@ -245,9 +245,16 @@ func TestNoCIDRIsEverGivenTwice(t *testing.T) {
 			}
 		}
 		before := cache.View().Revision()
-		term.networks(cache.View(), fleet.Nodes(cache.View()))
+		term.networks(cache.View(), seen(cache.View()).Nodes)
 		if see(); cache.View().Revision() != before {
 			rt.Fatal("a steady fleet writes")
 		}
 	})
+}
+
+// seen is what is seen of a view without an earlier one.
+func seen(v *store.View) *fleet.Sight {
+	var s fleet.Sight
+	s.See(v)
+	return &s
 }

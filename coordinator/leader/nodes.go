@@ -127,8 +127,7 @@ func (t *terms) look(now, late time.Duration) failover.Input {
 	nodes, perNode := t.sight.Nodes, t.sight.OnNode
 	in := failover.Input{Now: now, Wall: time.Now(), Lateness: late, AgentGrace: t.cfg.AgentGrace}
 	members := t.deps.Members()
-	for i := range nodes {
-		n := &nodes[i]
+	for _, n := range nodes {
 		sign := t.deps.Leases.Sign(n.Name)
 		s := failover.Signs{
 			Asked: -1, Node: n.Name, Domain: n.Label(labelZone), Up: sign.Up, Comeback: sign.Comeback, Member: members[n.Name],
@@ -173,9 +172,8 @@ func (t *terms) final(p *fleet.Pod) bool {
 }
 
 // verdicts stores what has changed, one write a node.
-func (t *terms) verdicts(v *store.View, nodes []fleet.Node) {
-	for i := range nodes {
-		n := &nodes[i]
+func (t *terms) verdicts(v *store.View, nodes []*fleet.Node) {
+	for _, n := range nodes {
 		st, ok := t.plan.Status[n.Name]
 		if !ok {
 			continue
@@ -213,11 +211,11 @@ func (t *terms) lost(err error, what string) bool {
 
 // testAll tests the nodes that are in doubt, and forgets what was asked about the others. While there are more than may be
 // tested, each look goes on where the one before has left off.
-func (t *terms) testAll(now time.Duration, nodes []fleet.Node) {
+func (t *terms) testAll(now time.Duration, nodes []*fleet.Node) {
 	first := t.tested
 	for i := range nodes {
 		at := (first + i) % len(nodes)
-		n := &nodes[at]
+		n := nodes[at]
 		if witnesses := t.plan.Test[n.Name]; witnesses > 0 {
 			if t.test(now, n, witnesses) {
 				t.tested = at + 1
@@ -280,10 +278,9 @@ func (t *terms) test(now time.Duration, n *fleet.Node, witnesses int) bool {
 }
 
 // seal asks for the end of the leases whose nodes fenced pods may leave, as far as the verdict goes.
-func (t *terms) seal(now time.Duration, nodes []fleet.Node, perNode map[string][]*fleet.Pod) time.Duration {
+func (t *terms) seal(now time.Duration, nodes []*fleet.Node, perNode map[string][]*fleet.Pod) time.Duration {
 	recheck := now + atLeast
-	for i := range nodes {
-		n := &nodes[i]
+	for _, n := range nodes {
 		sealer := t.sealers[n.Name]
 		if left, ok := sealer.Left(now); ok {
 			recheck = min(recheck, now+left)

@@ -27,19 +27,17 @@ type candidate struct {
 }
 
 // pods ends what is over, and binds what needs a place.
-func (t *terms) pods(now time.Duration, v *store.View, nodes []fleet.Node, pods []fleet.Pod) time.Duration {
+func (t *terms) pods(now time.Duration, v *store.View, nodes []*fleet.Node, pods []*fleet.Pod) time.Duration {
 	verdicts := map[string]*fleet.Node{}
-	for i := range nodes {
-		verdicts[nodes[i].Name] = &nodes[i]
+	for _, n := range nodes {
+		verdicts[n.Name] = n
 	}
 	var wanted []candidate
-	for i := range pods {
-		p := &pods[i]
+	var over []*fleet.Pod
+	var ends []store.Txn
+	for _, p := range pods {
 		if txn := ended(p); txn != nil {
-			_, err := t.commit(t.ctx, *txn)
-			if !t.lost(err, "end the binding of pod "+p.Key().String()) {
-				t.freed(now, p)
-			}
+			over, ends = append(over, p), append(ends, *txn)
 			continue
 		}
 		if p.Binding == nil {
@@ -54,10 +52,14 @@ func (t *terms) pods(now time.Duration, v *store.View, nodes []fleet.Node, pods 
 		case p.Deleting():
 			txn := forget(p)
 			txn.If = append(txn.If, conds...)
-			_, err := t.commit(t.ctx, txn)
-			t.lost(err, "end deleted pod "+p.Key().String())
+			over, ends = append(over, p), append(ends, txn)
 		default:
 			wanted = append(wanted, candidate{pod: p, conds: conds, cause: t.plan.Leave[p.Node()], from: p.Node()})
+		}
+	}
+	for i, w := range t.commitAll(ends) {
+		if !t.lost(w.err, "end the binding of pod "+over[i].Key().String()) {
+			t.freed(now, over[i])
 		}
 	}
 	return t.bind(now, v, pods, wanted)
@@ -94,7 +96,7 @@ func (t *terms) freed(now time.Duration, p *fleet.Pod) {
 
 // bind places the candidates and writes their bindings. After a mass loss it keeps the pace, those first whose owner has
 // no ready pod left.
-func (t *terms) bind(now time.Duration, v *store.View, pods []fleet.Pod, wanted []candidate) time.Duration {
+func (t *terms) bind(now time.Duration, v *store.View, pods []*fleet.Pod, wanted []candidate) time.Duration {
 	recheck := now + atLeast
 	if len(wanted) == 0 {
 		return recheck
@@ -138,9 +140,13 @@ func (t *terms) bind(now time.Duration, v *store.View, pods []fleet.Pod, wanted 
 		one := choice{candidate: c, to: r.Node, move: t.moveOf(now, c, r.Node)}
 		chosen, txns = append(chosen, one), append(txns, one.txn())
 	}
+	var moved []*failover.Move
 	for i, w := range t.commitAll(txns) {
-		t.bound(chosen[i], w.revision, w.err)
+		if m := t.bound(chosen[i], w.revision, w.err); m != nil {
+			moved = append(moved, m)
+		}
 	}
+	t.record(moved)
 	return recheck
 }
 
@@ -167,11 +173,11 @@ func (c *choice) txn() store.Txn {
 	}
 }
 
-// bound takes in what the write of a choice has come to.
-func (t *terms) bound(c choice, epoch int64, err error) {
+// bound takes in what the write of a choice has come to, and returns the move that has begun with it, nil for none.
+func (t *terms) bound(c choice, epoch int64, err error) *failover.Move {
 	p, name, to, move := c.pod, c.pod.Key(), c.to, c.move
 	if t.lost(err, "bind pod "+name.String()) {
-		return
+		return nil
 	}
 	delete(t.leaving, name)
 	t.mu.Lock()
@@ -181,13 +187,13 @@ func (t *terms) bound(c choice, epoch int64, err error) {
 	if move == nil {
 		t.deps.Log.Info("pod bound", "pod", name.String(), "node", to, "epoch", epoch)
 		t.deps.Events.Record(podRef(p.Pod), spec.EventNormal, "Scheduled", fmt.Sprintf("Successfully assigned %s to %s", name, to))
-		return
+		return nil
 	}
 	move.Epoch, move.Bound = epoch, t.cfg.Now()
 	t.moves[epoch] = move
 	t.deps.Log.Info("pod moved", "pod", name.String(), "from", move.From, "to", to, "epoch", epoch, "cause", move.Cause)
 	t.deps.Events.Record(podRef(p.Pod), spec.EventNormal, "Moved", fmt.Sprintf("Moved from %s to %s: %s", move.From, to, move.Cause))
-	t.store(move)
+	return move
 }
 
 // moveOf is the record of a pod that leaves a node, nil for one that comes from nowhere.
@@ -218,14 +224,15 @@ func (t *terms) moveOf(now time.Duration, c candidate, to string) *failover.Move
 func moveID(p *fleet.Pod, from string) string { return fmt.Sprintf("%s-%s-%d", p.Name, from, p.Epoch) }
 
 // observe follows the moves that are under way.
-func (t *terms) observe(now time.Duration, pods []fleet.Pod) {
+func (t *terms) observe(now time.Duration, pods []*fleet.Pod) {
 	if len(t.moves) == 0 {
 		return
 	}
 	byEpoch := map[int64]*fleet.Pod{}
-	for i := range pods {
-		byEpoch[pods[i].Epoch] = &pods[i]
+	for _, p := range pods {
+		byEpoch[p.Epoch] = p
 	}
+	var changed []*failover.Move
 	for epoch, m := range t.moves {
 		p := byEpoch[epoch]
 		if p == nil {
@@ -238,12 +245,12 @@ func (t *terms) observe(now time.Duration, pods []fleet.Pod) {
 		t.mu.Lock()
 		at, delivered := t.delivered[epoch]
 		t.mu.Unlock()
-		changed := delivered && m.Delivered == 0
-		if changed {
+		fresh := delivered && m.Delivered == 0
+		if fresh {
 			m.Delivered = at
 		}
-		if m.Observe(now, p.Current()) || changed {
-			t.store(m)
+		if m.Observe(now, p.Current()) || fresh {
+			changed = append(changed, m)
 		}
 		if m.Ready != 0 {
 			t.deps.Metrics.Failover(m.Record())
@@ -254,32 +261,43 @@ func (t *terms) observe(now time.Duration, pods []fleet.Pod) {
 			t.mu.Unlock()
 		}
 	}
+	t.record(changed)
 }
 
-// store writes a move's record, and takes the oldest away where there are too many.
-func (t *terms) store(m *failover.Move) {
-	txn := store.Txn{Then: []store.Write{{Key: store.Key{Family: store.Failovers, Name: m.ID}, Value: m.Record()}}}
+// record writes the records of moves, and takes the oldest away where there are too many.
+func (t *terms) record(moves []*failover.Move) {
+	if len(moves) == 0 {
+		return
+	}
 	v := t.deps.Cache.View()
-	if v.Len(store.Failovers) >= keepFailovers {
-		var oldest *store.Record
-		for r := range v.All(store.Failovers) {
-			if oldest == nil || r.Created < oldest.Created {
-				oldest = r
-			}
-		}
-		if oldest.Key.Name != m.ID {
-			txn.Then = append(txn.Then, store.Write{Key: oldest.Key})
+	mine := map[string]bool{}
+	txns := make([]store.Txn, len(moves))
+	spare := v.Len(store.Failovers) - keepFailovers
+	for i, m := range moves {
+		key := store.Key{Family: store.Failovers, Name: m.ID}
+		txns[i].Then = []store.Write{{Key: key, Value: m.Record()}}
+		mine[m.ID] = true
+		if _, _, known := store.Get[*spec.Failover](v, key); !known {
+			spare++
 		}
 	}
-	_, err := t.commit(t.ctx, txn)
-	t.lost(err, "record of failover "+m.ID)
+	if spare > 0 {
+		old := slices.SortedFunc(v.All(store.Failovers), func(a, b *store.Record) int { return cmp.Compare(a.Created, b.Created) })
+		old = slices.DeleteFunc(old, func(r *store.Record) bool { return mine[r.Key.Name] })
+		for i := range min(spare, len(old), len(moves)) {
+			txns[i].Then = append(txns[i].Then, store.Write{Key: old[i].Key})
+		}
+	}
+	for i, w := range t.commitAll(txns) {
+		t.lost(w.err, "record of failover "+moves[i].ID)
+	}
 }
 
 // pace lets so many moves a second through, those first whose owner has no ready pod.
-func (t *terms) pace(now time.Duration, v *store.View, pods []fleet.Pod, wanted []candidate, per int) ([]candidate, time.Duration) {
+func (t *terms) pace(now time.Duration, v *store.View, pods []*fleet.Pod, wanted []candidate, per int) ([]candidate, time.Duration) {
 	ready := map[string]bool{}
-	for i := range pods {
-		if p := &pods[i]; p.Owner != nil {
+	for _, p := range pods {
+		if p.Owner != nil {
 			if st := fleet.Shown(v, p); st.Ready() {
 				ready[p.Owner.UID] = true
 			}

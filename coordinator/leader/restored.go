@@ -9,7 +9,7 @@ import (
 
 // afterRestore binds, seals and moves nothing until all that the lost coordinator acknowledged is over, then writes the bindings
 // anew that no agent has spoken for. It says when to look again.
-func (t *terms) afterRestore(now, left time.Duration, v *store.View, pods []fleet.Pod) time.Duration {
+func (t *terms) afterRestore(now, left time.Duration, v *store.View, pods []*fleet.Pod) time.Duration {
 	if left > 0 {
 		return now + min(left, atLeast)
 	}

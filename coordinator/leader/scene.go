@@ -24,8 +24,8 @@ func (s *scene) nodes(sight *fleet.Sight, leave []spec.ObjectName) []placement.N
 		s.of, s.byName = sight, map[string]placement.Node{}
 	}
 	if len(sight.TouchedNodes) > 0 {
-		for i := range sight.Nodes {
-			if n := &sight.Nodes[i]; sight.TouchedNodes[n.Name] && n.Facts != nil {
+		for _, n := range sight.Nodes {
+			if sight.TouchedNodes[n.Name] && n.Facts != nil {
 				s.byName[n.Name] = placeNode(n, sight.OnNode[n.Name])
 				delete(sight.TouchedNodes, n.Name)
 			}
@@ -45,8 +45,7 @@ func (s *scene) nodes(sight *fleet.Sight, leave []spec.ObjectName) []placement.N
 		leaving[p.Node()][name] = true
 	}
 	out := make([]placement.Node, 0, len(s.byName))
-	for i := range sight.Nodes {
-		n := &sight.Nodes[i]
+	for _, n := range sight.Nodes {
 		node, ok := s.byName[n.Name]
 		if !ok {
 			continue

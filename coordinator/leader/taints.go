@@ -15,11 +15,10 @@ const longest = 100 * 365 * 24 * time.Hour
 // evict asks the holders of pods that do not tolerate a NoExecute taint of their node, or no longer, to stop them: they are
 // then placed anew, elsewhere. It says when the next one's time is over. Time counts from when this term saw the pod
 // beside the taint.
-func (t *terms) evict(now time.Duration, nodes []fleet.Node, perNode map[string][]*fleet.Pod) time.Duration {
+func (t *terms) evict(now time.Duration, nodes []*fleet.Node, perNode map[string][]*fleet.Pod) time.Duration {
 	recheck := now + atLeast
 	beside := map[int64]time.Duration{}
-	for i := range nodes {
-		n := &nodes[i]
+	for _, n := range nodes {
 		// The pods of a lost node move by themselves, as soon as that is safe.
 		if n.User == nil || n.Verdict() == spec.VerdictLost || !slices.ContainsFunc(n.User.Taints, noExecute) {
 			continue

@@ -125,7 +125,7 @@ func TestWhateverBefellAFencedNameAfterTheSnapshotOnlyItsNewestEpochGoesOnAndThe
 				t.Fatalf("epoch %d on %s goes on, and %d was given out since", epoch, nodes[node], newest)
 			}
 		}
-		rewritten := len(w.Rewrites(v, []fleet.Pod{p})) == 1
+		rewritten := len(w.Rewrites(v, []*fleet.Pod{&p})) == 1
 		switch {
 		case rewritten && w.May(v, &p):
 			t.Fatal("what goes on is written anew, with nobody at a later epoch")

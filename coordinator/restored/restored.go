@@ -156,7 +156,7 @@ func (w *Window) May(v *store.View, p *fleet.Pod) bool {
 // Rewrites are the bindings to write anew once the window's time is over, each on the condition that it is still as in the view:
 // those that nobody has spoken for, and those of which somebody holds a later epoch. What had finished stays where it is, unless its
 // node has joined and knows nothing of it.
-func (w *Window) Rewrites(v *store.View, pods []fleet.Pod) []store.Txn {
+func (w *Window) Rewrites(v *store.View, pods []*fleet.Pod) []store.Txn {
 	s, _, _, err := Load(v)
 	if err != nil {
 		return nil
@@ -164,8 +164,7 @@ func (w *Window) Rewrites(v *store.View, pods []fleet.Pod) []store.Txn {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	var txns []store.Txn
-	for i := range pods {
-		p := &pods[i]
+	for _, p := range pods {
 		// One from after the restore has been written anew already.
 		if p.Binding == nil || p.Epoch > s.Generation || w.held[binding{p.UID, p.Epoch}] && !w.passed[p.UID] {
 			continue

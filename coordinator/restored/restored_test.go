@@ -107,8 +107,8 @@ func TestOnlyWhatItsOwnNodeHoldsAtThatEpochGoesOn(t *testing.T) {
 		"a pod of another uid": {"n1", spec.Holding{UID: "v", Live: true}, 0, false},
 	} {
 		inWindow(t, nil, func(w *Window, cache *store.Cache, _ *memory.Store, epoch int64) {
-			p := fleet.Pods(cache.View())[0]
-			if w.May(cache.View(), &p) {
+			p := pods(cache.View())[0]
+			if w.May(cache.View(), p) {
 				t.Errorf("%s: it goes on before anybody has spoken", name)
 			}
 			if c.holds.UID == "" {
@@ -116,10 +116,10 @@ func TestOnlyWhatItsOwnNodeHoldsAtThatEpochGoesOn(t *testing.T) {
 			}
 			c.holds.Epoch = epoch + c.later
 			w.Take(cache.View(), c.node, []spec.Holding{c.holds})
-			if got := w.May(cache.View(), &p); got != c.may {
+			if got := w.May(cache.View(), p); got != c.may {
 				t.Errorf("%s: goes on: %v, want %v", name, got, c.may)
 			}
-			if got := len(w.Rewrites(cache.View(), fleet.Pods(cache.View()))) == 0; got != c.may {
+			if got := len(w.Rewrites(cache.View(), pods(cache.View()))) == 0; got != c.may {
 				t.Errorf("%s: stays as it is: %v, want %v", name, got, c.may)
 			}
 		})
@@ -130,7 +130,7 @@ func TestABindingOfWhichSomebodyHoldsALaterEpochIsWrittenAnewThoughItIsHeld(t *t
 	inWindow(t, nil, func(w *Window, cache *store.Cache, _ *memory.Store, epoch int64) {
 		w.Take(cache.View(), "n1", []spec.Holding{{UID: "u", Epoch: epoch, Live: true}})
 		w.Take(cache.View(), "n2", []spec.Holding{{UID: "u", Epoch: epoch + 3, Live: true}})
-		if len(w.Rewrites(cache.View(), fleet.Pods(cache.View()))) != 1 {
+		if len(w.Rewrites(cache.View(), pods(cache.View()))) != 1 {
 			t.Error("it stays at the older epoch")
 		}
 	})
@@ -138,11 +138,11 @@ func TestABindingOfWhichSomebodyHoldsALaterEpochIsWrittenAnewThoughItIsHeld(t *t
 
 func TestWhatHadFinishedStaysUnlessItsNodeKnowsNothingOfIt(t *testing.T) {
 	inWindow(t, &spec.HeldStatus{Status: spec.PodStatus{Phase: spec.PhaseSucceeded}}, func(w *Window, cache *store.Cache, _ *memory.Store, _ int64) {
-		if n := len(w.Rewrites(cache.View(), fleet.Pods(cache.View()))); n != 0 {
+		if n := len(w.Rewrites(cache.View(), pods(cache.View()))); n != 0 {
 			t.Errorf("%d rewrites while its node is away", n)
 		}
 		w.Take(cache.View(), "n1", nil)
-		if n := len(w.Rewrites(cache.View(), fleet.Pods(cache.View()))); n != 1 {
+		if n := len(w.Rewrites(cache.View(), pods(cache.View()))); n != 1 {
 			t.Errorf("%d rewrites when its node knows nothing of it, want 1", n)
 		}
 	})
@@ -176,8 +176,8 @@ func TestTheWaitIsTheLongestLeaseWithItsMarginAndBeginsAnewWithEachRun(t *testin
 		if err := cache.Wait(context.Background(), rev); err != nil {
 			t.Fatal(err)
 		}
-		p := fleet.Pods(cache.View())[0]
-		if _, pending := w.Pending(cache.View()); pending || !w.May(cache.View(), &p) {
+		p := pods(cache.View())[0]
+		if _, pending := w.Pending(cache.View()); pending || !w.May(cache.View(), p) {
 			t.Error("the window does not end")
 		}
 	})
@@ -297,4 +297,10 @@ func TestARestoredStoreIsAsTheSnapshotWithTheSameEpochsAndLaterRevisions(t *test
 	if err != nil || rev <= state.Generation {
 		t.Errorf("written at %d, %v", rev, err)
 	}
+}
+
+func pods(v *store.View) []*fleet.Pod {
+	var s fleet.Sight
+	s.See(v)
+	return s.Pods
 }
