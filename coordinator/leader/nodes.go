@@ -173,17 +173,23 @@ func (t *terms) final(p *fleet.Pod) bool {
 
 // verdicts stores what has changed, one write a node.
 func (t *terms) verdicts(v *store.View, nodes []*fleet.Node) {
+	var changed []*fleet.Node
+	var txns []store.Txn
 	for _, n := range nodes {
 		st, ok := t.plan.Status[n.Name]
 		if !ok {
 			continue
 		}
 		_, revision, _ := store.Get[*spec.NodeStatus](v, statusKey(n.Name))
-		_, err := t.commit(t.ctx, store.Txn{
+		changed, txns = append(changed, n), append(txns, store.Txn{
 			If:   []store.Cond{{Key: statusKey(n.Name), Revision: revision}},
 			Then: []store.Write{{Key: statusKey(n.Name), Value: &st}},
 		})
-		t.lost(err, "store the verdict of node "+n.Name)
+	}
+	for i, w := range t.commitAll(txns) {
+		n := changed[i]
+		st := t.plan.Status[n.Name]
+		t.lost(w.err, "store the verdict of node "+n.Name)
 		if n.Verdict() == st.Verdict {
 			continue
 		}
@@ -280,6 +286,8 @@ func (t *terms) test(now time.Duration, n *fleet.Node, witnesses int) bool {
 // seal asks for the end of the leases whose nodes fenced pods may leave, as far as the verdict goes.
 func (t *terms) seal(now time.Duration, nodes []*fleet.Node, perNode map[string][]*fleet.Pod) time.Duration {
 	recheck := now + atLeast
+	var names []string
+	var txns []store.Txn
 	for _, n := range nodes {
 		sealer := t.sealers[n.Name]
 		if left, ok := sealer.Left(now); ok {
@@ -293,12 +301,16 @@ func (t *terms) seal(now time.Duration, nodes []*fleet.Node, perNode map[string]
 			continue
 		}
 		key := store.Key{Family: store.NodeLeases, Name: n.Name}
-		_, err := t.commit(t.ctx, store.Txn{
+		names = append(names, n.Name)
+		txns = append(txns, store.Txn{
 			If:   []store.Cond{{Key: key, Revision: revision}},
 			Then: []store.Write{{Key: key, Value: lease.Spec(rec)}},
 		})
-		if !t.lost(err, "seal the lease of node "+n.Name) {
-			t.deps.Log.Info("sealing lease", "node", n.Name, "session", rec.Session, "barred", rec.Barred)
+	}
+	for i, w := range t.commitAll(txns) {
+		if !t.lost(w.err, "seal the lease of node "+names[i]) {
+			rec := txns[i].Then[0].Value.(*spec.NodeLease)
+			t.deps.Log.Info("sealing lease", "node", names[i], "session", rec.Session, "barred", rec.Barred)
 		}
 	}
 	return recheck
