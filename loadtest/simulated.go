@@ -139,7 +139,8 @@ func (a *simulated) feed(ctx context.Context, skip *spec.ProbeID, period time.Du
 			return
 		case <-tick.C:
 		}
-		if fresh, _, version := a.pods.probes(); version != known {
+		if a.pods.changed(known) {
+			fresh, _, version := a.pods.probes()
 			ids, known = slices.DeleteFunc(fresh, func(id spec.ProbeID) bool { return skip != nil && id == *skip }), version
 			r.Shuffle(len(ids), func(i, j int) { ids[i], ids[j] = ids[j], ids[i] })
 			start, done = time.Now(), 0
@@ -320,6 +321,13 @@ func (p *simulatedPods) Next(ctx context.Context, n int) ([]spec.HeldStatus, err
 		case <-p.more:
 		}
 	}
+}
+
+// changed tells whether the probes are others than those of that version.
+func (p *simulatedPods) changed(version int) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.version != version
 }
 
 // probes are those of all pods that are held, how many pods these are, and a number that is another after each change.
