@@ -167,12 +167,17 @@ func byName(a, b spec.ObjectName) int {
 	return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
 }
 
+// together is how many that came at once lie beside each other in memory, where those who look at all find them sooner. One that
+// stays keeps the room of the others.
+const together = 64
+
 // merge looks up what has changed among all, which are in order of their names as changed are, and returns all as they are
 // now. What there was and is stays where it was, and has the new value. It tells each of what was and is, nil for nothing.
 func merge[T any](all []*T, changed []spec.ObjectName, nameOf func(*T) spec.ObjectName, lookup func(spec.ObjectName) (T, bool), tell func(was, is *T)) []*T {
 	var fresh []*T
+	var room []T
 	var gone []int
-	for _, name := range changed {
+	for n, name := range changed {
 		i := sort.Search(len(all), func(i int) bool { return byName(nameOf(all[i]), name) >= 0 })
 		known := i < len(all) && nameOf(all[i]) == name
 		is, there := lookup(name)
@@ -182,8 +187,13 @@ func merge[T any](all []*T, changed []spec.ObjectName, nameOf func(*T) spec.Obje
 			*all[i] = is
 			tell(&was, all[i])
 		case there:
-			tell(nil, &is)
-			fresh = append(fresh, &is)
+			if len(room) == 0 {
+				room = make([]T, min(together, len(changed)-n))
+			}
+			one := &room[0]
+			*one, room = is, room[1:]
+			tell(nil, one)
+			fresh = append(fresh, one)
 		case known:
 			tell(all[i], nil)
 			gone = append(gone, i)
@@ -204,10 +214,10 @@ func merge[T any](all []*T, changed []spec.ObjectName, nameOf func(*T) spec.Obje
 	// What is fresh comes in from behind, each moving what is after it once.
 	end := len(all)
 	all = append(all, fresh...)
-	for n := len(fresh) - 1; n >= 0; n-- {
-		i := sort.Search(end, func(i int) bool { return byName(nameOf(all[i]), nameOf(fresh[n])) > 0 })
+	for n, one := range slices.Backward(fresh) {
+		i := sort.Search(end, func(i int) bool { return byName(nameOf(all[i]), nameOf(one)) > 0 })
 		copy(all[i+n+1:], all[i:end])
-		all[i+n], end = fresh[n], i
+		all[i+n], end = one, i
 	}
 	return all
 }

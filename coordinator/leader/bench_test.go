@@ -13,7 +13,6 @@ import (
 	"github.com/musterhq/muster/coordinator/fleet"
 	"github.com/musterhq/muster/coordinator/store"
 	"github.com/musterhq/muster/coordinator/store/memory"
-	"github.com/musterhq/muster/internal/fence"
 	"github.com/musterhq/muster/internal/spec"
 )
 
@@ -63,10 +62,7 @@ func BenchmarkPass(b *testing.B) {
 		Members: func() map[string]string { return nil }, Suffix: func() string { n++; return strconv.Itoa(n) },
 	})
 	l.leading = true
-	t := &terms{
-		Leader: l, ctx: ctx, sealers: map[string]*fence.Sealer{}, moves: map[int64]*failover.Move{}, leaving: map[spec.ObjectName]*failover.Move{},
-		given: map[string]network{}, rolled: map[string]rolled{},
-	}
+	t := l.newTerm(ctx)
 	began := time.Now()
 	for passes := 1; w.cache.View().Len(store.Bindings) < pods; passes++ {
 		before := w.cache.View().Revision()

@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/time/rate"
 
 	"github.com/musterhq/muster/coordinator/election"
 	"github.com/musterhq/muster/coordinator/failover"
@@ -23,7 +22,6 @@ import (
 	"github.com/musterhq/muster/coordinator/lease"
 	"github.com/musterhq/muster/coordinator/restored"
 	"github.com/musterhq/muster/coordinator/store"
-	"github.com/musterhq/muster/internal/fence"
 	"github.com/musterhq/muster/internal/spec"
 )
 
@@ -305,8 +303,7 @@ func (l *Leader) Run(ctx context.Context, term election.Term) error {
 	if err := l.deps.Cache.Wait(ctx, term.Revision); err != nil {
 		return nil // the term has ended
 	}
-	t := &terms{Leader: l, ctx: ctx, sealers: map[string]*fence.Sealer{}, moves: map[int64]*failover.Move{}, leaving: map[spec.ObjectName]*failover.Move{}, given: map[string]network{}, rolled: map[string]rolled{},
-		testing: tests{rate: rate.NewLimiter(testsPerSecond, testsAtOnce)}}
+	t := l.newTerm(ctx)
 	defer t.testing.Wait()
 	defer func() {
 		for _, m := range t.moves {

@@ -476,7 +476,7 @@ func TestTheOldestRecordsOfFailoversMakeRoomForNewOnes(t *testing.T) {
 			w.put(key(fmt.Sprint("old-", i)), &spec.Failover{ID: fmt.Sprint("old-", i)})
 		}
 		time.Sleep(100 * time.Millisecond)
-		term := terms{Leader: w.leader, ctx: w.t.Context()}
+		term := w.leader.newTerm(w.t.Context())
 		// The first is the oldest, and changes; two are new.
 		term.record([]*failover.Move{{ID: "old-0"}, {ID: "new-0"}, {ID: "new-1"}})
 		time.Sleep(100 * time.Millisecond)

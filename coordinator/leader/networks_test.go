@@ -204,7 +204,7 @@ func TestNoCIDRIsEverGivenTwice(t *testing.T) {
 			at = len(views) - 1
 			l := New(Config{PodCIDR: netip.MustParsePrefix("10.77.0.0/20")}, Deps{Store: answers, Cache: cache, Fleet: fleet.Share(cache), Events: &world{}, Log: log})
 			l.term, l.leading = election.Term{Owner: "me", Revision: rev}, true
-			term = &terms{Leader: l, ctx: ctx, given: map[string]network{}}
+			term = l.newTerm(ctx)
 		}
 		lead()
 		for range rapid.IntRange(20, 120).Draw(rt, "steps") {

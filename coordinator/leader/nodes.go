@@ -45,6 +45,13 @@ type terms struct {
 	beside map[int64]time.Duration
 }
 
+func (l *Leader) newTerm(ctx context.Context) *terms {
+	return &terms{
+		Leader: l, ctx: ctx, sealers: map[string]*fence.Sealer{}, moves: map[int64]*failover.Move{}, leaving: map[spec.ObjectName]*failover.Move{},
+		given: map[string]network{}, rolled: map[string]rolled{}, testing: tests{rate: rate.NewLimiter(testsPerSecond, testsAtOnce)},
+	}
+}
+
 // tests are the tests of nodes that are under way in a term.
 type tests struct {
 	sync.WaitGroup
