@@ -144,29 +144,36 @@ func (f *fleet) churn(ctx context.Context) error {
 	var replaced atomic.Int64
 	go func() {
 		failed <- func() error {
-			// The probes that change stay: the first pods are theirs wherever they are, so the last ones go.
+			// The probes that change stay, and their pods with them, wherever they are.
 			kept := map[string]bool{}
 			for _, id := range f.changing {
 				kept[id.PodUID] = true
 			}
+			var left atomic.Int64 // those that were not looked at yet, the last ones first
+			left.Store(int64(all - f.rolling()))
 			next := time.Now()
-			for last, cut := all-f.rolling()-1, 0; ; {
+			for cut := 0; ; {
 				next = next.Add(time.Second)
 				if !sleep(during, time.Until(next)) {
 					return nil
 				}
 				var g errgroup.Group // it goes on when the time is over: no pod is to be left deleted and not replaced
 				g.SetLimit(replaceAtOnce)
-				for range min(pods, last+1) {
-					old, fresh := last, all+out.Offered
-					last--
+				for range min(int64(pods), left.Load()) {
+					fresh := all + out.Offered
 					out.Offered++
 					g.Go(func() error {
-						ok, err := f.replace(ctx, client, old, fresh, kept)
-						if ok {
-							replaced.Add(1)
+						for old := left.Add(-1); old >= 0; old = left.Add(-1) {
+							ok, err := f.replace(ctx, client, int(old), fresh, kept)
+							if err != nil {
+								return err
+							}
+							if ok {
+								replaced.Add(1)
+								return nil
+							}
 						}
-						return err
+						return nil
 					})
 				}
 				if err := g.Wait(); err != nil {
