@@ -54,7 +54,7 @@ type restarted struct {
 func (f *fleet) pickChanging() {
 	f.changing = map[*simulated]spec.ProbeID{}
 	for _, a := range f.agents[:len(f.agents)-f.losing()] {
-		if ids, _, _ := a.pods.probes(); len(ids) > 1 && len(f.order) < maxChanging {
+		if ids, _ := a.pods.probes(); len(ids) > 1 && len(f.order) < maxChanging {
 			f.changing[a] = ids[0]
 			f.order = append(f.order, a)
 		}

@@ -79,7 +79,7 @@ func (a *simulated) cut() {
 
 // States are what is believed of its probes.
 func (a *simulated) States() []spec.ProbeState {
-	ids, _, _ := a.pods.probes()
+	ids, _ := a.pods.probes()
 	out := make([]spec.ProbeState, len(ids))
 	for i, id := range ids {
 		out[i] = spec.ProbeState{ID: id, Verdict: spec.ResultSuccess, Since: a.pods.since, RunLength: 1}
@@ -140,7 +140,7 @@ func (a *simulated) feed(ctx context.Context, skip *spec.ProbeID, period time.Du
 		case <-tick.C:
 		}
 		if a.pods.changed(known) {
-			fresh, _, version := a.pods.probes()
+			fresh, version := a.pods.probes()
 			ids, known = slices.DeleteFunc(fresh, func(id spec.ProbeID) bool { return skip != nil && id == *skip }), version
 			r.Shuffle(len(ids), func(i, j int) { ids[i], ids[j] = ids[j], ids[i] })
 			start, done = time.Now(), 0
@@ -330,11 +330,11 @@ func (p *simulatedPods) changed(version int) bool {
 	return p.version != version
 }
 
-// probes are those of all pods that are held, how many pods these are, and a number that is another after each change.
-func (p *simulatedPods) probes() (ids []spec.ProbeID, pods, version int) {
+// probes are those of all pods that are held, and a number that is another after each change.
+func (p *simulatedPods) probes() (ids []spec.ProbeID, version int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return slices.Clone(p.ids), len(p.held), p.version
+	return slices.Clone(p.ids), p.version
 }
 
 // count is how many pods are held that are not to stop.

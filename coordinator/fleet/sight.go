@@ -83,11 +83,16 @@ func (s *Sight) touch(p *Pod) {
 
 // Pod returns one pod, nil when there is none of that name.
 func (s *Sight) Pod(name spec.ObjectName) *Pod {
-	i, ok := slices.BinarySearchFunc(s.Pods, name, func(p *Pod, n spec.ObjectName) int { return byName(p.Key(), n) })
+	i, ok := find(s.Pods, name)
 	if !ok {
 		return nil
 	}
 	return s.Pods[i]
+}
+
+// find tells where among pods, which are in order of their names, the one of that name is, or would be.
+func find(pods []*Pod, name spec.ObjectName) (int, bool) {
+	return slices.BinarySearchFunc(pods, name, func(p *Pod, n spec.ObjectName) int { return byName(p.Key(), n) })
 }
 
 // ownerUID is empty for a pod without an owner, and for nil.
@@ -135,18 +140,15 @@ type moved struct {
 // regroup puts single pods where they belong now.
 func regroup(groups map[string][]*Pod, pods []moved) {
 	for _, m := range pods {
-		at := func(pods []*Pod) int {
-			i, _ := slices.BinarySearchFunc(pods, m.pod.Key(), func(q *Pod, n spec.ObjectName) int { return byName(q.Key(), n) })
-			return i
-		}
 		if m.from != "" {
-			i := at(groups[m.from])
+			i, _ := find(groups[m.from], m.pod.Key())
 			if groups[m.from] = slices.Delete(groups[m.from], i, i+1); len(groups[m.from]) == 0 {
 				delete(groups, m.from)
 			}
 		}
 		if m.to != "" {
-			groups[m.to] = slices.Insert(groups[m.to], at(groups[m.to]), m.pod)
+			i, _ := find(groups[m.to], m.pod.Key())
+			groups[m.to] = slices.Insert(groups[m.to], i, m.pod)
 		}
 	}
 }
@@ -199,17 +201,11 @@ func merge[T any](all []*T, changed []spec.ObjectName, nameOf func(*T) spec.Obje
 			gone = append(gone, i)
 		}
 	}
+	for _, i := range gone {
+		all[i] = nil
+	}
 	if len(gone) > 0 {
-		end := gone[0]
-		for n, i := range gone {
-			next := len(all)
-			if n+1 < len(gone) {
-				next = gone[n+1]
-			}
-			end += copy(all[end:], all[i+1:next])
-		}
-		clear(all[end:])
-		all = all[:end]
+		all = slices.DeleteFunc(all, func(p *T) bool { return p == nil })
 	}
 	// What is fresh comes in from behind, each moving what is after it once.
 	end := len(all)

@@ -114,7 +114,7 @@ func (t *terms) act(now time.Duration, v *store.View) {
 			return
 		}
 	}
-	t.due = min(t.seal(now, nodes, perNode), t.workloads(now, v), t.evict(now, nodes, perNode), t.pods(now, v, nodes, pods))
+	t.due = min(t.seal(now, nodes, perNode), t.workloads(now, v), t.evict(now, nodes, perNode), t.pods(now, v, pods))
 	t.observe(now, pods)
 }
 

@@ -27,11 +27,7 @@ type candidate struct {
 }
 
 // pods ends what is over, and binds what needs a place.
-func (t *terms) pods(now time.Duration, v *store.View, nodes []*fleet.Node, pods []*fleet.Pod) time.Duration {
-	verdicts := map[string]*fleet.Node{}
-	for _, n := range nodes {
-		verdicts[n.Name] = n
-	}
+func (t *terms) pods(now time.Duration, v *store.View, pods []*fleet.Pod) time.Duration {
 	var wanted []candidate
 	var over []*fleet.Pod
 	var ends []store.Txn

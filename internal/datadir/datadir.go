@@ -110,7 +110,7 @@ func (d *Dir) take(kind Kind, name string) error {
 		return err
 	}
 	// What an earlier holder left says nothing about this one.
-	if err := os.Remove(filepath.Join(d.path, "addresses.json")); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := atomicfile.Remove(filepath.Join(d.path, "addresses.json")); err != nil {
 		return explain(d.path, err)
 	}
 	if err := d.room(); err != nil {
@@ -201,7 +201,7 @@ func ReadAddresses(dir string) (Addresses, error) {
 
 // Close lets the directory go and takes away what spoke of this process.
 func (d *Dir) Close() error {
-	err := errors.Join(os.Remove(filepath.Join(d.path, "pid")), removeIfThere(filepath.Join(d.path, "addresses.json")))
+	err := errors.Join(os.Remove(filepath.Join(d.path, "pid")), atomicfile.Remove(filepath.Join(d.path, "addresses.json")))
 	return errors.Join(err, d.lock.Close())
 }
 
@@ -242,13 +242,6 @@ func readPid(dir string) int {
 
 func (d *Dir) write(name string, b []byte) error {
 	return atomicfile.Write(filepath.Join(d.path, name), b, 0o644)
-}
-
-func removeIfThere(path string) error {
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	return nil
 }
 
 // explain turns what the file system says into one line with the next step; nil stays nil.
